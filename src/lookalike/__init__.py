@@ -1,3 +1,37 @@
-"""Lookalike: image recognition and look-alike search, trained from scratch and measured honestly."""
+"""Lookalike: image recognition and look-alike search, trained from scratch and measured honestly.
+
+    import lookalike
+
+    model = lookalike.load("runs/demo/model")
+    model.predict(images)
+
+Importing the package loads nothing heavy; each public name is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lookalike import data as data
+    from lookalike.models.pretrained import load as load
 
 __version__ = "0.1.0"
+__all__ = ["__version__", "data", "load"]
+
+_LAZY = {"data": ("lookalike.data", ""), "load": ("lookalike.models.pretrained", "load")}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'lookalike' has no attribute '{name}'")
+    module_name, attribute = _LAZY[name]
+    module = importlib.import_module(module_name)
+    value = getattr(module, attribute) if attribute else module
+    globals()[name] = value  # the next look-up is a plain one
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

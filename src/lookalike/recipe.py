@@ -6,6 +6,7 @@ keys are refused with the nearest valid one; a resolved recipe is saved in every
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
@@ -160,7 +161,7 @@ class Recipe(Section):
 
     def to_yaml(self) -> str:
         """YAML that `Recipe.from_yaml` reads back equal."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
     @classmethod
     def from_yaml(cls, text: str, where: str = "recipe", overrides: Sequence[str] = ()) -> Recipe:
@@ -243,10 +244,8 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     except yaml.YAMLError:
         raise InputError(f"'{override}': '{text}' is not a value.", "Quote it as YAML would.") from None
     if isinstance(value, str):  # YAML 1.1 reads 1e-3 as a string; people mean the number
-        try:
+        with contextlib.suppress(ValueError):
             value = float(value)
-        except ValueError:
-            pass
     *parents, leaf = key.split(".")
     for parent in parents:
         tree = tree.setdefault(parent, {})
