@@ -142,6 +142,11 @@ class Catalog:
         """Splits as an array of str, shape (N,)."""
         return np.asarray(self.table.column("split").to_pylist())
 
+    @cached_property
+    def boxes(self) -> list[tuple[int, int, int, int] | None]:
+        """Left, top, right, bottom in pixels of each image; None where there is no box."""
+        return [tuple(box) if box is not None else None for box in self.table.column("box").to_pylist()]
+
     def rows_of(self, split: Split) -> np.ndarray:
         """Row numbers (int64, ascending) of a split; empty when it has none."""
         return np.flatnonzero(self.splits == split)

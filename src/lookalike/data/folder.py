@@ -1,0 +1,264 @@
+"""Class folders: `root/CLASS/*.jpg` or `root/{train,val,test}/CLASS/*.jpg`, as a folder or as a zip of one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zipfile
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, NoReturn
+
+from lookalike.data.catalog import UNLABELLED, Catalog, Row, Split
+from lookalike.data.image import EXTENSIONS
+from lookalike.errors import InputError
+
+SPLIT_NAMES: dict[str, Split] = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+}
+
+
+@dataclass(frozen=True)
+class Tree:
+    """The files of a folder or a zip, listed once; hidden ones and what a Mac adds to zips are left out.
+
+    Args:
+        root: the folder, or the zip file.
+        container: which of the two.
+        files: names relative to `root`, with "/" between the parts, sorted.
+        empty_folders: names of the folders that hold nothing, likewise.
+    """
+
+    root: Path
+    container: Literal["folder", "zip"]
+    files: tuple[str, ...]
+    empty_folders: tuple[str, ...]
+
+    @classmethod
+    def open(cls, path: Path) -> Tree:
+        """List a folder or a zip.
+
+        Raises:
+            InputError: there is nothing at `path`, it cannot be listed, or it is a file but no whole zip.
+        """
+        if path.is_dir():
+            files, empty = _walk(path)
+            return cls(path, "folder", tuple(sorted(files)), tuple(sorted(empty)))
+        with open_zip(path) as archive:
+            names = sorted(name for name in archive.namelist() if not _hidden(name))
+        files = [name for name in names if not name.endswith("/")]
+        holders = {parent for name in files for parent in _parents(name)}
+        empty = [name[:-1] for name in names if name.endswith("/") and name[:-1] not in holders]
+        return cls(path, "zip", tuple(files), tuple(empty))
+
+    def read_text(self, name: str) -> str:
+        """The text of a small file (UTF-8).
+
+        Raises:
+            InputError: it is missing, cannot be read or is not text.
+        """
+        try:
+            if self.container == "folder":
+                return (self.root / name).read_text(encoding="utf-8-sig")
+            with open_zip(self.root) as archive:
+                return archive.read(name).decode("utf-8-sig")
+        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            raise InputError(f"{self.root}: cannot read '{name}' ({error}).", "Restore this file.") from None
+
+
+def open_zip(path: Path) -> zipfile.ZipFile:
+    """Open a zip for reading.
+
+    Raises:
+        InputError: it cannot be opened, is no zip, or ends before its table of contents.
+    """
+    try:
+        return zipfile.ZipFile(path)
+    except zipfile.BadZipFile:
+        with path.open("rb") as file:
+            started = file.read(4) == b"PK\x03\x04"
+        if started:
+            raise InputError(f"{path}: this zip ends early or is damaged.", "Download or copy it again.") from None
+        raise InputError(f"{path}: neither a folder nor a zip.", "Point at a folder, a zip or a table.") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be opened ({error.strerror}).", "Check the path and its rights.") from None
+
+
+def is_image(name: str) -> bool:
+    """Whether a file's name ends like an image's."""
+    return "." in name and f".{name.rpartition('.')[2].lower()}" in EXTENSIONS
+
+
+def read_folder(path: str | Path, *, val_fraction: float = 0.1, split_seed: int = 0) -> Catalog:
+    """Read class folders.
+
+    `root/CLASS/...` holds one folder for each class, however deep its images lie; `root/{train,val,test}/CLASS/...`
+    gives the splits too (`valid` and `validation` are understood), and images that lie directly in `test/` have no
+    label. Without a `val/`, a share of each class's training images is taken for validation (see `with_validation`).
+
+    Args:
+        path: the folder, or a zip of it.
+        val_fraction: share of each class's images for validation where no split is given, 0 to below 1.
+        split_seed: which ones.
+
+    Returns:
+        The catalog: classes are the folders' names, sorted; ids are the paths below the root.
+
+    Raises:
+        InputError: no images, an empty class, one class only, an image in no class's folder, a class in `val/` or
+            `test/` that `train/` does not have, or a zip that ends early.
+    """
+    tree = Tree.open(Path(path))
+    images = [name for name in tree.files if is_image(name)]
+    if not images:
+        _refuse(tree, "no images in it", "Point at a folder with one folder of images for each class.")
+    top = top_of(tree)
+    paths = {name.removeprefix(top): name for name in images}
+    has_splits = _has_splits(tree, paths)
+    placed = {name: _place(tree, name, has_splits) for name in paths}
+    classes = sorted({name for split, name in placed.values() if split == "train" and name is not None})
+    _check_classes(tree, classes, set(_class_folders(tree, top, has_splits)))
+    label_of: dict[str | None, int] = {None: UNLABELLED} | {name: label for label, name in enumerate(classes)}
+    for name, (_, class_name) in placed.items():
+        if class_name not in label_of:
+            _refuse(tree, f"'{name}' is of class '{class_name}', which train/ does not have", "Add it, or remove it.")
+    rows = [Row(paths[name], label_of[of], split, None, name) for name, (split, of) in placed.items()]
+    resolved = tree.root.resolve()
+    return Catalog.from_rows(
+        with_validation(rows, val_fraction, split_seed),
+        root=tree.root,
+        class_names=classes,
+        name=resolved.stem if tree.container == "zip" else resolved.name,
+        container=tree.container,
+    )
+
+
+def with_validation(rows: list[Row], fraction: float, seed: int) -> list[Row]:
+    """Move a share of each class's training rows to validation; where there is a validation split, nothing changes.
+
+    Which ones is decided by a hash of seed and id, so it depends neither on the order of the rows nor on other classes.
+    A class keeps at least one training image, and gives at least one when it has two.
+
+    Args:
+        rows: rows with splits.
+        fraction: share of each class, 0 (none at all) to below 1; rounded to whole images.
+        seed: which images.
+
+    Returns:
+        The rows in the same order, some with another split.
+
+    Raises:
+        InputError: a fraction out of range.
+    """
+    if not 0 <= fraction < 1:
+        raise InputError(f"val_fraction is {fraction}.", "Give a share of at least 0 and below 1, such as 0.1.")
+    if fraction == 0 or any(row.split == "val" for row in rows):
+        return rows
+    ids_of: dict[int, list[str]] = defaultdict(list)
+    for row in rows:
+        if row.split == "train":
+            ids_of[row.label].append(row.id or row.path)
+    chosen: set[str] = set()
+    for ids in ids_of.values():
+        count = min(max(round(fraction * len(ids)), 1), len(ids) - 1)
+        chosen.update(sorted(ids, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest())[:count])
+    return [replace(row, split="val") if (row.id or row.path) in chosen else row for row in rows]
+
+
+def top_of(tree: Tree) -> str:
+    """What a zip's images share above their class folders: `pictures/` for `pictures/cat/1.jpg`; empty for a folder."""
+    images = [name for name in tree.files if is_image(name)]
+    top = ""
+    while tree.container == "zip" and all(name.removeprefix(top).count("/") >= 2 for name in images):
+        heads = {name.removeprefix(top).split("/")[0] for name in images}
+        if len(heads) != 1 or heads & SPLIT_NAMES.keys():
+            break
+        top += f"{heads.pop()}/"
+    return top
+
+
+def _has_splits(tree: Tree, names: Iterable[str]) -> bool:
+    """Whether the first folders are splits: images in `train/CLASS/`. (Images in `train/` itself show trains.)"""
+    heads = sorted({name.split("/")[0] for name in names if "/" in name})
+    deep = {name.split("/")[0].lower() for name in names if name.count("/") >= 2}
+    splits = [head for head in heads if head.lower() in SPLIT_NAMES]
+    if not any(SPLIT_NAMES.get(head) == "train" for head in deep):
+        if deep and splits == heads:
+            _refuse(tree, f"no train/ with class folders beside {splits[0]}/", "Add the training images.")
+        return False
+    if others := [head for head in heads if head not in splits]:
+        _refuse(tree, f"'{others[0]}' lies beside train/ and is no split", "Keep only train, val and test there.")
+    if len({SPLIT_NAMES[head.lower()] for head in splits}) < len(splits):
+        _refuse(tree, f"{', '.join(splits)}: two of these are the same split", "Keep one folder for each split.")
+    return True
+
+
+def _place(tree: Tree, name: str, has_splits: bool) -> tuple[Split, str | None]:
+    """Split and class of an image by the folders it lies in; the class is None for an image directly in test/."""
+    folders = name.split("/")[:-1]
+    split: Split = "train"
+    if has_splits and folders:
+        split = SPLIT_NAMES[folders.pop(0).lower()]
+    if not folders and split != "test":
+        _refuse(tree, f"'{name}' lies in no class's folder", "Move it into the folder of its class, or remove it.")
+    return split, folders[0] if folders else None
+
+
+def _class_folders(tree: Tree, top: str, has_splits: bool) -> Iterator[str]:
+    """Every folder that stands for a class, with images or without, once or more."""
+    for name in (*tree.files, *(f"{folder}/nothing" for folder in tree.empty_folders)):
+        folders = name.removeprefix(top).split("/")[:-1]
+        if has_splits and folders:
+            folders = folders[1:] if SPLIT_NAMES.get(folders[0].lower()) == "train" else []
+        if folders:
+            yield folders[0]
+
+
+def _check_classes(tree: Tree, classes: list[str], folders: set[str]) -> None:
+    if empty := sorted(folders - set(classes)):
+        kinds = ", ".join(sorted(EXTENSIONS))
+        _refuse(tree, f"class '{empty[0]}' has no images ({kinds})", "Put some into its folder, or remove the folder.")
+    if not classes:
+        _refuse(tree, "no class folders", "Put the images of each class into a folder of its own.")
+    if len(classes) == 1:
+        remedy = f"Add a folder for each other class, or point at the folder '{classes[0]}' if they lie in there."
+        _refuse(tree, f"one class only, '{classes[0]}'", remedy)
+
+
+def _refuse(tree: Tree, what: str, remedy: str) -> NoReturn:
+    raise InputError(f"{tree.root}: {what}.", remedy)
+
+
+def _walk(root: Path) -> tuple[list[str], list[str]]:
+    """Files, and folders that hold nothing; names relative to `root`."""
+
+    def refuse(error: OSError) -> NoReturn:
+        raise InputError(f"{error.filename}: cannot be listed ({error.strerror}).", "Check its rights.") from None
+
+    files: list[str] = []
+    empty: list[str] = []
+    for folder, subfolders, names in os.walk(root, onerror=refuse, followlinks=True):
+        subfolders[:] = [name for name in subfolders if not _hidden(name)]
+        shown = [name for name in names if not _hidden(name)]
+        inside = Path(folder).relative_to(root).as_posix()
+        prefix = "" if inside == "." else f"{inside}/"
+        files += [prefix + name for name in shown]
+        if not shown and not subfolders and prefix:
+            empty.append(inside)
+    return files, empty
+
+
+def _hidden(name: str) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+
+
+def _parents(name: str) -> list[str]:
+    parts = name.split("/")[:-1]
+    return ["/".join(parts[:end]) for end in range(1, len(parts) + 1)]

@@ -1,0 +1,128 @@
+"""Import: what people have becomes a named data set of ours, complete or absent.
+
+The official Tiny ImageNet folder or zip and class folders (or a zip of them) are copied as they are. A Hugging Face
+Parquet copy, whose images lie inside the tables, is unpacked: into the official layout when it is Tiny ImageNet, else
+into class folders.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from lookalike.data.folder import Tree, is_image, read_folder
+from lookalike.data.folder import top_of as top_of_folders
+from lookalike.data.hugging_face import Copy, shards_at, unpack
+from lookalike.data.tiny_imagenet import NAME as TINY
+from lookalike.data.tiny_imagenet import looks_like_tiny_imagenet, read_tiny_imagenet
+from lookalike.data.tiny_imagenet import top_of as top_of_tiny
+from lookalike.data.unpack import unpack_zip
+from lookalike.errors import InputError
+
+TABLES = {".csv", ".tsv"}
+DAY = 86_400.0
+
+Progress = Callable[[int, int], None]
+
+
+def import_dataset(source: str | Path, name: str, into: Path, *, progress: Progress | None = None) -> Path:
+    """Make a named data set of what is at `source`.
+
+    Everything is read and checked first, written into a folder beside its place and renamed when it is whole: a failure
+    or an interruption leaves nothing.
+
+    Args:
+        source: a Tiny ImageNet folder or zip, class folders or a zip of them, or a Hugging Face Parquet copy (one file
+            or the folder of its shards).
+        name: what to call it: letters, digits, `-`, `_` and `.`.
+        into: the folder of all data sets.
+        progress: called with (files done, files in all).
+
+    Returns:
+        The new folder, `into/name`, which `lookalike.data.read` reads by its name.
+
+    Raises:
+        InputError: a name that is no plain name or is taken, a source that cannot be read, a table (which is read where
+            it lies), a set that is not Tiny ImageNet under its name, or no space left.
+    """
+    source, into = Path(source).expanduser(), Path(into)
+    target = _target(name, into)
+    if source.suffix.lower() in TABLES:
+        raise InputError(f"{source}: a table need not be imported.", f"Use it where it lies: --data {source}")
+    into.mkdir(parents=True, exist_ok=True)
+    _sweep(into)
+    beside = Path(tempfile.mkdtemp(prefix=f".{name}-", suffix=".importing", dir=into))
+    try:
+        if shards := shards_at(source):
+            unpack(Copy(source, shards), beside, tiny_imagenet=name == TINY, progress=progress)
+        else:
+            _copy(source, beside, progress)
+        _check(source, beside, name)
+        beside.chmod(0o755)  # a temporary folder is closed to others
+        beside.rename(target)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return target
+
+
+def _target(name: str, into: Path) -> Path:
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name) or name == "builtin":
+        raise InputError(f"'{name}' cannot name a data set.", "Use letters, digits, '-', '_' and '.'.")
+    target = into / name
+    if target.exists():
+        raise InputError(f"{target}: there is a data set of this name.", "Choose another name, or remove that folder.")
+    return target
+
+
+def _check(source: Path, folder: Path, name: str) -> None:
+    """Read what was written, as it will be read later."""
+    if looks_like_tiny_imagenet(folder):
+        read_tiny_imagenet(folder)
+        return
+    if name == TINY:
+        raise InputError(f"{source}: this is not Tiny ImageNet.", "Give it another name.")
+    read_folder(folder)
+
+
+def _copy(source: Path, target: Path, progress: Progress | None) -> None:
+    """Copy a folder or unpack a zip, without the folders above its classes: images and, of Tiny ImageNet, its lists."""
+    tiny = looks_like_tiny_imagenet(source)
+    (read_tiny_imagenet if tiny else read_folder)(source)  # refuses what could not be read later
+    tree = Tree.open(source)
+    top = (top_of_tiny if tiny else top_of_folders)(tree)
+    places = {
+        name: name.removeprefix(top)
+        for name in tree.files
+        if name.startswith(top) and (is_image(name) or (tiny and name.endswith(".txt")))
+    }
+    if tree.container == "zip":
+        unpack_zip(source, target, places=places, progress=progress)
+        return
+    for done, (name, place) in enumerate(places.items(), start=1):
+        try:
+            data = (source / name).read_bytes()
+        except OSError as error:
+            raise InputError(f"{source / name}: cannot be read ({error.strerror}).", "Restore it.") from None
+        _write(target / place, data)
+        _report(progress, done, len(places))
+
+
+def _write(place: Path, data: bytes) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_bytes(data)
+
+
+def _report(progress: Progress | None, done: int, total: int) -> None:
+    if progress is not None and (done % 500 == 0 or done == total):
+        progress(done, total)
+
+
+def _sweep(into: Path) -> None:
+    """Remove what a killed import left behind more than a day ago."""
+    for left in into.glob(".*.importing"):
+        if left.is_dir() and time.time() - left.stat().st_mtime > DAY:
+            shutil.rmtree(left, ignore_errors=True)

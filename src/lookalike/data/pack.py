@@ -1,0 +1,235 @@
+"""The pack: a catalog's images decoded once, at one size, in one memory-mapped file of uint8.
+
+    NAME-SIZEpx-XXXX/images.npy   (N, size, size, 3) uint8 RGB, row i of the catalog
+                     pack.json    the catalog's fingerprint, the rows, the bytes' SHA-256
+
+Training, evaluation and prediction read images from packs only, so decoding is never waited for. A pack belongs to the
+exact state of its source: when an image is added, removed, relabelled or rewritten, the fingerprint differs and the
+catalog is packed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import platformdirs
+from numpy.typing import NDArray
+
+from lookalike.data.catalog import Catalog
+from lookalike.data.image import decode
+from lookalike.errors import InputError
+
+FORMAT = 1
+CHUNK = 256  # images decoded by a thread at a time
+MARGIN = 64 << 20  # bytes left free on the disk
+SHOWN = 5  # undecodable images named in an error
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Decoded images beside the catalog they come from.
+
+    Args:
+        images: (N, size, size, 3) uint8 RGB, memory-mapped and read-only; row i is row i of `catalog`.
+        catalog: the rows that are in the pack.
+        skipped: paths that could not be decoded and were left out.
+        folder: where the pack lies.
+    """
+
+    images: NDArray[np.uint8]
+    catalog: Catalog
+    skipped: tuple[str, ...]
+    folder: Path
+
+    @property
+    def size(self) -> int:
+        return int(self.images.shape[1])
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """(N,) int64; -1 where unknown."""
+        return self.catalog.labels.astype(np.int64)
+
+    def verify(self) -> None:
+        """Read the whole file and compare it with the hash written when it was made.
+
+        Raises:
+            InputError: the bytes are not those that were written.
+        """
+        if _sha256(self.folder / "images.npy") != _header(self.folder)["sha256"]:
+            raise InputError(
+                f"{self.folder}: this pack is damaged.", "Delete the folder; it is made again when needed."
+            )
+
+
+def pack(
+    catalog: Catalog,
+    size: int,
+    *,
+    cache: Path | None = None,
+    skip_undecodable: bool = False,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Pack:
+    """The pack of a catalog at a size: found in the cache, or decoded now by several threads.
+
+    Args:
+        catalog: what to decode; boxes are cropped where the catalog has them.
+        size: side of the square images in pixels.
+        cache: folder of all packs; by default `packs` in $LOOKALIKE_CACHE or the user's cache folder.
+        skip_undecodable: leave out what cannot be decoded, and count it, instead of refusing.
+        workers: threads; by default one per core.
+        progress: called with (images done, images in all) while decoding.
+
+    Raises:
+        InputError: images that cannot be decoded (with their paths), none left, no space, a folder that cannot be
+            written.
+    """
+    if not len(catalog):
+        raise InputError(f"{catalog.root}: there are no images to pack.", "Choose another split.")
+    key = hashlib.sha256(f"{FORMAT} {catalog.fingerprint} {skip_undecodable}".encode()).hexdigest()
+    folder = _packs(cache) / f"{catalog.name}-{size}px-{key[:16]}"
+    if not _is_whole(folder):
+        try:
+            _make(catalog, size, folder, skip_undecodable, workers or _cores(), progress)
+        except OSError as error:
+            raise InputError(
+                f"{folder}: cannot write the pack ({error.strerror or error}).",
+                "Make room there, or set LOOKALIKE_CACHE to a folder that can be written.",
+            ) from None
+    header = _header(folder)
+    kept = catalog.select(header["rows"]) if header["skipped"] else catalog
+    images: NDArray[np.uint8] = np.load(folder / "images.npy", mmap_mode="r")
+    return Pack(images, kept, tuple(header["skipped"]), folder)
+
+
+def _make(
+    catalog: Catalog, size: int, folder: Path, skip_undecodable: bool, workers: int, progress: Progress | None
+) -> None:
+    """Decode into a folder beside the pack's own and rename it once it is whole."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    needed = len(catalog) * size * size * 3
+    if (free := shutil.disk_usage(folder.parent).free) < needed + MARGIN:
+        raise InputError(
+            f"{folder.parent}: {needed / 1e9:.1f} GB are needed for the pack and {free / 1e9:.1f} GB are free.",
+            "Free some, set LOOKALIKE_CACHE to a folder on another disk, or use a smaller data.image_size.",
+        )
+    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=".partial", dir=folder.parent))
+    try:
+        shape = (len(catalog), size, size, 3)
+        images = np.lib.format.open_memmap(beside / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
+        faults: list[tuple[int, InputError]] = []
+        starts = range(0, len(catalog), CHUNK)
+        with ThreadPoolExecutor(workers) as threads:
+            for start, found in zip(
+                starts, threads.map(partial(_decode_chunk, catalog, size, images), starts), strict=True
+            ):
+                faults += found
+                if progress:
+                    progress(min(start + CHUNK, len(catalog)), len(catalog))
+        rows = _without_faults(catalog, faults, skip_undecodable)
+        if faults:
+            whole = images
+            images = np.lib.format.open_memmap(
+                beside / "kept.npy", mode="w+", dtype=np.uint8, shape=(len(rows), size, size, 3)
+            )
+            for to, row in enumerate(rows):
+                images[to] = whole[row]
+            del whole
+            (beside / "kept.npy").replace(beside / "images.npy")
+        images.flush()
+        header = {
+            "format": FORMAT,
+            "name": catalog.name,
+            "source": str(catalog.root),
+            "fingerprint": catalog.fingerprint,
+            "size": size,
+            "images": len(rows),
+            "rows": rows if faults else None,
+            "skipped": [catalog.paths[row] for row, _ in faults],
+            "sha256": _sha256(beside / "images.npy"),
+        }
+        (beside / "pack.json").write_text(json.dumps(header), encoding="utf-8")
+        if folder.exists():
+            shutil.rmtree(folder)  # not whole, or we would not be here
+        beside.rename(folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _decode_chunk(catalog: Catalog, size: int, images: NDArray[np.uint8], start: int) -> list[tuple[int, InputError]]:
+    """Decode rows `start` to `start + CHUNK` into `images`; the faults found, by row."""
+    faults = []
+    for row in range(start, min(start + CHUNK, len(catalog))):
+        try:
+            data = catalog.read_bytes(row)
+            images[row] = decode(data, size, box=catalog.boxes[row], where=catalog.paths[row])
+        except InputError as error:
+            faults.append((row, error))
+    return faults
+
+
+def _without_faults(catalog: Catalog, faults: list[tuple[int, InputError]], skip: bool) -> list[int]:
+    """The rows that could be decoded.
+
+    Raises:
+        InputError: faults that are not to be skipped, or nothing left.
+    """
+    if faults and not skip:
+        named = "; ".join(error.message.rstrip(".") for _, error in faults[:SHOWN])
+        more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+        raise InputError(
+            f"{catalog.root}: {len(faults)} of {len(catalog)} images cannot be decoded: {named}{more}.",
+            f"Mend or remove them ('lookalike data check {catalog.root}' lists all), "
+            "or leave them out with data.skip_undecodable=true.",
+        )
+    bad = {row for row, _ in faults}
+    rows = [row for row in range(len(catalog)) if row not in bad]
+    if not rows:
+        raise InputError(f"{catalog.root}: not one image can be decoded.", "Are these images?")
+    return rows
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether the folder holds a pack of this format whose file has the length that its header promises."""
+    try:
+        header = _header(folder)
+        with (folder / "images.npy").open("rb") as file:
+            np.lib.format.read_magic(file)
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+            length = file.tell() + int(np.prod(shape)) * dtype.itemsize
+            return header["format"] == FORMAT and os.fstat(file.fileno()).st_size == length
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _header(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "pack.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _packs(cache: Path | None) -> Path:
+    if cache is not None:
+        return cache
+    return Path(os.environ.get("LOOKALIKE_CACHE") or platformdirs.user_cache_dir("lookalike")).expanduser() / "packs"
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,259 @@
+"""The built-in data set: pictures drawn on the spot, so that everything runs with no download.
+
+Six families of four classes. Members of a family differ in one part or texture; colours, pose, background, light, lens
+and noise come from the same draw whatever the class. A picture depends on the seed, its split, class and number alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import platformdirs
+from numpy.typing import NDArray
+from PIL import Image
+
+from lookalike.data.catalog import SPLITS, Catalog, Row, Split
+from lookalike.data.synthetic_scene import Scene
+from lookalike.data.synthetic_shapes import FAMILIES
+from lookalike.errors import InputError, nearest
+
+VERSION = 1  # raised whenever a pixel changes: it is part of the cache's name
+STAMP = 946_684_800  # files are dated 2000-01-01: the catalog's fingerprint must not depend on when they were drawn
+REMARK = "drawn, not photographed"
+SIZES = range(16, 1025)
+WORTH_A_PROCESS = 500  # images; fewer are drawn before another interpreter has started
+DAY = 86_400.0
+
+Progress = Callable[[int, int], None]
+
+
+def families() -> dict[str, tuple[str, ...]]:
+    """The class names of each family, sorted: `{"beetle": ("beetle-banded", ...), ...}`."""
+    return {
+        family: tuple(sorted(f"{family}-{member}" for member in FAMILIES[family][1])) for family in sorted(FAMILIES)
+    }
+
+
+CLASS_NAMES = tuple(name for names in families().values() for name in names)
+
+
+def render(class_name: str, generator: np.random.Generator, size: int = 64) -> NDArray[np.uint8]:
+    """Draw one picture of a class.
+
+    Args:
+        class_name: one of `families()`'s names, such as "beetle-striped".
+        generator: where everything that varies comes from; the part that carries no label is drawn first.
+        size: side of the picture in pixels, 16 to 1024.
+
+    Returns:
+        RGB, (size, size, 3) uint8.
+
+    Raises:
+        InputError: no such class, or a size out of range.
+    """
+    if class_name not in CLASS_NAMES:
+        raise InputError(
+            f"'{class_name}' is not a built-in class.{nearest(class_name, CLASS_NAMES)}",
+            f"The classes are: {', '.join(CLASS_NAMES)}.",
+        )
+    _check_size(size)
+    family, member = class_name.split("-")
+    scene = Scene(generator, size)
+    FAMILIES[family][0](scene.canvas, generator, member)
+    return scene.photograph()
+
+
+def catalog(
+    *,
+    seed: int = 0,
+    size: int = 64,
+    train_per_class: int = 150,
+    val_per_class: int = 25,
+    test_per_class: int = 25,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+    workers: int | None = None,
+) -> Catalog:
+    """The built-in data set as PNG files in a cache folder, drawn now or found there whole.
+
+    The files lie as `{train,val,test}/CLASS/NNNN.png`; a class's name begins with its family's. All splits have labels.
+    More images per class leave the first ones as they are.
+
+    Args:
+        seed: which pictures; the same seed gives the same pixels whatever the number of workers.
+        size: side of the pictures in pixels, 16 to 1024.
+        train_per_class: training images of each of the 24 classes.
+        val_per_class: validation images of each class, or 0.
+        test_per_class: test images of each class, or 0.
+        cache: folder that keeps the pictures; by default $LOOKALIKE_CACHE, else the user's cache folder.
+        progress: called with (images drawn, images in all) as drawing goes on; not at all when the cache has them.
+        workers: processes that draw; by default as many as there are cores and work for them.
+
+    Raises:
+        InputError: a number out of range, or a cache folder that cannot be written.
+    """
+    _check_size(size)
+    counts = dict(zip(SPLITS, (train_per_class, val_per_class, test_per_class), strict=True))
+    for key, number, least in (
+        ("seed", seed, 0),
+        ("train_per_class", train_per_class, 1),
+        ("val_per_class", val_per_class, 0),
+        ("test_per_class", test_per_class, 0),
+        ("workers", 1 if workers is None else workers, 1),
+    ):
+        if number < least:
+            raise InputError(f"The built-in data's {key} is {number}.", f"Give {least} or more.")
+    name = f"builtin-v{VERSION}-seed{seed}-{size}px-{train_per_class}-{val_per_class}-{test_per_class}"
+    root = _cache_folder(cache) / name
+    job = _Job(seed, size, counts, str(root))
+    try:
+        if not job.is_whole():
+            _draw_beside(job, workers or _workers_for(job.total), progress)
+    except OSError as error:
+        raise InputError(
+            f"{root}: the built-in pictures cannot be written ({error}).",
+            "Make room there, or set LOOKALIKE_CACHE to a folder that can be written.",
+        ) from None
+    rows = [Row(_path(*picture), picture[1], picture[0]) for picture in job.pictures()]
+    return Catalog.from_rows(rows, root=root, class_names=CLASS_NAMES, name="builtin", remark=REMARK)
+
+
+def _check_size(size: int) -> None:
+    if size not in SIZES:
+        raise InputError(f"Built-in pictures of {size} pixels cannot be drawn.", f"Give {SIZES[0]} to {SIZES[-1]}.")
+
+
+def _cache_folder(cache: Path | None) -> Path:
+    named = cache or os.environ.get("LOOKALIKE_CACHE") or platformdirs.user_cache_dir("lookalike")
+    return Path(named).expanduser().absolute()
+
+
+def _workers_for(images: int) -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, images // WORTH_A_PROCESS))
+
+
+def _path(split: Split, label: int, index: int) -> str:
+    return f"{split}/{CLASS_NAMES[label]}/{index:04d}.png"
+
+
+@dataclass(frozen=True)
+class _Job:
+    """The pictures of one call and the folder that they belong in."""
+
+    seed: int
+    size: int
+    counts: dict[Split, int]
+    folder: str
+
+    @property
+    def total(self) -> int:
+        return sum(self.counts.values()) * len(CLASS_NAMES)
+
+    def pictures(self) -> Iterator[tuple[Split, int, int]]:
+        """(split, label, index) of every picture, in the catalog's order."""
+        for split, count in self.counts.items():
+            for label in range(len(CLASS_NAMES)):
+                for index in range(count):
+                    yield split, label, index
+
+    def is_whole(self) -> bool:
+        """Whether every picture lies in the folder."""
+        folder = Path(self.folder)
+        try:
+            return all((folder / _path(*picture)).stat().st_size > 0 for picture in self.pictures())
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+    def draw(self, part: int, parts: int) -> Generator[None, None, None]:
+        """Draw and save every `parts`-th picture from number `part` on."""
+        for number, (split, label, index) in enumerate(self.pictures()):
+            if number % parts != part:
+                continue
+            generator = np.random.default_rng(np.random.SeedSequence([self.seed, SPLITS.index(split), label, index]))
+            path = Path(self.folder, _path(split, label, index))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(render(CLASS_NAMES[label], generator, self.size)).save(path, compress_level=1)
+            os.utime(path, (STAMP, STAMP))
+            yield
+
+
+def _draw_beside(job: _Job, workers: int, progress: Progress | None) -> None:
+    """Draw everything into a folder beside the job's own and rename it once it is whole."""
+    folder = Path(job.folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for left in folder.parent.glob(".builtin-*.partial"):  # of a process that was killed
+        if time.time() - left.stat().st_mtime > DAY:
+            shutil.rmtree(left, ignore_errors=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=".partial", dir=folder.parent))
+    try:
+        inner = _Job(job.seed, job.size, job.counts, str(beside / "new"))
+        steps = inner.draw(0, 1) if workers == 1 else _draw_in_processes(inner, workers)
+        with closing(steps):  # whatever `progress` raises, no process draws on
+            for done, _ in enumerate(steps, 1):
+                if progress:
+                    progress(done, job.total)
+        try:
+            if folder.exists() and not job.is_whole():
+                folder.rename(beside / "damaged")
+            (beside / "new").rename(folder)
+        except OSError:
+            if not job.is_whole():  # else another process was faster, with the same pictures
+                raise
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _draw_in_processes(job: _Job, workers: int) -> Generator[None, None, None]:
+    """`job.draw` shared among fresh interpreters; yields once a picture.
+
+    They are started by hand because multiprocessing would run the caller's script again (spawn) or copy its threads and
+    locks (fork). They report into one pipe, a line a picture: a dot, or why it cannot be written.
+    """
+    code = "from lookalike.data.synthetic import _work; _work()"
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    about = json.dumps(asdict(job))
+    reading, writing = os.pipe()
+    processes: list[subprocess.Popen[bytes]] = []
+    with os.fdopen(reading) as reports:
+        try:
+            try:
+                for part in range(workers):
+                    command = [sys.executable, "-P", "-c", code, about, str(part), str(workers)]
+                    processes.append(subprocess.Popen(command, stdout=writing, stdin=subprocess.DEVNULL, env=env))
+            finally:
+                os.close(writing)
+            for report in reports:
+                if report != ".\n":
+                    raise OSError(report.strip())
+                yield
+            for process in processes:
+                if process.wait():
+                    raise RuntimeError(f"a process that draws pictures ended with code {process.returncode}")
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
+
+
+def _work() -> None:
+    """What each process of `_draw_in_processes` does; a report is one short write, so reports do not mix."""
+    about, part, parts = sys.argv[1:]
+    try:
+        for _ in _Job(**json.loads(about)).draw(int(part), int(parts)):
+            os.write(1, b".\n")
+    except BrokenPipeError:
+        sys.exit(1)  # nobody waits for the pictures any more
+    except OSError as error:
+        os.write(1, f"{error}\n".encode())

@@ -1,0 +1,232 @@
+"""Tiny ImageNet in its official layout, from the unpacked folder or straight from `tiny-imagenet-200.zip`.
+
+tiny-imagenet-200/wnids.txt                       the WordNet ids of the 200 classes
+                  words.txt                       WordNet id, tab, words
+                  train/WNID/images/*.JPEG        500 images a class
+                  val/images/*.JPEG               10,000 images, labelled by val/val_annotations.txt
+                  test/images/*.JPEG              10,000 images, labels never published
+
+Source: CS231n, Stanford, 2015. Labels are the positions in the sorted WordNet ids. The boxes that come with the images
+are not read: whole images are classified, and a box in a catalog is what to cut out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+from lookalike.data.catalog import UNLABELLED, Catalog, Row
+from lookalike.data.folder import Tree, is_image
+from lookalike.errors import InputError
+
+NAME = "tiny-imagenet"
+TITLE = "tiny-imagenet-200"
+CLASSES = 200
+COUNTS = {"train": 100_000, "val": 10_000, "test": 10_000}
+
+_WNID = re.compile(r"n\d{8}")
+
+
+def read_tiny_imagenet(path: str | Path) -> Catalog:
+    """Read Tiny ImageNet.
+
+    A `val/` (or `test/`) that was sorted into class folders loads too, and gives the same ids, labels and order as the
+    official layout.
+
+    Args:
+        path: the folder `tiny-imagenet-200`, or the zip.
+
+    Returns:
+        The catalog: WordNet ids as `class_ids`, the first of each one's words as `class_names`, test images with the
+        label -1; ids are the official paths. A set that is not complete says so in `remark`.
+
+    Raises:
+        InputError: another folder (its parent, one inside it, an empty one), a zip that ends early, a missing or
+            malformed list, a label that no class has, a class without training images.
+    """
+    path = Path(path)
+    if path.is_dir():
+        _check_folder(path)
+    tree = Tree.open(path)
+    return _Reader(tree, top_of(tree)).catalog()
+
+
+def looks_like_tiny_imagenet(path: Path) -> bool:
+    """Whether this is Tiny ImageNet, whole or not, or a folder just above or inside it; cheap for a folder."""
+    if path.is_dir():
+        return _is_home(path) or _remedy(path) is not None
+    signs = re.compile(r"(.*/)?(wnids\.txt|val/val_annotations\.txt|train/n\d{8}/images/.*)")
+    return any(signs.fullmatch(name) for name in Tree.open(path).files)
+
+
+class _Reader:
+    """Reads one tree; `top` is the part of its names before `train/`."""
+
+    def __init__(self, tree: Tree, top: str) -> None:
+        self.tree = tree
+        self.paths = {name.removeprefix(top): name for name in tree.files if name.startswith(top)}
+        self.empty = [name.removeprefix(top) for name in tree.empty_folders]
+        self.wnids = self._wnids()
+        self.label_of = {wnid: label for label, wnid in enumerate(self.wnids)}
+
+    def catalog(self) -> Catalog:
+        rows = [*self._train(), *self._val(), *self._test()]
+        return Catalog.from_rows(
+            sorted(rows, key=lambda row: (("train", "val", "test").index(row.split), row.id)),
+            root=self.tree.root,
+            class_names=self._words(),
+            class_ids=self.wnids,
+            name=NAME,
+            container=self.tree.container,
+            remark=_remark(rows, len(self.wnids)),
+        )
+
+    def _wnids(self) -> list[str]:
+        inside = (*self.paths, *(f"{name}/nothing" for name in self.empty))
+        folders = {name.split("/")[1] for name in inside if name.startswith("train/") and name.count("/") > 1}
+        listed = set(self._text("wnids.txt").split()) if "wnids.txt" in self.paths else folders
+        if unlisted := sorted(folders - listed):
+            self._refuse(f"train/{unlisted[0]} is not in wnids.txt", "Remove the folder, or add its name to the list.")
+        if len(listed) < 2:
+            self._refuse(f"{len(listed)} classes in train/", "Two at least are needed: unpack the whole zip.")
+        return sorted(listed)
+
+    def _words(self) -> list[str]:
+        """The first word of each class; all its words where two classes have the same first; else the WordNet id."""
+        words = dict(line.split("\t", 1) for line in self._lines("words.txt") if "\t" in line)
+        full = [words.get(wnid, wnid).strip() for wnid in self.wnids]
+        short = [text.split(",")[0].strip() for text in full]
+        often = Counter(short)
+        return [brief if often[brief] == 1 else text for brief, text in zip(short, full, strict=True)]
+
+    def _train(self) -> Iterator[Row]:
+        seen: set[str] = set()
+        for name in self._images("train"):
+            parts = name.split("/")
+            if len(parts) < 3:
+                self._refuse(f"{name} lies in no class folder", "Move it into train/WNID/images, or remove it.")
+            wnid, file = parts[1], parts[-1]
+            seen.add(wnid)
+            yield Row(self.paths[name], self.label_of[wnid], "train", None, f"train/{wnid}/images/{file}")
+        for wnid in self.wnids:
+            if wnid not in seen:
+                self._refuse(f"class {wnid} has no training images", "Restore them, or take its line from wnids.txt.")
+
+    def _val(self) -> Iterator[Row]:
+        known = self._annotations()
+        rows: dict[str, Row] = {}
+        for name in self._images("val"):  # "val/images" sorts before "val/n...": of two copies the official one is kept
+            file = name.rpartition("/")[2]
+            annotated = known.get(file)
+            sorted_into = self._class_folder(name)
+            if sorted_into and annotated and sorted_into != annotated:
+                self._refuse(f"{name} is of class {annotated} in val_annotations.txt", "Unpack val/ again.")
+            wnid = sorted_into or annotated
+            if wnid is None:
+                missing = "it has no line in val_annotations.txt" if known else "val/val_annotations.txt is missing"
+                self._refuse(f"{name} has no label: {missing}", "Unpack val/ again.")
+            rows.setdefault(file, Row(self.paths[name], self._label(wnid, name), "val", None, f"val/images/{file}"))
+        if not rows:
+            self._refuse("no images in val/", "Unpack the whole zip.")
+        yield from rows.values()
+
+    def _test(self) -> Iterator[Row]:
+        for name in self._images("test"):
+            wnid = self._class_folder(name)
+            label = UNLABELLED if wnid is None else self._label(wnid, name)
+            yield Row(self.paths[name], label, "test", None, f"test/images/{name.rpartition('/')[2]}")
+
+    def _images(self, split: str) -> list[str]:
+        return [name for name in self.paths if name.startswith(f"{split}/") and is_image(name)]
+
+    @staticmethod
+    def _class_folder(name: str) -> str | None:
+        return next((part for part in name.split("/")[1:-1] if part != "images"), None)
+
+    def _label(self, wnid: str, name: str) -> int:
+        if wnid not in self.label_of:
+            self._refuse(f"{name} has the label {wnid}, which is not in wnids.txt", "Restore wnids.txt or remove it.")
+        return self.label_of[wnid]
+
+    def _annotations(self) -> dict[str, str]:
+        """The WordNet id of each validation image by its file name."""
+        name = "val/val_annotations.txt"
+        known = {}
+        for number, line in enumerate(self._lines(name), start=1):
+            file, *rest = line.split() or [""]
+            if not rest or not _WNID.fullmatch(rest[0]):
+                self._refuse(f"{name}, line {number} is not 'file, class, box'", "Unpack this file again.")
+            known[file] = rest[0]
+        return known
+
+    def _lines(self, name: str) -> list[str]:
+        return self._text(name).splitlines() if name in self.paths else []
+
+    def _text(self, name: str) -> str:
+        return self.tree.read_text(self.paths[name])
+
+    def _refuse(self, what: str, remedy: str) -> NoReturn:
+        raise InputError(f"{self.tree.root}: {what}.", remedy)
+
+
+def _remark(rows: list[Row], classes: int) -> str:
+    """What a set that is not the whole one must say; labels of the test set are not part of the whole one."""
+    counts = Counter(row.split for row in rows)
+    if classes == CLASSES and all(counts[split] == COUNTS[split] for split in ("train", "val")):
+        return ""
+    return (
+        f"not the whole Tiny ImageNet: {classes} of {CLASSES} classes, {counts['train']:,} of {COUNTS['train']:,} "
+        f"training and {counts['val']:,} of {COUNTS['val']:,} validation images"
+    )
+
+
+def top_of(tree: Tree) -> str:
+    """The part of the names before `train/`: empty for the folder itself, `tiny-imagenet-200/` in the official zip.
+
+    Raises:
+        InputError: a zip with no such names, or with two data sets.
+    """
+    if tree.container == "folder":
+        return ""
+    tops = {match[1] for name in tree.files if (match := re.match(r"(.*?/)?train/n\d{8}/", name))}
+    if len(tops) != 1:
+        what = "no train/ with classes" if not tops else f"{len(tops)} data sets"
+        raise InputError(f"{tree.root}: {what} in this zip.", "Use the official tiny-imagenet-200.zip.")
+    return tops.pop() or ""
+
+
+def _check_folder(path: Path) -> None:
+    """Recognise the folders that people point at by mistake, and say which one is meant."""
+    if (path / "train").is_dir() and _has_wnids(path / "train"):
+        return
+    remedy = _remedy(path) or "Use the folder that holds train/, val/ and wnids.txt, or the official zip."
+    try:
+        empty = not any(path.iterdir())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be listed ({error.strerror}).", "Check its rights.") from None
+    what = "this folder is empty" if empty else "this is not the Tiny ImageNet folder"
+    raise InputError(f"{path}: {what}.", remedy)
+
+
+def _remedy(path: Path) -> str | None:
+    """What to do when the data set lies below or above this folder, or is still packed in it."""
+    below = sorted(child for child in path.iterdir() if child.is_dir())
+    for folder in [*below, *list(path.resolve().parents)[:3]]:
+        if _is_home(folder):
+            return f"Use {folder}"
+    packed = path / f"{TITLE}.zip"
+    return f"Use {packed}" if packed.is_file() else None
+
+
+def _is_home(folder: Path) -> bool:
+    """Whether this is the data set's own folder; other sets have WordNet ids in train/, too, but not these files."""
+    train, lists = folder / "train", (folder / "wnids.txt", folder / "val" / "val_annotations.txt")
+    return _has_wnids(train) and (any(one.is_file() for one in lists) or any(train.glob("n*/images")))
+
+
+def _has_wnids(folder: Path) -> bool:
+    """Whether a folder has subfolders named like WordNet ids."""
+    return folder.is_dir() and any(_WNID.fullmatch(child.name) and child.is_dir() for child in folder.iterdir())

@@ -1,0 +1,139 @@
+"""Zips from anywhere, unpacked without harm: plain files, inside the target, no more of them than is sane."""
+
+from __future__ import annotations
+
+import lzma
+import shutil
+import stat
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import NoReturn
+
+from lookalike.data.folder import open_zip
+from lookalike.errors import InputError
+
+CHUNK = 1 << 20  # bytes in memory at a time
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a zip may come to; counted on the bytes that come out of it, whatever its table of contents says.
+
+    Args:
+        files: files in it.
+        size_bytes: all of them together, unpacked.
+        ratio: their size over that of the zip. Pictures are packed already and hardly shrink.
+        small_bytes: up to this size the ratio does not matter.
+    """
+
+    files: int = 2_000_000
+    size_bytes: int = 200 << 30
+    ratio: int = 50
+    small_bytes: int = 64 << 20
+
+    def allowed(self, packed: int) -> int:
+        """Bytes that may come out of a zip of this many."""
+        return min(self.size_bytes, max(self.small_bytes, self.ratio * packed))
+
+
+def unpack_zip(
+    path: Path,
+    target: Path,
+    *,
+    places: Mapping[str, str] | None = None,
+    limits: Limits | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Unpack files of a zip into an empty folder; when one of them cannot be had, the folder is empty again.
+
+    Args:
+        path: the zip.
+        target: an empty folder. Whoever names it when it is full makes the unpacking complete or absent even when it is
+            killed: see `lookalike.data.imports`.
+        places: names in the zip and where each goes, relative to the target; by default every file to its own name.
+        limits: what is too much.
+        progress: called with (files done, files in all).
+
+    Raises:
+        InputError: a damaged or encrypted zip; a name that leads out of the target, is a link or a device, or stands
+            twice; more than the limits allow; no room.
+    """
+    limits = limits or Limits()
+    try:
+        with open_zip(path) as archive:
+            if places is None:
+                places = {info.filename: info.filename for info in archive.infolist() if not info.is_dir()}
+            _check(path, archive, places, target, limits)
+            budget = limits.allowed(path.stat().st_size)
+            for done, (name, place) in enumerate(places.items(), start=1):
+                budget -= _unpack_one(path, archive, name, target / place, budget)
+                if progress is not None and (done % 500 == 0 or done == len(places)):
+                    progress(done, len(places))
+    except BaseException:
+        for child in target.iterdir():
+            shutil.rmtree(child) if child.is_dir() else child.unlink()
+        raise
+
+
+def _check(path: Path, archive: zipfile.ZipFile, places: Mapping[str, str], target: Path, limits: Limits) -> None:
+    """Refuse before anything is written what the table of contents already shows."""
+    if len(places) > limits.files:
+        _refuse(path, f"{len(places):,} files, more than {limits.files:,}")
+    often = Counter(archive.namelist())
+    for name, place in places.items():
+        if often[name] > 1:
+            _refuse(path, f"'{name}' stands {often[name]} times in it")
+        if not (_is_inside(name) and _is_inside(place)):
+            _refuse(path, f"'{name}' leads out of the zip")
+        kind = stat.S_IFMT(archive.getinfo(name).external_attr >> 16)
+        if kind not in {0, stat.S_IFREG}:
+            _refuse(path, f"'{name}' is a link or a device, no plain file")
+    needed = sum(archive.getinfo(name).file_size for name in places)
+    if needed > limits.allowed(path.stat().st_size):
+        _refuse(path, f"{needed / 2**30:,.1f} GiB would come out of it, more than a zip of this size holds of pictures")
+    if needed > (free := shutil.disk_usage(target).free):
+        room = f"{needed / 2**30:.1f} GiB are needed, {free / 2**30:.1f} GiB are free"
+        raise InputError(f"{target.parent}: {room}.", "Free some, or choose another folder.")
+
+
+def _is_inside(name: str) -> bool:
+    """Whether a name stays below the folder that it is written to, on every system."""
+    parts = PurePosixPath(name).parts
+    return bool(parts) and "\\" not in name and not PureWindowsPath(name).anchor and not {"..", "/"} & set(parts)
+
+
+def _unpack_one(path: Path, archive: zipfile.ZipFile, name: str, place: Path, budget: int) -> int:
+    """Write one file and return its size; stop where it goes beyond what may still come out."""
+    written = 0
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with place.open("xb") as file:
+            for chunk in _chunks(path, archive, name):
+                written += len(chunk)
+                if written > budget:
+                    _refuse(path, f"more comes out of it than a zip of this size holds of pictures, at '{name}'")
+                file.write(chunk)
+    except (FileExistsError, NotADirectoryError):
+        _refuse(path, f"'{name}' has the same place as another file in it")
+    except OSError as error:
+        raise InputError(f"{place}: cannot be written ({error.strerror}).", "Choose another folder.") from None
+    return written
+
+
+def _chunks(path: Path, archive: zipfile.ZipFile, name: str) -> Iterator[bytes]:
+    try:
+        with archive.open(name) as packed:
+            while chunk := packed.read(CHUNK):
+                yield chunk
+    except (OSError, RuntimeError, ValueError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: '{name}' is damaged ({error}).", "Download it again.") from None
+
+
+def _refuse(path: Path, what: str) -> NoReturn:
+    raise InputError(f"{path}: {what}.", "Use a zip from a source that you trust.")
