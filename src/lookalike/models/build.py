@@ -1,0 +1,82 @@
+"""A network by name: the one place where a recipe's or a model folder's words become a module."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from lookalike.errors import InputError, nearest
+from lookalike.models import cubs, resnet
+from lookalike.models.simple_cnn import SimpleCNN
+from lookalike.models.weave import WeaveNet
+
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "simple_cnn": SimpleCNN,
+    "weave": WeaveNet,
+    "resnet18": resnet.resnet18,
+    "resnet34": resnet.resnet34,
+    "resnet50": resnet.resnet50,
+    "cubs_resnet_1": cubs.cubs_resnet_1,
+    "cubs_resnet_2": cubs.cubs_resnet_2,
+    "cubs_resnet_3": cubs.cubs_resnet_3,
+    "cubs_resnet_4": cubs.cubs_resnet_4,
+    "cubs_resnet_5": cubs.cubs_resnet_5,
+}
+TIMM = "timm/"
+
+
+def build(name: str, num_classes: int, options: Mapping[str, Any] | None = None) -> nn.Module:
+    """Build a network with random weights.
+
+    Args:
+        name: one of `NETWORKS`, or "timm/" and the name of a timm model (needs the `timm` extra).
+        num_classes: outputs of the classifier.
+        options: keyword arguments of its constructor.
+
+    Returns:
+        A module with `forward(x)` from normalised images (B, 3, H, W) to logits (B, num_classes),
+        `forward_features(x)` to the last feature map, `num_features`, and the classifier `head`.
+
+    Raises:
+        InputError: no such network, no such option (the nearest is named), or a value the network refuses.
+    """
+    options = dict(options or {})
+    if name.startswith(TIMM):
+        from lookalike.models.timm import TimmNetwork
+
+        return TimmNetwork(name.removeprefix(TIMM), num_classes, **options)
+    if name not in NETWORKS:
+        raise InputError(
+            f"model.name: no network named '{name}'.{nearest(name, NETWORKS)}",
+            f"There are {', '.join(NETWORKS)}; or timm/NAME for any timm backbone.",
+        )
+    known = options_of(name)
+    for key in options:
+        if key not in known:
+            raise InputError(
+                f"model.options: '{name}' has no option '{key}'.{nearest(key, known)}",
+                f"It has {', '.join(known) or 'none'}.",
+            )
+    try:
+        return NETWORKS[name](num_classes, **options)
+    except (ValueError, TypeError, KeyError, RuntimeError) as error:
+        given = ", ".join(f"{key}={value!r}" for key, value in options.items())
+        raise InputError(f"model.options: '{name}' refuses {given} ({error}).", "Mend that value.") from None
+
+
+def options_of(name: str) -> dict[str, Any]:
+    """The options of one of `NETWORKS` with their defaults."""
+    constructor = NETWORKS[name]
+    if name.startswith("resnet"):
+        parameters = inspect.signature(resnet.ResNet.__init__).parameters
+        hidden = {"self", "block", "depths", "num_classes", "attention", "placement"}
+    elif name.startswith("cubs"):
+        parameters = inspect.signature(cubs.cubs_resnet).parameters
+        hidden = {"which", "num_classes"}
+    else:
+        parameters = inspect.signature(constructor).parameters
+        hidden = {"num_classes"}
+    return {key: parameter.default for key, parameter in parameters.items() if key not in hidden}

@@ -1,0 +1,311 @@
+"""A network with everything needed to use it, and the model folder that it is kept in.
+
+A model folder, which is also what a Hub repository holds:
+
+    model.safetensors   weights and batch-norm statistics; its header repeats the network and the preprocessing
+    config.json         `ModelConfig`, and the SHA-256 of model.safetensors
+    README.md           the model card
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from huggingface_hub import ModelHubMixin
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from lookalike.errors import InputError
+from lookalike.models import device as devices
+from lookalike.models import folder
+from lookalike.models.build import build
+from lookalike.models.pooling import global_average
+from lookalike.models.prepare import Picture, prepare
+from lookalike.recipe import Positive, Scalar, Section
+
+Precision = Literal["float32", "float16"]
+
+
+class ModelConfig(Section):
+    """What a network is, how pictures are put before it, and what its outputs mean.
+
+    `precision` is how the weights are stored; in memory they are float32. `temperature` divides the logits before the
+    softmax. Of `dataset` and its `remark`, see `Catalog`.
+    """
+
+    format: Literal[1] = 1
+    name: str
+    options: dict[str, Scalar | list[Scalar]] = Field(default_factory=dict)
+    image_size: int = Field(ge=8, le=1024)
+    mean: tuple[float, float, float]
+    std: tuple[Positive, Positive, Positive]
+    class_names: tuple[str, ...] = Field(min_length=1)
+    class_ids: tuple[str, ...]
+    dataset: str = ""
+    remark: str = ""
+    temperature: Positive = 1.0
+    precision: Precision = "float32"
+
+    @model_validator(mode="after")
+    def _every_class_has_an_id(self) -> ModelConfig:
+        if len(self.class_ids) != len(self.class_names):
+            raise ValueError(f"{len(self.class_names)} class_names but {len(self.class_ids)} class_ids")
+        return self
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    def of_vectors(self) -> str:
+        """JSON of the fields that an embedding depends on; stored beside the weights, and so in their fingerprint."""
+        return self.model_dump_json(include={"name", "options", "image_size", "mean", "std"})
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One answer: the class's word, its id in the data set, its index, and its probability in 0..1."""
+
+    label: str
+    class_id: str
+    index: int
+    probability: float
+
+
+class Pretrained(nn.Module, ModelHubMixin):
+    """A network that takes pictures and answers with labels or vectors.
+
+    Args:
+        network: what `build(config.name, config.num_classes, config.options)` makes, trained.
+        config: what it is; to change a field, `Pretrained(model.network, model.config.model_copy(update={...}))`.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, config: ModelConfig) -> None:
+        super().__init__()
+        self.network = network
+        self.config = config
+        self._loaded_fingerprint: str | None = None
+        self.register_buffer("mean", torch.tensor(config.mean)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(config.std)[:, None, None], persistent=False)
+        self.to(next(network.parameters()).device)
+
+    @property
+    def device(self) -> torch.device:
+        return self.mean.device
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of `model.safetensors`: as loaded, else as `save_pretrained` would write it now.
+
+        It changes with any weight, the architecture, the image size and the normalisation: with what vectors depend on.
+        """
+        return self._loaded_fingerprint or folder.fingerprint(self._serialised(self.config))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x)  # type: ignore[no-any-return]
+
+    def predict(
+        self, images: Sequence[Picture] | NDArray[np.uint8], *, top: int = 5, flip: bool = False, batch_size: int = 64
+    ) -> list[list[Prediction]]:
+        """The likeliest classes of each image, the likeliest first.
+
+        Args:
+            images: Pillow images, paths, bytes of image files or (H, W, 3) uint8 arrays, of any size.
+            top: answers per image; no more than there are classes.
+            flip: average the logits with those of the mirrored image.
+            batch_size: images at a time.
+
+        Returns:
+            For each image, `top` predictions. Probabilities are over all classes.
+
+        Raises:
+            InputError: an image that cannot be read, or numbers below one.
+        """
+        if top < 1:
+            raise InputError(f"top must be at least 1, not {top}.", "Give the number of answers per image.")
+        logits = torch.from_numpy(self.logits(images, flip=flip, batch_size=batch_size))
+        probabilities, indices = (logits / self.config.temperature).softmax(1).topk(min(top, self.config.num_classes))
+        names, ids = self.config.class_names, self.config.class_ids
+        return [
+            [Prediction(names[i], ids[i], i, p) for i, p in zip(row, values, strict=True)]
+            for row, values in zip(indices.tolist(), probabilities.tolist(), strict=True)
+        ]
+
+    @torch.inference_mode()
+    def logits(
+        self, images: Sequence[Picture] | NDArray[np.uint8], *, flip: bool = False, batch_size: int = 64
+    ) -> NDArray[np.float32]:
+        """The network's outputs, before temperature and softmax. The network is left in eval mode.
+
+        Args:
+            images: as for `predict`; images that have the model's size already, such as those of a pack
+                (N, size, size, 3), go in as they are.
+            flip: average with the logits of the mirrored image.
+            batch_size: images at a time.
+
+        Returns:
+            (N, C) float32.
+
+        Raises:
+            InputError: an image that cannot be read.
+        """
+        self.eval()
+        parts = [np.empty((0, self.config.num_classes), np.float32)]
+        for x in self._batches(images, batch_size):
+            logits = self.network(x)
+            if flip:
+                logits = (logits + self.network(x.flip(3))) / 2
+            parts.append(logits.float().cpu().numpy())
+        return np.concatenate(parts)
+
+    @torch.inference_mode()
+    def embed(
+        self, images: Sequence[Picture] | NDArray[np.uint8], *, flip: bool = False, batch_size: int = 64
+    ) -> NDArray[np.float32]:
+        """Vectors whose dot products say how alike images look: the mean of the last feature map over its positions.
+
+        Args:
+            images: as for `predict`.
+            flip: the direction between the image's vector and the mirrored one's.
+            batch_size: images at a time.
+
+        Returns:
+            (N, D) float32, rows of length 1; D is the channels of the last feature map.
+
+        Raises:
+            InputError: an image that cannot be read.
+        """
+        self.eval()
+        parts = [self._embed_batch(x, flip).float().cpu().numpy() for x in self._batches(images, batch_size)]
+        return np.concatenate(parts) if parts else np.empty((0, self.embedding_dim), np.float32)
+
+    @property
+    def embedding_dim(self) -> int:
+        """D of `embed`."""
+        size = self.config.image_size
+        with torch.inference_mode():
+            self.eval()
+            return int(self._features(torch.zeros(1, 3, size, size, device=self.device)).shape[1])
+
+    def _embed_batch(self, x: Tensor, flip: bool) -> Tensor:  # (B, 3, H, W) -> (B, D)
+        vectors = F.normalize(self._features(x), dim=1)
+        if flip:
+            vectors = F.normalize(vectors + F.normalize(self._features(x.flip(3)), dim=1), dim=1)
+        return vectors
+
+    def _features(self, x: Tensor) -> Tensor:  # (B, 3, H, W) -> (B, D)
+        return global_average(self.network.forward_features(x))  # type: ignore[operator]
+
+    def _batches(self, images: Sequence[Picture] | NDArray[np.uint8], batch_size: int) -> Iterator[Tensor]:
+        """Normalised batches (B, 3, size, size) float32, channels_last, on the model's device."""
+        if isinstance(images, str | bytes | Path) or not hasattr(images, "__len__"):
+            raise InputError(f"one {type(images).__name__} instead of a list of images.", "Write [image].")
+        if batch_size < 1:
+            raise InputError(f"batch_size must be at least 1, not {batch_size}.", "64 is usual.")
+        pictures = (prepare(image, self.config.image_size, f"image {i}") for i, image in enumerate(images))
+        while batch := list(islice(pictures, batch_size)):
+            x = torch.from_numpy(np.stack(batch)).to(self.device).permute(0, 3, 1, 2)  # (B, 3, H, W), channels_last
+            yield (x.float() / 255 - self.mean) / self.std
+
+    def save_pretrained(  # type: ignore[override]
+        self,
+        save_directory: str | Path,
+        *,
+        precision: Precision | None = None,
+        config: object = None,
+        model_card_kwargs: object = None,
+    ) -> None:
+        """Write the model folder. A model that is there already is replaced once the new one is whole on disk.
+
+        Args:
+            save_directory: the folder; made when missing. Other files in it are left alone.
+            precision: "float32" or "float16" (half the size); None keeps `config.precision`.
+            config: not used; `push_to_hub` passes it.
+            model_card_kwargs: not used; `push_to_hub` passes it.
+
+        Raises:
+            InputError: the folder cannot be written, or a weight is not finite (in float16: beyond 65504).
+        """
+        saved = self.config.model_copy(update={"precision": precision or self.config.precision})
+        weights = self._serialised(saved)
+        mark = folder.fingerprint(weights)
+        parameters = sum(parameter.numel() for parameter in self.network.parameters())
+        folder.write(
+            Path(save_directory),
+            weights=weights,
+            config=json.dumps({**saved.model_dump(mode="json"), "fingerprint": mark}, indent=2, ensure_ascii=False),
+            card=folder.card(saved, parameters, mark),
+        )
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        device: str = "cpu",
+        revision: str | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+    ) -> Pretrained:
+        """Load a model folder, from disk or from the Hugging Face Hub, in eval mode.
+
+        Args:
+            pretrained_model_name_or_path: a folder, or a Hub id such as "owner/name".
+            device: "auto", "cpu", "cuda", "cuda:1" or "mps".
+            revision: of a Hub model: a branch, tag or commit.
+            force_download: of a Hub model: download again what is in the cache.
+            local_files_only: of a Hub model: only what is in the cache.
+            token: of a Hub model: to log in with.
+            cache_dir: of a Hub model: where downloads are kept.
+
+        Raises:
+            InputError: no model there, a damaged or exchanged file, a pickle, an unknown format or network, tensors
+                that do not fit the network, or no such device.
+        """
+        where = devices.choose(device)
+        config_path, weights_path = folder.find(
+            pretrained_model_name_or_path,
+            revision=revision,
+            force_download=force_download,
+            local_files_only=local_files_only,
+            token=token,
+            cache_dir=cache_dir,
+        )
+        config, mark = folder.read_config(ModelConfig, config_path)
+        tensors = folder.read_weights(weights_path, mark, config.of_vectors())
+        network = _build(config, config_path)
+        folder.fill(network, tensors, weights_path)
+        model = cls(network.to(where, memory_format=torch.channels_last), config)  # type: ignore[call-overload]
+        model._loaded_fingerprint = mark
+        return model.eval()
+
+    def _serialised(self, config: ModelConfig) -> bytes:
+        dtype = torch.float16 if config.precision == "float16" else torch.float32
+        return folder.serialise(self.network.state_dict(), dtype, config.of_vectors())
+
+
+def load(name: str | Path, device: str = "cpu") -> Pretrained:
+    """Load a model: a model folder, or the id of one on the Hugging Face Hub. See `Pretrained.from_pretrained`."""
+    return Pretrained.from_pretrained(name, device=device)
+
+
+def _build(config: ModelConfig, path: Path) -> nn.Module:
+    options: dict[str, Any] = dict(config.options)
+    options.pop("pretrained", None)  # a timm model's own weights: ours replace them
+    try:
+        return build(config.name, config.num_classes, options)
+    except InputError as error:
+        raise InputError(f"{path}: {error.message}", error.remedy) from None
