@@ -1,0 +1,1 @@
+"""Metrics as plain functions on arrays, protocols that name how a number came about, and the report."""

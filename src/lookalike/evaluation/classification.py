@@ -1,0 +1,156 @@
+"""Metrics of classification: plain functions on arrays of logits and labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lookalike.errors import InputError
+from lookalike.evaluation.calibration import cross_fitted_ece, expected_calibration_error, log_softmax
+
+
+def top_k_accuracy(logits: ArrayLike, labels: ArrayLike, ks: Sequence[int] = (1, 5)) -> dict[int, float]:
+    """The share of images whose class is among the k largest logits.
+
+    Equal logits are ranked against the model: a class counts as found among k only if fewer than k others are at least
+    as large. So a network that says the same of everything scores 0, not 1.
+
+    Args:
+        logits: (N, C) float.
+        labels: (N,) int, 0..C-1.
+        ks: how many guesses; more than C classes are C.
+
+    Returns:
+        The share, 0..1, for each k.
+
+    Raises:
+        InputError: no images, shapes that do not fit, labels out of range, or logits that are not numbers.
+
+    >>> top_k_accuracy([[0.1, 0.7, 0.2], [0.5, 0.3, 0.2]], [1, 2], ks=(1, 3))
+    {1: 0.5, 3: 1.0}
+    """
+    scores, classes = _checked(logits, labels)
+    own = scores[np.arange(len(classes)), classes][:, None]  # (N, 1)
+    above = (scores >= own).sum(1) - 1  # others that are at least as large, (N,)
+    return {k: 1.0 if k >= scores.shape[1] else float((above < k).mean()) for k in ks}
+
+
+def predictions(logits: ArrayLike) -> NDArray[np.int64]:
+    """The class with the largest logit of each image, (N,) int64; the first of equal ones.
+
+    >>> predictions([[0.1, 0.7, 0.2]]).tolist()
+    [1]
+    """
+    return np.asarray(logits).argmax(1)
+
+
+def confusion_matrix(logits: ArrayLike, labels: ArrayLike) -> NDArray[np.int64]:
+    """How many images of class i were taken for class j: (C, C) int64, row i, column j.
+
+    >>> confusion_matrix([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]], [0, 0, 1]).tolist()
+    [[1, 1], [0, 1]]
+    """
+    scores, classes = _checked(logits, labels)
+    count = scores.shape[1]
+    return np.bincount(classes * count + predictions(scores), minlength=count * count).reshape(count, count)
+
+
+def per_class_accuracy(logits: ArrayLike, labels: ArrayLike) -> NDArray[np.float64]:
+    """Top-1 accuracy of each class, (C,) float64 in 0..1; NaN for a class without images.
+
+    >>> per_class_accuracy([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]], [0, 0, 1]).tolist()
+    [0.5, 1.0]
+    """
+    matrix = confusion_matrix(logits, labels)
+    images = matrix.sum(1)
+    return np.divide(matrix.diagonal(), images, out=np.full(len(matrix), np.nan), where=images > 0)
+
+
+def most_confused_pairs(logits: ArrayLike, labels: ArrayLike, top: int = 10) -> list[tuple[int, int, int]]:
+    """Pairs of classes taken for each other most often, either way: (class, other class, mistakes), most first.
+
+    >>> most_confused_pairs([[0.0, 1.0], [1.0, 0.0]], [0, 1])
+    [(0, 1, 2)]
+    """
+    matrix = confusion_matrix(logits, labels)
+    both = np.triu(matrix + matrix.T, 1)
+    order = np.argsort(-both, axis=None, kind="stable")[:top]
+    pairs = zip(*np.unravel_index(order, both.shape), strict=True)
+    return [(int(i), int(j), int(both[i, j])) for i, j in pairs if both[i, j]]
+
+
+def negative_log_likelihood(logits: ArrayLike, labels: ArrayLike) -> float:
+    """The mean of -log p(class), in nats; p is the softmax of the logits.
+
+    >>> round(negative_log_likelihood([[0.0, 0.0]], [1]), 4)
+    0.6931
+    """
+    scores, classes = _checked(logits, labels)
+    return float(-log_softmax(scores)[np.arange(len(classes)), classes].mean())
+
+
+def summary(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    class_names: Sequence[str] | None = None,
+    temperature: float | None = None,
+) -> dict[str, Any]:
+    """The numbers of a result, ready for JSON.
+
+    Args:
+        logits: (N, C) float.
+        labels: (N,) int.
+        class_names: words of the classes; with them, the accuracy of each class is given too.
+        temperature: also give the calibration error of the logits divided by this.
+
+    Returns:
+        `n`; `top1`, `top5` and `mean_class_accuracy` in 0..1; `nll` in nats; `ece`, the expected calibration error;
+        `ece_cross_fitted`, that error after temperature scaling, each half measured with the other half's temperature;
+        `per_class` by name and `ece_scaled`, where asked for.
+
+    Raises:
+        InputError: as `top_k_accuracy`.
+    """
+    scores, classes = _checked(logits, labels)
+    top = top_k_accuracy(scores, classes)
+    accuracies = per_class_accuracy(scores, classes)
+    probabilities = np.exp(log_softmax(scores))
+    results: dict[str, Any] = {
+        "n": len(classes),
+        "top1": top[1],
+        "top5": top[5],
+        "mean_class_accuracy": float(np.nanmean(accuracies)),
+        "nll": negative_log_likelihood(scores, classes),
+        "ece": expected_calibration_error(probabilities, classes),
+        "ece_cross_fitted": cross_fitted_ece(scores, classes),
+    }
+    if temperature is not None:
+        results["temperature"] = temperature
+        results["ece_scaled"] = expected_calibration_error(np.exp(log_softmax(scores / temperature)), classes)
+    if class_names is not None:
+        known = zip(class_names, accuracies.tolist(), strict=True)
+        results["per_class"] = {name: round(share, 4) for name, share in known if share == share}
+    return results
+
+
+def _checked(logits: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Both as NumPy arrays, float64 and int64.
+
+    Raises:
+        InputError: they cannot be measured.
+    """
+    scores, classes = np.asarray(logits, np.float64), np.asarray(labels, np.int64)
+    if scores.ndim != 2 or classes.shape != scores.shape[:1] or not len(classes):
+        raise InputError(
+            f"logits of shape {scores.shape} and labels of shape {classes.shape} do not fit.",
+            "They must be (N, C) and (N,), with N at least 1.",
+        )
+    if classes.min() < 0 or classes.max() >= scores.shape[1]:
+        raise InputError(f"labels must be in 0..{scores.shape[1] - 1}.", "Leave unlabelled images out.")
+    if np.isnan(scores).any():
+        raise InputError("the logits are not all numbers (NaN).", "The weights are damaged: train again.")
+    return scores, classes

@@ -1,0 +1,256 @@
+"""Charts as inline SVG: crisp at any size, a few kilobytes, coloured by the page's own style sheet.
+
+Classes that the style sheet gives a look: `axis`, `grid`, `tick`, `first` and `second` for the series and their labels,
+`bar`, `ideal`. Sizes are in units of a view box that is `WIDTH` wide; the page decides how large that is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from lookalike.evaluation.calibration import Bin
+
+WIDTH, HEIGHT = 480, 270
+LEFT, RIGHT, TOP, BOTTOM = 54, 106, 14, 40  # around the plot; labels of the lines stand at the right
+MOST_POINTS = 300  # of a line; more are averaged
+DOTTED = 40  # lines of at most so many points show each of them
+LOOKS = ("first", "second")
+
+Format = Callable[[float], str]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A series: what it is called, and its points, x ascending."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where values lie in the view box: x and y as (least, greatest), mapped into the given pixels."""
+
+    x: tuple[float, float]
+    y: tuple[float, float]
+    right: float = WIDTH - RIGHT
+    bottom: float = HEIGHT - BOTTOM
+
+    def across(self, x: float) -> float:
+        """The horizontal place of x."""
+        return round(LEFT + (x - self.x[0]) / (self.x[1] - self.x[0]) * (self.right - LEFT), 1)
+
+    def down(self, y: float) -> float:
+        """The vertical place of y."""
+        return round(self.bottom - (y - self.y[0]) / (self.y[1] - self.y[0]) * (self.bottom - TOP), 1)
+
+
+def percent(share: float, digits: int | None = None) -> str:
+    """0.5 as "50 %", with a space that does not break; with as few digits as it needs, or with so many."""
+    number = f"{100 * share:.3g}" if digits is None else f"{100 * share:.{digits}f}"
+    return f"{number}\u00a0%"
+
+
+def pixels(side: float) -> str:
+    """64 as "64 px"."""
+    return f"{side:g}\u00a0px"
+
+
+def plain(value: float) -> str:
+    """A number in few digits: 0.05, 1.5, 20."""
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def ticks(low: float, high: float, about: int = 4) -> list[float]:
+    """Round numbers (1, 2 or 5 times a power of ten apart) from at most `low` to at least `high`.
+
+    >>> ticks(0, 0.43)
+    [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
+    >>> ticks(3, 17)
+    [0.0, 5.0, 10.0, 15.0, 20.0]
+    """
+    span = (high - low) or abs(high) or 1.0
+    power = 10.0 ** math.floor(math.log10(span / about))
+    step = next(power * times for times in (1, 2, 5, 10) if span / (power * times) <= about + 0.5)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(number * step, 12) for number in range(first, max(last, first + 1) + 1)]
+
+
+def thinned(points: Sequence[tuple[float, float]], most: int = MOST_POINTS) -> list[tuple[float, float]]:
+    """At most so many points: neighbours are averaged. Points that are not finite are left out.
+
+    >>> thinned([(0, 1), (1, 3), (2, 5), (3, 7)], most=2)
+    [(0.5, 2.0), (2.5, 6.0)]
+    """
+    finite = [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
+    if len(finite) <= most:
+        return finite
+    edges = [number * len(finite) // most for number in range(most + 1)]
+    groups = [finite[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    return [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups]
+
+
+def steps(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points at which y changes, with the first and the last.
+
+    >>> steps([(0, 32), (1, 32), (2, 64), (3, 64), (4, 64)])
+    [(0, 32), (2, 64), (4, 64)]
+    """
+    befores = [None, *(y for _, y in points)]
+    last = len(points) - 1
+    return [point for n, point in enumerate(points) if point[1] != befores[n] or n == last]
+
+
+def line_chart(
+    lines: Sequence[Line], *, about: str, x_name: str, form: Format = plain, stairs: bool = False
+) -> Markup | None:
+    """Lines over x from zero up, each named at its end; None when there is no point at all.
+
+    Args:
+        lines: one or two.
+        about: what the chart shows, for those who cannot see it.
+        x_name: under the x axis.
+        form: how y values are written.
+        stairs: hold each value until the next instead of joining the points.
+    """
+    kept = [Line(line.name, (steps if stairs else thinned)(line.points)) for line in lines]
+    kept = [line for line in kept if line.points]
+    if not kept:
+        return None
+    xs = [x for line in kept for x, _ in line.points]
+    ys = [y for line in kept for _, y in line.points]
+    x_ticks, y_ticks = ticks(0, max(xs), 6), ticks(min(0.0, *ys), max(ys))
+    frame = Frame((0, max(xs) or 1.0), (y_ticks[0], y_ticks[-1]))
+    parts = [
+        _y_axis(frame, y_ticks, form),
+        _x_axis(frame, [x for x in x_ticks if x <= 1.01 * frame.x[1]], plain, x_name),
+    ]
+    ends = []
+    for line, look in zip(kept, LOOKS, strict=False):
+        parts.append(_path(frame, line, look, form, stairs))
+        ends.append((frame.down(line.points[-1][1]), look, line.name, form(line.points[-1][1])))
+    parts.append(_labels(frame, ends))
+    return _svg(about, parts)
+
+
+def reliability_diagram(before: Sequence[Bin], after: Sequence[Bin], *, few: int, about: str) -> Markup:
+    """Share right over confidence: bars before temperature scaling, a line after it, the ideal dashed, and below how
+    many images there are of each confidence.
+
+    Args:
+        before: bins as the network is.
+        after: bins after temperature scaling.
+        few: bins of fewer images are drawn pale, and the line leaves them out.
+        about: what the chart shows, for those who cannot see it.
+    """
+    strip, gap = 44, 26
+    frame = Frame((0, 1), (0, 1), right=WIDTH - 24, bottom=300)
+    parts = [_y_axis(frame, [0, 0.25, 0.5, 0.75, 1], percent)]
+    for b in before:
+        left, width = frame.across(b.low) + 1, frame.across(b.high) - frame.across(b.low) - 2
+        top = frame.down(b.accuracy)
+        words = f"{b.count:,} images, {percent(round(b.confidence, 3))} sure, {percent(round(b.accuracy, 3))} right"
+        parts.append(
+            Markup(
+                '<rect class="bar" x="{:.1f}" y="{}" width="{:.1f}" height="{:.1f}"><title>{}</title></rect>'
+            ).format(left, top, width, max(frame.bottom - top, 1), words)
+        )
+    corners = (frame.across(0), frame.down(0), frame.across(1), frame.down(1))
+    parts.append(Markup('<line class="ideal" x1="{}" y1="{}" x2="{}" y2="{}"/>').format(*corners))
+    scaled = Line("after", [(b.confidence, b.accuracy) for b in after])
+    parts.append(_path(frame, scaled, "second", percent, False))
+    most, total = max(b.count for b in before), sum(b.count for b in before)
+    base = frame.bottom + gap + strip
+    for b in before:
+        left, width = frame.across(b.low) + 1, frame.across(b.high) - frame.across(b.low) - 2
+        tall = max(strip * b.count / most, 1)
+        parts.append(
+            Markup('<rect class="count" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"/>').format(
+                left, base - tall, width, tall
+            )
+        )
+    parts.append(
+        Markup('<text class="tick" x="{}" y="{}">images: up to {} in a bar</text>').format(
+            LEFT, frame.bottom + gap - 8, percent(round(most / total, 2))
+        )
+    )
+    below = Frame((0, 1), (0, 1), right=frame.right, bottom=base)
+    parts.append(_x_axis(below, [0, 0.25, 0.5, 0.75, 1], percent, "confidence"))
+    return _svg(about, parts, base + BOTTOM)
+
+
+def histogram(shares: Sequence[float], *, about: str, bins: int = 20) -> Markup:
+    """How many classes have which accuracy: shares in 0..1, in equally wide bins; 1 belongs to the last."""
+    counts = [0] * bins
+    for share in shares:
+        counts[min(int(share * bins), bins - 1)] += 1
+    steps = [t for t in ticks(0, max(counts)) if t == int(t)]
+    frame = Frame((0, 1), (0, steps[-1]), right=WIDTH - 24)
+    parts = [_y_axis(frame, steps, plain)]
+    for number, count in enumerate(counts):
+        left, right = frame.across(number / bins) + 1, frame.across((number + 1) / bins) - 1
+        words = f"{percent(number / bins)} to {percent((number + 1) / bins)}: {count} classes"
+        if count:
+            parts.append(
+                Markup(
+                    '<rect class="bar" x="{:.1f}" y="{}" width="{:.1f}" height="{:.1f}"><title>{}</title></rect>'
+                ).format(left, frame.down(count), right - left, frame.bottom - frame.down(count), words)
+            )
+    parts.append(_x_axis(frame, [0, 0.25, 0.5, 0.75, 1], percent, "accuracy of a class"))
+    return _svg(about, parts)
+
+
+def _svg(about: str, parts: Sequence[Markup], height: float = HEIGHT) -> Markup:
+    return Markup('<svg viewBox="0 0 {} {:g}" role="img" aria-label="{}">{}</svg>').format(
+        WIDTH, height, about, Markup("").join(parts)
+    )
+
+
+def _y_axis(frame: Frame, at: Sequence[float], form: Format) -> Markup:
+    line = Markup('<line class="{}" x1="{}" x2="{}" y1="{y}" y2="{y}"/>')
+    text = Markup('<text class="tick" x="{}" y="{}" text-anchor="end">{}</text>')
+    parts = []
+    for number, y in enumerate(at):
+        parts.append(line.format("grid" if number else "axis", LEFT, frame.right, y=frame.down(y)))
+        parts.append(text.format(LEFT - 8, frame.down(y) + 4, form(y)))
+    return Markup("").join(parts)
+
+
+def _x_axis(frame: Frame, at: Sequence[float], form: Format, name: str) -> Markup:
+    text = Markup('<text class="tick" x="{}" y="{}" text-anchor="middle">{}</text>')
+    parts = [text.format(frame.across(x), frame.bottom + 17, form(x)) for x in at]
+    middle = (LEFT + frame.right) / 2
+    return Markup("").join([*parts, text.format(middle, frame.bottom + 35, name)])
+
+
+def _path(frame: Frame, line: Line, look: str, form: Format, stairs: bool) -> Markup:
+    places = [(frame.across(x), frame.down(y)) for x, y in line.points]
+    drawn = "M{:g} {:g}".format(*places[0])
+    for x, y in places[1:]:
+        drawn += f"H{x:g}V{y:g}" if stairs else f"L{x:g} {y:g}"
+    parts = [Markup('<path class="{}" d="{}"/>').format(look, drawn)]
+    if len(places) <= DOTTED and not stairs:
+        dot = Markup('<circle class="{}" cx="{:g}" cy="{:g}" r="3"><title>{}</title></circle>')
+        for (x, y), (_, value) in zip(places, line.points, strict=True):
+            parts.append(dot.format(look, x, y, f"{line.name}: {form(value)}"))
+    return Markup("").join(parts)
+
+
+def _labels(frame: Frame, ends: Sequence[tuple[float, str, str, str]]) -> Markup:
+    """Name and last value at the end of each line, moved apart where they would touch."""
+    text = Markup('<text class="label {}" x="{}" y="{:g}">{} <tspan class="value" x="{}" dy="1.25em">{}</tspan></text>')
+    apart, lowest = 38, frame.bottom - 20
+    placed: list[float] = []
+    order = sorted(ends)
+    for number, (y, *_) in enumerate(order):
+        room_below = apart * (len(order) - 1 - number)
+        place = min(max(y, TOP + 8, placed[-1] + apart if placed else 0.0), lowest - room_below)
+        placed.append(place)
+    x = frame.right + 10
+    return Markup("").join(
+        text.format(look, x, place, name, x, value) for place, (_, look, name, value) in zip(placed, order, strict=True)
+    )
