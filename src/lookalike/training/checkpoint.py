@@ -1,0 +1,146 @@
+"""What a run needs to go on: written beside its place and renamed, so that there is always one whole checkpoint."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from lookalike.errors import InputError
+from lookalike.training.optim import Average
+
+FORMAT = 1
+DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
+
+
+@dataclass
+class State:
+    """How far a run is, besides weights.
+
+    Args:
+        step: optimiser steps taken.
+        best_top1, best_step: the best evaluation so far; -1 before the first.
+        stale: evaluations since then.
+        seconds: wall-clock time of training so far, over all sittings.
+        cpu_seconds: processor time of this process, likewise.
+        stopped_early: whether patience ran out.
+    """
+
+    step: int = 0
+    best_top1: float = -1.0
+    best_step: int = -1
+    stale: int = 0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    stopped_early: bool = False
+
+
+def save_last(
+    folder: Path,
+    state: State,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: Average | None,
+    data: str,
+) -> None:
+    """Write `last.pt`: state, weights, optimiser, average, and the fingerprint of the data.
+
+    A function of the recipe and the step needs no place here: order, augmentation, dropout and learning rate.
+    """
+    folder.mkdir(exist_ok=True)
+    content = {
+        "format": FORMAT,
+        "state": asdict(state),
+        "network": network.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "average": average.network.state_dict() if average else None,
+        "data": data,
+    }
+    beside = folder / "last.pt.partial"
+    with beside.open("wb") as file:
+        torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(folder / "last.pt")
+
+
+def load_last(
+    folder: Path,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: Average | None,
+    data: str,
+) -> State | None:
+    """Read `last.pt` into network, optimiser and average.
+
+    Returns:
+        The state to go on from, or None when there is no checkpoint yet.
+
+    Raises:
+        InputError: it cannot be read, was written by another version, or its data are not these.
+    """
+    path = folder / "last.pt"
+    if not path.is_file():
+        return None
+    again = "Start again without --resume, under another --name."
+    try:
+        content = _read(path)
+        if content["format"] != FORMAT:
+            raise InputError(f"{path}: this checkpoint has format {content['format']}, not {FORMAT}.", again)
+        if content["data"] != data:
+            raise InputError(
+                f"{path}: the data have changed since this run began.", "Bring them back, or start a new run."
+            )
+        network.load_state_dict(content["network"])
+        optimizer.load_state_dict(content["optimizer"])
+        if average:
+            average.network.load_state_dict(content["average"])
+        return State(**content["state"])
+    except DAMAGE as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path}: this checkpoint cannot be read ({first}).", again) from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The content of a `last.pt`; one of `DAMAGE` is raised when it is not whole or holds more than data."""
+    with zipfile.ZipFile(path) as archive:  # the checksums in it, which torch.load passes over
+        if part := archive.testzip():
+            raise ValueError(f"'{part}' in it is damaged")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:  # its own words advise to run what is in there
+        raise ValueError("it holds something else than weights and numbers") from None
+    if not isinstance(content, dict):
+        raise TypeError(f"it holds a {type(content).__name__}")
+    return content
+
+
+def save_best(folder: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write `best.safetensors`, the weights of the best evaluation so far."""
+    folder.mkdir(exist_ok=True)
+    beside = folder / "best.safetensors.partial"
+    beside.write_bytes(save({name: tensor.contiguous() for name, tensor in weights.items()}))
+    beside.replace(folder / "best.safetensors")
+
+
+def load_best(folder: Path) -> dict[str, Tensor]:
+    """Read `best.safetensors`.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
+    path = folder / "best.safetensors"
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: the best weights cannot be read ({error}).", "Train the run again.") from None

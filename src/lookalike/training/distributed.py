@@ -1,0 +1,89 @@
+"""One run in several processes, started by `torchrun`: who we are, and the few words that we exchange."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+
+from lookalike.errors import InputError
+from lookalike.models import device as devices
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of this run.
+
+    Args:
+        rank: our number; number 0 prints, logs and saves.
+        size: how many there are.
+        device: ours.
+    """
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
+
+    def any(self, flag: int) -> int:
+        """The largest `flag` of all processes."""
+        if self.size == 1:
+            return flag
+        tensor = torch.tensor(flag, device=self.device)
+        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        return int(tensor)
+
+    def mean(self, value: float) -> float:
+        """The mean of all processes' values."""
+        if self.size == 1:
+            return value
+        tensor = torch.tensor(value, device=self.device, dtype=torch.float64 if self.device.type == "cpu" else None)
+        dist.all_reduce(tensor)
+        return float(tensor) / self.size
+
+    def gather_rows(self, rows: NDArray[np.float32], total: int) -> NDArray[np.float32]:
+        """Rows rank, rank + size, rank + 2 size, ... of an array of `total` rows, put together in every process."""
+        if self.size == 1:
+            return rows
+        parts: list[NDArray[np.float32]] = [rows] * self.size
+        dist.all_gather_object(parts, rows)
+        whole = np.empty((total, *rows.shape[1:]), rows.dtype)
+        for rank, part in enumerate(parts):
+            whole[rank :: self.size] = part
+        return whole
+
+    def wait(self) -> None:
+        """Wait until every process is here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+def join(device: str) -> World:
+    """Find our place: alone, or one of the processes that `torchrun` started.
+
+    Raises:
+        InputError: no such device, or more processes than GPUs.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    chosen = devices.choose(device)
+    if size == 1:
+        return World(0, 1, chosen)
+    if chosen.type == "cuda":
+        local = int(os.environ["LOCAL_RANK"])
+        if local >= torch.cuda.device_count():
+            raise InputError(
+                f"process {local} has no GPU of its own: there are {torch.cuda.device_count()}.",
+                "Start torchrun with --nproc-per-node of at most that, or with training.device=cpu.",
+            )
+        chosen = torch.device("cuda", local)
+        torch.cuda.set_device(chosen)
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    return World(dist.get_rank(), size, chosen)

@@ -1,0 +1,278 @@
+"""The training loop, from a recipe and packed images to trained weights. Read it top to bottom.
+
+Nothing in it depends on what was drawn before: the batch, its augmentation, dropout and the learning rate are functions
+of the recipe and the number of the step. So a checkpoint is weights, optimiser and a step, and a run that was stopped
+at any moment ends with the same weights, bit for bit on a CPU, as one that was not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from lookalike.data.loader import Loader, seeded
+from lookalike.data.pack import Pack
+from lookalike.errors import InputError, TrainingError
+from lookalike.evaluation.classification import negative_log_likelihood, top_k_accuracy
+from lookalike.evaluation.evaluate import logits_of
+from lookalike.models.build import build
+from lookalike.models.limits import check_size
+from lookalike.recipe import Recipe, Training
+from lookalike.run import Run
+from lookalike.training import checkpoint, optim
+from lookalike.training.checkpoint import State
+from lookalike.training.distributed import World
+from lookalike.training.events import Events
+from lookalike.training.interrupts import Interrupts, leave
+
+WEIGHTS, STEP = 3, 4  # purposes of random streams, beside those of `data.loader`
+RECORDS = 400  # training records in a whole run
+
+Watch = Callable[[dict[str, Any], int], None]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run.
+
+    Args:
+        network: the final weights (averaged ones where the recipe says so; the best where it stopped early), in
+            evaluation mode, on the CPU.
+        state: steps, best result, time.
+    """
+
+    network: nn.Module
+    state: State
+
+
+def train(run: Run, world: World, training: Pack, validation: Pack, *, watch: Watch | None = None) -> Trained:
+    """Train the run's recipe from its last checkpoint, or from the start when it has none.
+
+    Args:
+        run: its folder; metrics and checkpoints are written there by the leading process.
+        world: the processes that share this run.
+        training: images to learn from.
+        validation: images to evaluate on along the way.
+        watch: called with each record and the number of steps in all.
+
+    Raises:
+        InputError: a batch that cannot be shared evenly, or a checkpoint that is not this run's.
+        TrainingError: the loss or the weights are no longer finite; the last good checkpoint stays.
+        KeyboardInterrupt, SystemExit: Ctrl-C or SIGTERM, after a checkpoint.
+    """
+    recipe, settings, device = run.recipe, run.recipe.training, world.device
+    parts = world.size * settings.accumulate
+    if settings.batch_size % parts:
+        raise InputError(
+            f"training.batch_size={settings.batch_size} cannot be shared by {world.size} processes and "
+            f"{settings.accumulate} accumulated batches.",
+            f"Use a multiple of {parts}.",
+        )
+    num_classes = len(training.catalog.class_names)
+    loader = Loader(
+        training.images,
+        training.labels,
+        num_classes,
+        batch_size=settings.batch_size,
+        settings=recipe.data.augment,
+        mean=recipe.data.mean,
+        std=recipe.data.std,
+        seed=settings.seed,
+        device=device,
+    )
+    total = max(1, round(settings.epochs * len(loader) / settings.batch_size))  # steps
+    every = max(1, total // RECORDS)
+
+    network = new_network(recipe, num_classes).to(device)
+    if settings.channels_last:
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for size in sorted(
+        {resolution(settings, step / total, training.size) for step in range(total)} | {validation.size}
+    ):
+        check_size(network, size, recipe.model.name)
+    network.train()
+    optimizer = optim.make_optimizer(network, recipe.optimizer)
+    average = optim.Average(network, settings.ema) if settings.ema else None
+    data = f"{training.catalog.fingerprint} {validation.catalog.fingerprint}"
+    state = checkpoint.load_last(run.checkpoint_dir, network, optimizer, average, data) or State()
+    measured = average.network if average else network
+
+    model: nn.Module = network
+    if world.size > 1:
+        model = DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)
+    if settings.compile:
+        model = torch.compile(model)  # type: ignore[assignment]
+    # a loss is read at every step where that costs nothing; a GPU would have to be waited for
+    read_every = 1 if device.type == "cpu" else min(every, 25)
+
+    clock = Clock(state)
+    if world.leads:
+        run.truncate(state.step)
+    with Interrupts() as interrupts, Events(run, world.leads, watch, total, since=state.step) as events:
+
+        def save() -> None:
+            clock.update(state)
+            if not all(torch.isfinite(p).all() for p in network.parameters()):
+                raise not_finite("weights", state.step)
+            if world.leads:
+                checkpoint.save_last(run.checkpoint_dir, state, network, optimizer, average, data)
+            clock.saved()
+
+        losses: list[Tensor] = []
+        while state.step < total and not state.stopped_early:
+            # one step: set the rate, add up the gradients of the batch's parts, move
+            step = state.step
+            rate = optim.learning_rate(recipe.schedule, recipe.optimizer.lr, step, total)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            torch.manual_seed(seeded(settings.seed, STEP, step, world.rank))  # of dropout
+            size = resolution(settings, step / total, training.size)
+            loss = torch.zeros((), device=device)
+            for part in range(settings.accumulate):
+                batch = loader.batch(step, size, world.rank * settings.accumulate + part, parts)
+                together = part == settings.accumulate - 1 or not isinstance(model, DistributedDataParallel)
+                with contextlib.nullcontext() if together else model.no_sync():  # type: ignore[operator]
+                    with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+                        logits = model(batch.images)
+                    share = F.cross_entropy(logits.float(), batch.targets, label_smoothing=settings.label_smoothing)
+                    (share / settings.accumulate).backward()  # type: ignore[no-untyped-call]
+                loss += share.detach() / settings.accumulate
+            if recipe.optimizer.clip_norm:
+                nn.utils.clip_grad_norm_(network.parameters(), recipe.optimizer.clip_norm)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            if average:
+                average.update(network, step)
+            state.step = step + 1
+            losses.append(loss)
+
+            # look at it
+            epoch = loader.epoch_of(state.step)
+            if state.step % read_every == 0 and not math.isfinite(world.mean(float(loss))):
+                raise not_finite("loss", state.step)
+            if state.step % every == 0 or state.step == total:
+                mean = world.mean(float(torch.stack(losses).mean()))
+                speed = len(losses) * settings.batch_size / clock.lap()
+                events.train(state.step, epoch, mean, rate, size, speed)
+                losses.clear()
+            ends_epoch = int(epoch) // settings.evaluate_every > int(loader.epoch_of(step)) // settings.evaluate_every
+            if ends_epoch or state.step == total:
+                with clock.apart():
+                    scores = evaluate(measured, validation, recipe, world)
+                    events.evaluate(state.step, epoch, scores)
+                    if keep_if_best(state, scores["top1"], settings.patience) and world.leads:
+                        checkpoint.save_best(run.checkpoint_dir, measured.state_dict())
+
+            # stop, save, go on
+            signal = world.any(interrupts.noted)
+            if signal or world.any(clock.is_time_to_save(settings.checkpoint_seconds)) or state.step == total:
+                save()
+            if signal:
+                leave(signal)
+
+        if state.stopped_early:
+            save()
+    if state.stopped_early:
+        world.wait()
+        measured.load_state_dict(checkpoint.load_best(run.checkpoint_dir))
+    return Trained(measured.eval().cpu(), replace(state))
+
+
+def new_network(recipe: Recipe, num_classes: int) -> nn.Module:
+    """The recipe's network with the random weights of its seed; PyTorch's own generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seeded(recipe.training.seed, WEIGHTS))
+        return build(recipe.model.name, num_classes, recipe.model.options)
+
+
+def resolution(settings: Training, done: float, full: int) -> int:
+    """Pixels to train on when a share `done` of the run is over."""
+    size = full
+    for start, pixels in settings.resolution:
+        if done >= start:
+            size = pixels
+    return size
+
+
+def evaluate(network: nn.Module, validation: Pack, recipe: Recipe, world: World) -> dict[str, float]:
+    """Top-1, top-5 and negative log-likelihood on the validation pack, in the run's precision.
+
+    The images are shared among the processes; all of them get the result.
+    """
+    logits = logits_of(
+        network,
+        validation.images[world.rank :: world.size],
+        mean=recipe.data.mean,
+        std=recipe.data.std,
+        device=world.device,
+        batch_size=recipe.evaluation.batch_size,
+        precision=recipe.training.precision,
+    )
+    logits = world.gather_rows(logits, len(validation.images))
+    labels = validation.labels
+    top = top_k_accuracy(logits, labels, (1, 5))
+    return {"top1": top[1], "top5": top[5], "nll": negative_log_likelihood(logits, labels)}
+
+
+def keep_if_best(state: State, top1: float, patience: int) -> bool:
+    """Take note of an evaluation: whether it is the best so far, and whether patience (0: endless) has run out."""
+    if top1 > state.best_top1:
+        state.best_top1, state.best_step, state.stale = top1, state.step, 0
+        return True
+    state.stale += 1
+    state.stopped_early = bool(patience) and state.stale >= patience
+    return False
+
+
+def not_finite(what: str, step: int) -> TrainingError:
+    """The error of a run that has diverged."""
+    return TrainingError(
+        f"the {what} is not finite at step {step}; the last good checkpoint is kept."
+        if what == "loss"
+        else f"the {what} are not finite at step {step}; the last good checkpoint is kept.",
+        "Lower optimizer.lr, or clip the gradients with optimizer.clip_norm=1.",
+    )
+
+
+class Clock:
+    """Times the run: wall and processor seconds over all sittings, laps of pure training, and when to save."""
+
+    def __init__(self, state: State) -> None:
+        self._wall, self._cpu = state.seconds, state.cpu_seconds
+        self._start, self._start_cpu = time.perf_counter(), time.process_time()
+        self._lap = self._saved = self._start
+
+    def update(self, state: State) -> None:
+        """Write the times so far into the state."""
+        state.seconds = self._wall + time.perf_counter() - self._start
+        state.cpu_seconds = self._cpu + time.process_time() - self._start_cpu
+
+    def lap(self) -> float:
+        """Seconds of training since the last lap, without what was set `apart`."""
+        now = time.perf_counter()
+        lap, self._lap = now - self._lap, now
+        return lap
+
+    @contextlib.contextmanager
+    def apart(self) -> Any:
+        """What happens inside is not training and does not count for the lap."""
+        start = time.perf_counter()
+        yield
+        self._lap += time.perf_counter() - start
+
+    def is_time_to_save(self, seconds: float) -> bool:
+        """Whether the last checkpoint is so old."""
+        return time.perf_counter() - self._saved >= seconds
+
+    def saved(self) -> None:
+        """A checkpoint was written now."""
+        self._saved = time.perf_counter()

@@ -1,0 +1,103 @@
+"""The results page: tables in Markdown, written from receipts and nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lookalike.errors import InputError
+from lookalike.training import study as studies
+from lookalike.training.study import Planned, Study, measured
+
+HEAD = """# Results
+
+Written by `lookalike reproduce` from the receipts in `receipts/`; no number here was typed. How they were measured:
+[Protocols](protocols.md). One run of a network is one number with one seed, not a comparison: networks less than about
+a point apart are not told apart here.
+"""
+
+
+def read_receipts(folder: Path) -> dict[str, dict[str, Any]]:
+    """All receipts in a folder, by the name of their run.
+
+    Raises:
+        InputError: one of them is not JSON.
+    """
+    receipts = {}
+    for path in sorted(folder.glob("*.json")):
+        try:
+            receipts[path.stem] = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(f"{path}: not a receipt ({error}).", "Delete it and reproduce the run.") from None
+    return receipts
+
+
+def page(name: str, receipts: dict[str, dict[str, Any]]) -> str:
+    """The whole page of a study: one section for each budget that has a receipt."""
+    study = studies.load(name)
+    sections = [HEAD, f"## {study.title}\n", f"{study.about}\n"]
+    for budget, words in study.budgets.items():
+        planned = [p for p in studies.plan(study, budget) if p.name in receipts]
+        if planned:
+            sections += [f"### Budget {budget}: {words}\n", section(name, study, budget, planned, receipts)]
+    return "\n".join(sections)
+
+
+def section(
+    name: str, study: Study, budget: str, planned: Sequence[Planned], receipts: dict[str, dict[str, Any]]
+) -> str:
+    """The table of one budget, with how it came about below it."""
+    lines = table(planned, receipts)
+    lines += ["", "| run | hardware | date | seed | commit | command |", "|---|---|---|---|---|---|"]
+    for p in planned:
+        receipt = receipts[p.name]
+        lines.append(
+            f"| [{p.name}](receipts/{p.name}.json) | {hardware(receipt)} | {receipt['date'][:10]} "
+            f"| {receipt['seed']} | {commit(receipt)} | `{receipt['command']}` |"
+        )
+    if remarks := sorted({receipts[p.name]["data"]["remark"] for p in planned} - {""}):
+        lines += ["", *remarks]
+    return "\n".join(lines) + "\n"
+
+
+def table(planned: Sequence[Planned], receipts: dict[str, dict[str, Any]]) -> list[str]:
+    """Lines of a Markdown table: published against ours. Top-1 is bold where it is above the published number."""
+    lines = [
+        "| task | network | published top-1 | our top-1 | top-5 | minutes | CPU minutes | epochs | parameters |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for p in planned:
+        m = measured(p.row, receipts[p.name])
+        top1 = f"{m['top1']:.2f}"
+        if m["published"] is not None and m["top1"] > m["published"]:
+            top1 = f"**{top1}**"
+        published = "" if m["published"] is None else f"{m['published']:.2f}"
+        lines.append(
+            f"| {m['task']} | {m['network']} | {published} | {top1} | {m['top5']:.2f} | {m['minutes']:.1f} | "
+            f"{m['cpu_minutes']:.1f} | {m['epochs']} | {m['parameters'] / 1e6:.1f} M |"
+        )
+    return lines
+
+
+def hardware(receipt: dict[str, Any]) -> str:
+    """The machine in a few words."""
+    machine = receipt["hardware"]
+    if machine["gpu"]:
+        return str(machine["gpu"])
+    return f"{machine['cores']} cores of {machine['cpu']}"
+
+
+def commit(receipt: dict[str, Any]) -> str:
+    """The commit, shortened, with what is said about it."""
+    mark, plus, dirty = receipt["commit"].partition("+")
+    return f"{mark[:9]}{plus}{dirty}"
+
+
+def write_page(name: str, path: Path) -> None:
+    """Write the page at `path` from `receipts/` beside it."""
+    text = page(name, read_receipts(path.parent / "receipts"))
+    beside = path.with_name(path.name + ".partial")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)
