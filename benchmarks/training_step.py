@@ -1,0 +1,105 @@
+"""How much of the training loop's time is the model's own forward, backward and step.
+
+    python benchmarks/training_step.py [--model resnet18] [--size 64] [--rounds 5]
+
+The bare step works on one batch that never changes; the loop does everything a run does: reading, augmenting,
+resizing, schedule, logging. Both use the same network, batch size and precision, in one process, in turns, on made-up
+images of the size of Tiny ImageNet's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from lookalike.data.catalog import Catalog, Row
+from lookalike.data.pack import Pack
+from lookalike.recipe import Recipe
+from lookalike.run import Run, hardware
+from lookalike.training import optim
+from lookalike.training.distributed import join
+from lookalike.training.loop import new_network, train
+
+CLASSES = 200
+
+
+def made_up(count: int) -> Pack:
+    """A pack of noise: what is in the images costs no time."""
+    rows = [Row(path=f"{i}", label=i % CLASSES, split="train") for i in range(count)]
+    names = [f"class {i}" for i in range(CLASSES)]
+    catalog = Catalog.from_rows(rows, root=Path(), class_names=names, name="made up")
+    images = np.random.default_rng(0).integers(0, 256, (count, 64, 64, 3), dtype=np.uint8)
+    return Pack(images, catalog, (), Path())
+
+
+def bare_step(recipe: Recipe, size: int) -> Any:
+    """A function that does one forward, backward and step on a batch that stays the same."""
+    network = new_network(recipe, CLASSES).to(memory_format=torch.channels_last).train()
+    optimizer = optim.make_optimizer(network, recipe.optimizer)
+    x = torch.randn(recipe.training.batch_size, 3, size, size).to(memory_format=torch.channels_last)
+    y = torch.randint(0, CLASSES, (len(x),))
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.training.precision == "bf16"):
+            logits = network(x)
+        F.cross_entropy(logits.float(), y, label_smoothing=recipe.training.label_smoothing).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="resnet18")
+    parser.add_argument("--size", type=int, default=64, help="pixels trained on")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=12, help="of each in a round")
+    arguments = parser.parse_args()
+    options = "{stem: patch}" if "resnet" in arguments.model else "{}"
+    recipe = Recipe.from_yaml(
+        f"model: {{name: {arguments.model}, options: {options}}}\n"
+        f"training: {{epochs: 1, resolution: [[0, {arguments.size}]], evaluate_every: 99, checkpoint_seconds: 1000}}\n"
+    )
+    batch = recipe.training.batch_size
+    step = bare_step(recipe, arguments.size)
+    step()
+    images = made_up(batch * arguments.steps)
+    validation = Pack(images.images[:batch], images.catalog.select(range(batch)), (), Path())
+    bare, loop = [], []
+    for number in range(arguments.rounds):
+        start = time.perf_counter()
+        for _ in range(arguments.steps):
+            step()
+        bare.append((time.perf_counter() - start) / arguments.steps)
+        with tempfile.TemporaryDirectory() as folder:
+            times: list[float] = []
+            run = Run.create(Path(folder), f"round-{number}", recipe)
+
+            def watch(record: dict[str, Any], total: int, times: list[float] = times) -> None:
+                if record["kind"] == "train":
+                    times.append(time.perf_counter())
+
+            train(run, join("cpu"), images, validation, watch=watch)
+            loop.append((times[-1] - times[0]) / (len(times) - 1))  # the first step also warms up
+    machine = hardware()
+    shares = [b / w for b, w in zip(bare, loop, strict=True)]
+    print(f"{machine['cores']} cores of {machine['cpu']}, PyTorch {torch.__version__}, {recipe.training.precision}")
+    print(f"{arguments.model} at {arguments.size} px, batch {batch}, medians of {arguments.rounds} rounds")
+    print(f"bare step {1000 * statistics.median(bare):7.1f} ms   {batch / statistics.median(bare):6.0f} images/s")
+    print(f"loop step {1000 * statistics.median(loop):7.1f} ms   {batch / statistics.median(loop):6.0f} images/s")
+    spread = f"{min(shares):.1%} to {max(shares):.1%}"
+    print(f"the model's own share of the loop: {statistics.median(shares):.1%} (rounds: {spread})")
+
+
+if __name__ == "__main__":
+    main()

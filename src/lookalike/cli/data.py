@@ -1,0 +1,157 @@
+"""`lookalike data`: the data sets there are, getting them, checking them, looking at them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lookalike.cli.data_get import get
+from lookalike.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from lookalike.data.catalog import Split
+
+app = typer.Typer(name="data", help="Data sets: list, get, check, import, show.", no_args_is_help=True)
+app.command("get")(get)
+
+Source = Annotated[str, typer.Argument(help="A name such as builtin, or a folder, zip, CSV or Parquet file.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command("list")
+def list_data(as_json: AsJson = False) -> None:
+    """List the data sets that are known by name, and where they lie."""
+    found = _known()
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    width = max(len(one["name"]) for one in found)
+    for one in found:
+        typer.echo(f"{one['name']:<{width}}  {one['title']}")
+        typer.echo(f"{'':<{width}}  {', '.join(filter(None, [one['counts'], _size(one['size_bytes'])]))}")
+        typer.echo(f"{'':<{width}}  {one['path'] or _how_to_get(one['name'])}\n")
+    typer.echo("Your own pictures: give the path of a folder, zip, CSV or Parquet file.")
+
+
+@app.command("check")
+def check(source: Source, as_json: AsJson = False) -> None:
+    """Read every image: counts, images that cannot be decoded, duplicates across splits, wrong labels.
+
+    Ends with exit code 2 when the data set cannot be used as it is.
+    """
+    from lookalike.data import doctor
+    from lookalike.data.read import read
+
+    catalog = read(source)
+    with _progress("checking") as progress:
+        report = doctor.check(catalog, progress=progress)
+    typer.echo(json.dumps(report.to_json(), indent=2, ensure_ascii=False) if as_json else str(report))
+    if not report.usable:
+        raise InputError(f"{source}: {report.verdict}", "The report names what is to be mended.")
+
+
+@app.command("import")
+def import_data(
+    source: Annotated[Path, typer.Argument(help="A folder, a zip, or a Hugging Face Parquet copy.")],
+    name: Annotated[str, typer.Option(help="What to call it, such as pets or tiny-imagenet.")],
+    into: Annotated[Path | None, typer.Option(help="The folder of all data sets, when not the usual one.")] = None,
+) -> None:
+    """Make a data set with a name of its own out of what you have; it is complete or absent."""
+    from lookalike.data.imports import import_dataset
+    from lookalike.data.sources import data_home
+
+    with _progress("importing") as progress:
+        folder = import_dataset(source, name, into or data_home(), progress=progress)
+    typer.echo(f"{name} is in {folder}\nNext: lookalike data check {name if into is None else folder}")
+
+
+@app.command("show")
+def show(
+    source: Source,
+    out: Annotated[Path, typer.Option(help="The page to write: .png, .jpg or .webp.")] = Path("contact-sheet.png"),
+    classes: Annotated[
+        list[str] | None, typer.Option("--class", help="A class to show; repeat it for more. By default all.")
+    ] = None,
+    per_class: Annotated[int, typer.Option(min=1, help="Pictures of each class.")] = 8,
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "train",
+    seed: Annotated[int, typer.Option(min=0, help="Which pictures.")] = 0,
+) -> None:
+    """Write a contact sheet: some pictures of each class on one page."""
+    from lookalike.data.read import read
+    from lookalike.data.sheet import contact_sheet
+
+    catalog = read(source)
+    page = contact_sheet(catalog, out, classes=classes, per_class=per_class, split=_split(split), seed=seed)
+    typer.echo(str(page))
+
+
+def _split(text: str) -> Split:
+    from lookalike.data.catalog import SPLITS
+
+    for split in SPLITS:
+        if text == split:
+            return split
+    raise InputError(f"No split is called '{text}'.{nearest(text, SPLITS)}", "Use train, val or test.")
+
+
+def _known() -> list[dict[str, Any]]:
+    """What `list` shows: the built-in set, those that can be downloaded, and those that were imported."""
+    from lookalike.data.sources import SOURCES, data_home, installed
+
+    known: list[dict[str, Any]] = [
+        {
+            "name": "builtin",
+            "title": "Drawn here: 24 classes of shapes in six families",
+            "counts": "3,600 training, 600 validation, 600 test images",
+            "size_bytes": None,
+            "path": None,
+        }
+    ]
+    for name, one in SOURCES.items():
+        path = installed(name)
+        known.append(
+            {
+                "name": name,
+                "title": one.title,
+                "counts": one.counts,
+                "size_bytes": one.size_bytes,
+                "path": str(path) if path is not None else None,
+            }
+        )
+    for folder in sorted(data_home().glob("*/")):
+        if folder.name not in SOURCES and not folder.name.startswith(".") and folder.is_dir():
+            imported = {"name": folder.name, "title": "imported", "counts": "", "size_bytes": None, "path": str(folder)}
+            known.append(imported)
+    return known
+
+
+def _how_to_get(name: str) -> str:
+    return "nothing to get: drawn when it is first used" if name == "builtin" else f"get it: lookalike data get {name}"
+
+
+def _size(size_bytes: int | None) -> str:
+    return "" if not size_bytes else f"{size_bytes / 2**20:,.0f} MiB to download"
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar with rate and time left on a terminal's stderr; nothing elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    rate = TextColumn("{task.fields[rate]}")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        task = bars.add_task(what, total=None, rate="")
+
+        def report(done: int, total: int) -> None:
+            speed = bars.tasks[0].speed
+            bars.update(task, completed=done, total=total, rate=f"{speed:,.0f}/s" if speed else "")
+
+        yield report

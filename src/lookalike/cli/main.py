@@ -1,0 +1,102 @@
+"""The `lookalike` command: its verbs, and what a person sees when something goes wrong."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+
+from lookalike import __version__
+from lookalike.cli.data import app as data
+from lookalike.cli.evaluate import evaluate
+from lookalike.cli.models import models
+from lookalike.cli.predict import predict
+from lookalike.cli.recipes import recipes
+from lookalike.cli.reproduce import demo, reproduce
+from lookalike.cli.train import train
+from lookalike.errors import InputError, LookalikeError
+
+app = typer.Typer(
+    name="lookalike",
+    help="Train image recognition from scratch, measure it honestly, and use it.",
+    epilog="New here? Try 'lookalike demo': no data needed, under four minutes on two cores.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,  # a bug keeps its plain traceback; a user's mistake has none (see `run`)
+)
+app.command("demo")(demo)
+app.add_typer(data, name="data")
+app.command("recipes")(recipes)
+app.command("models")(models)
+app.command("train")(train)
+app.command("evaluate")(evaluate)
+app.command("predict")(predict)
+app.command("reproduce")(reproduce)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"lookalike {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    pass
+
+
+def run() -> None:
+    """The console script: run the command line and leave with the exit code that fits.
+
+    0 done, 1 failed, 2 bad input, 130 stopped by Ctrl-C, 143 stopped by SIGTERM. An error that a person can cause is
+    printed on stderr as `error: ...` with its remedy below; any other exception is a bug and keeps its traceback.
+    """
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # a reader that went away (`| head`) shows here, not as noise at interpreter exit
+    except LookalikeError as error:
+        _fail(error)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        _drop_output()
+        sys.exit(1)
+    except MemoryError:
+        _fail(InputError("not enough memory.", "Use a smaller batch_size or image_size, or a machine with more."))
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+        _drop_output()
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(InputError(f"{where}no space left on the disk.", "Free some, or choose another folder."))
+
+
+def _terminated(number: int, frame: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)
+
+
+def _drop_output() -> None:
+    """Send what is still buffered for stdout nowhere: the interpreter would try it again on its way out."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _fail(error: LookalikeError) -> NoReturn:
+    print(f"error: {error.message}", file=sys.stderr)
+    if error.remedy:
+        print(f"  {error.remedy}", file=sys.stderr)
+    sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    run()

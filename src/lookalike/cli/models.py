@@ -1,0 +1,54 @@
+"""`lookalike models`: the networks there are, how large they are and what can be set."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+
+def models(
+    name: Annotated[str | None, typer.Argument(help="Show this network with its options.")] = None,
+    size: Annotated[int, typer.Option("--size", min=8, max=1024, help="Side of the images in pixels.")] = 64,
+    classes: Annotated[int, typer.Option("--classes", min=1, help="Outputs of the classifier.")] = 200,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the networks with parameters and operations per image, or show the options of one."""
+    from lookalike.models.build import NETWORKS
+
+    described = [_describe(each, size, classes) for each in ([name] if name else NETWORKS)]
+    if as_json:
+        found = {"size": size, "classes": classes, "networks": described}
+        typer.echo(json.dumps(described[0] if name else found, indent=2))
+    elif name:
+        _print_one(described[0], size, classes)
+    else:
+        _print_table(described, size, classes)
+
+
+def _describe(name: str, size: int, classes: int) -> dict[str, Any]:
+    from lookalike.models.build import NETWORKS, options_of
+    from lookalike.models.profile import profile_of
+
+    profile = profile_of(name, size=size, num_classes=classes)
+    options = options_of(name) if name in NETWORKS else {"pretrained": False}
+    return {"name": name, "parameters": profile.parameters, "flops": profile.flops, "options": options}
+
+
+def _print_table(described: list[dict[str, Any]], size: int, classes: int) -> None:
+    typer.echo(f"{'network':<16}{'parameters':>12}{'GFLOPs':>9}   at {size} × {size} pixels, {classes} classes")
+    for each in described:
+        typer.echo(f"{each['name']:<16}{each['parameters']:>12,}{each['flops'] / 1e9:>9.3f}")
+    typer.echo("timm/NAME       any timm backbone, with: pip install 'lookalike[timm]'")
+    typer.echo("\nA multiply-add is two operations. 'lookalike models NAME' shows the options of one.")
+
+
+def _print_one(each: dict[str, Any], size: int, classes: int) -> None:
+    typer.echo(f"{each['name']}: {each['parameters']:,} parameters at {classes} classes,")
+    typer.echo(f"{each['flops'] / 1e9:.3f} GFLOPs at {size} × {size} pixels (a multiply-add is two operations)\n")
+    typer.echo("options, with their defaults:")
+    for key, default in each["options"].items():
+        typer.echo(f"  model.options.{key}={json.dumps(default)}")
+    if each["name"].startswith("timm/"):
+        typer.echo("  and the keyword arguments of the architecture in timm")

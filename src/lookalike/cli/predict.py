@@ -1,0 +1,189 @@
+"""`lookalike predict`: what is in these pictures, and the predictions file of the Tiny ImageNet challenge."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from lookalike.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from lookalike.data.catalog import Catalog
+    from lookalike.models.pretrained import Prediction, Pretrained
+
+ItemT = TypeVar("ItemT")
+BAR = 20  # characters of a bar for probability 1
+NAMED = 5  # bad pictures named in full
+BATCH = 256
+
+
+def predict(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, or its name on the Hugging Face Hub.")],
+    images: Annotated[
+        list[Path],
+        typer.Argument(metavar="IMAGE...", help="Pictures, or folders of them; DATA with --submission."),
+    ],
+    top: Annotated[int, typer.Option("--top", min=1, help="Answers per picture.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    flip: Annotated[bool, typer.Option("--flip", help="Average with the mirrored picture.")] = False,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    submission: Annotated[
+        Path | None,
+        typer.Option("--submission", metavar="FILE", help="Write the challenge's file for DATA's test set."),
+    ] = None,
+) -> None:
+    """Say what is in pictures. All of them are read before the first answer; one that cannot be read is named."""
+    from lookalike.models.pretrained import load
+
+    if submission is not None:
+        _check_submission(images, submission, as_json)
+        _submit(load(model, device), str(images[0]), submission, flip)
+        return
+    paths = list(_expanded(images))
+    loaded = load(model, device)
+    pictures = _decoded(paths, loaded.config.image_size)
+    answers: list[list[Prediction]] = []
+    with _progress("predicting", range(0, len(pictures), BATCH)) as starts:
+        for start in starts:
+            answers += loaded.predict(pictures[start : start + BATCH], top=top, flip=flip)
+    if as_json:
+        typer.echo(json.dumps(_as_tree(model, loaded, flip, paths, answers), indent=2, ensure_ascii=False))
+    else:
+        for path, predictions in zip(paths, answers, strict=True):
+            typer.echo(_as_text(path, predictions, flip))
+
+
+def _expanded(paths: Iterable[Path]) -> Iterator[Path]:
+    """The files among `paths` as they are, and the pictures below the folders, sorted."""
+    from lookalike.data.image import EXTENSIONS
+
+    for path in paths:
+        if not path.is_dir():
+            yield path
+            continue
+        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
+        if not found:
+            raise InputError(f"{path}: no pictures in this folder.", "Point at pictures or at a folder of them.")
+        yield from found
+
+
+def _decoded(paths: list[Path], size: int) -> NDArray[np.uint8]:
+    """All pictures, (N, size, size, 3); an error that names every one that cannot be read."""
+    import numpy as np
+
+    from lookalike.data.image import decode
+
+    pictures = np.empty((len(paths), size, size, 3), np.uint8)
+    faults: list[InputError] = []
+    with _progress("reading", paths) as shown:
+        for row, path in enumerate(shown):
+            try:
+                pictures[row] = decode(path.read_bytes(), size, where=str(path))
+            except OSError as error:
+                faults.append(InputError(f"{path}: cannot be read ({error.strerror}).", "Check the path."))
+            except InputError as fault:
+                faults.append(fault)
+    if len(faults) == 1:
+        raise faults[0]
+    if faults:
+        named = " ".join(fault.message for fault in faults[:NAMED])
+        more = f" And {len(faults) - NAMED} more." if len(faults) > NAMED else ""
+        raise InputError(
+            f"{len(faults)} of {len(paths)} pictures cannot be used. {named}{more}", "Replace them or leave them out."
+        )
+    return pictures
+
+
+def _as_tree(
+    name: str, model: Pretrained, flip: bool, paths: list[Path], answers: list[list[Prediction]]
+) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {
+        "model": name,
+        "fingerprint": model.fingerprint,
+        "flip": flip,
+        "images": [
+            {"image": str(path), "predictions": [asdict(each) for each in predictions]}
+            for path, predictions in zip(paths, answers, strict=True)
+        ],
+    }
+
+
+def _as_text(path: Path, predictions: list[Prediction], flip: bool) -> str:
+    lines = [f"{path}{'  (flip averaged)' if flip else ''}"]
+    for each in predictions:
+        bar = "█" * round(each.probability * BAR)
+        lines.append(f"  {each.probability:7.2%}  {bar:<{BAR}}  {each.label}")
+    return "\n".join(lines)
+
+
+def _check_submission(images: list[Path], submission: Path, as_json: bool) -> None:
+    if as_json:
+        raise InputError("--json and --submission together.", "--submission writes a file of its own; leave one out.")
+    if len(images) != 1:
+        raise InputError(
+            f"--submission is for one data set, not {len(images)} paths.", "Give a data set's name, its folder or zip."
+        )
+    if submission.is_dir() or not submission.absolute().parent.is_dir():
+        raise InputError(f"{submission}: cannot write a file here.", "Name a file in a folder that exists.")
+
+
+def _submit(model: Pretrained, source: str, submission: Path, flip: bool) -> None:
+    """Write `test_0.JPEG n01443537` for each test image: the file's name and the id of the likeliest class."""
+    from lookalike.data.read import read
+
+    catalog = read(source)
+    rows = catalog.rows_of("test")
+    if not len(rows):
+        raise InputError(f"{source}: no test split.", "Point at a data set that has one, such as tiny-imagenet.")
+    if unknown := sorted(set(model.config.class_ids) - set(catalog.class_ids)):
+        raise InputError(
+            f"the model knows a class '{unknown[0]}', which {source} does not have.",
+            "Use a model trained on this data.",
+        )
+    answers = _likeliest(model, catalog.select(rows), flip)
+    names = [Path(path).name for path in catalog.select(rows).paths]
+    ranked = sorted(zip(names, answers, strict=True), key=lambda line: (len(line[0]), line[0]))  # test_2 before test_10
+    beside = submission.with_name(submission.name + ".partial")
+    try:
+        beside.write_text("".join(f"{name} {answer}\n" for name, answer in ranked), encoding="utf-8")
+        beside.replace(submission)
+    finally:
+        beside.unlink(missing_ok=True)
+    typer.echo(f"{len(ranked):,} predictions{', flip averaged' if flip else ''}: {submission}")
+
+
+def _likeliest(model: Pretrained, catalog: Catalog, flip: bool) -> list[str]:
+    """The class id that the model finds likeliest for each image of the catalog, in its order."""
+    import numpy as np
+
+    from lookalike.data.image import decode
+
+    answers: list[str] = []
+    with _progress("predicting", range(0, len(catalog), BATCH)) as starts:
+        for start in starts:
+            rows = range(start, min(start + BATCH, len(catalog)))
+            size = model.config.image_size
+            batch = np.stack([decode(catalog.read_bytes(row), size, where=catalog.paths[row]) for row in rows])
+            answers += [model.config.class_ids[i] for i in model.logits(batch, flip=flip, batch_size=BATCH).argmax(1)]
+    return answers
+
+
+@contextmanager
+def _progress(what: str, items: Iterable[ItemT]) -> Iterator[Iterable[ItemT]]:
+    """The items again, with a bar on stderr that goes away when they are done; nothing where that is no terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
+        yield bars.track(items, description=what)

@@ -1,0 +1,232 @@
+"""Decoding: the same upright RGB picture whatever the file, or a refusal that names it."""
+
+from __future__ import annotations
+
+import io
+import zlib
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from lookalike.data import image as image_module
+from lookalike.data.image import decode
+from lookalike.errors import InputError
+
+rng = np.random.default_rng(0)
+NOISE = rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)
+
+
+def smooth(height: int, width: int) -> np.ndarray:
+    """A picture without detail: red grows downwards, green to the right."""
+    y, x = np.mgrid[0:height, 0:width]
+    return np.stack([y * 255 / (height - 1), x * 255 / (width - 1), np.full_like(y, 64)], axis=-1).astype(np.uint8)
+
+
+def encoded(image: Image.Image | np.ndarray, kind: str = "PNG", **options: Any) -> bytes:
+    file = io.BytesIO()
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(file, kind, **options)
+    return file.getvalue()
+
+
+def test_a_picture_of_the_right_size_is_not_touched() -> None:
+    for size in (None, (24, 32)):
+        decoded = decode(encoded(NOISE), size)
+        assert decoded.dtype == np.uint8
+        assert decoded.flags.writeable
+        np.testing.assert_array_equal(decoded, NOISE)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM", "WEBP", "GIF", "JPEG"])
+def test_every_format_is_read(kind: str) -> None:
+    flat = np.full((16, 16, 3), (200, 100, 50), dtype=np.uint8)
+    options = {"lossless": True} if kind == "WEBP" else {}
+    decoded = decode(encoded(flat, kind, **options))
+    np.testing.assert_allclose(decoded.astype(int), flat.astype(int), atol=4)  # GIF and JPEG round colours
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_exif_orientation_is_applied(orientation: int, kind: str) -> None:
+    upright = np.zeros((16, 32, 3), dtype=np.uint8)
+    upright[:8, :16] = (255, 0, 0)  # top left
+    upright[:8, 16:] = (0, 255, 0)
+    upright[8:, :16] = (0, 0, 255)
+    stored = upright  # by the definition of the tag, which says where the stored row 0 and column 0 belong
+    if orientation in (5, 6, 7, 8):  # row 0 is a side
+        stored = stored.transpose(1, 0, 2)
+    if orientation in (3, 4, 6, 7):  # row 0 is the bottom or the right side
+        stored = stored[::-1]
+    if orientation in (2, 3, 7, 8):  # column 0 is the right side or the bottom
+        stored = stored[:, ::-1]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options: dict[str, Any] = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {}
+    decoded = decode(encoded(np.ascontiguousarray(stored), kind, exif=exif, **options))
+    assert decoded.shape == upright.shape
+    np.testing.assert_allclose(decoded[4::8, 8::16].astype(int), upright[4::8, 8::16].astype(int), atol=24)
+
+
+def test_a_broken_exif_block_says_nothing_about_the_picture() -> None:
+    decoded = decode(encoded(NOISE, "PNG", exif=b"Exif\0\0not a tiff header at all"))
+    np.testing.assert_array_equal(decoded, NOISE)
+
+
+def test_gray_becomes_rgb() -> None:
+    gray = NOISE[..., 0]
+    np.testing.assert_array_equal(decode(encoded(gray)), np.stack([gray] * 3, axis=-1))
+
+
+def test_black_and_white_becomes_rgb() -> None:
+    decoded = decode(encoded(Image.fromarray(NOISE[..., 0] > 127)))
+    assert set(np.unique(decoded)) == {0, 255}
+
+
+def test_palette_becomes_rgb() -> None:
+    palette = Image.fromarray(NOISE).quantize(16)
+    np.testing.assert_array_equal(decode(encoded(palette)), np.asarray(palette.convert("RGB")))
+
+
+def test_cmyk_becomes_rgb() -> None:
+    flat = Image.new("CMYK", (16, 16), (0, 255, 255, 0))  # no cyan, all magenta and yellow: red
+    for kind in ("JPEG", "TIFF"):
+        np.testing.assert_allclose(decode(encoded(flat, kind))[8, 8].astype(int), (255, 0, 0), atol=4)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparency_becomes_white(mode: str) -> None:
+    picture = Image.new(mode, (4, 4), (0, 0, 0, 0) if mode == "RGBA" else (0, 0))
+    picture.putpixel((1, 1), (0, 0, 0, 128) if mode == "RGBA" else (0, 128))
+    decoded = decode(encoded(picture))
+    assert decoded[0, 0].tolist() == [255, 255, 255]
+    assert decoded[1, 1].tolist() == [127, 127, 127]
+
+
+def test_a_transparent_colour_becomes_white() -> None:
+    palette = Image.new("P", (4, 4), 1)
+    palette.putpalette([0, 0, 0, 10, 20, 30])
+    palette.putpixel((0, 0), 0)
+    rgb = Image.new("RGB", (4, 4), (10, 20, 30))
+    rgb.putpixel((0, 0), (1, 2, 3))
+    for data in (encoded(palette, transparency=0), encoded(rgb, transparency=(1, 2, 3))):
+        decoded = decode(data)
+        assert decoded[0, 0].tolist() == [255, 255, 255]
+        assert decoded[3, 3].tolist() == [10, 20, 30]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
+def test_sixteen_bits_become_eight(kind: str) -> None:
+    deep = np.array([[0, 257, 32896, 65535]], dtype=np.uint16)
+    assert decode(encoded(deep, kind))[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_sixteen_bit_colour_becomes_eight() -> None:
+    rows = b"\0" + np.array([0, 32896, 65535], ">u2").tobytes()  # one pixel: black red, half green, full blue
+    header = b"IHDR" + (1).to_bytes(4) + (1).to_bytes(4) + bytes([16, 2, 0, 0, 0])
+    chunks = [header, b"IDAT" + zlib.compress(rows), b"IEND"]
+    png = b"\x89PNG\r\n\x1a\n" + b"".join((len(c) - 4).to_bytes(4) + c + zlib.crc32(c).to_bytes(4) for c in chunks)
+    assert decode(png)[0, 0].tolist() == [0, 128, 255]
+
+
+def test_pixels_that_have_no_eight_bit_meaning_are_refused() -> None:
+    for values in (np.ones((4, 4), np.float32), np.full((4, 4), 70000, np.int32)):
+        with pytest.raises(InputError, match=r"scan.tif: pixels of more than 16 bits"):
+            decode(encoded(values, "TIFF"), where="scan.tif")
+
+
+def test_the_first_picture_of_an_animation_is_taken() -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    np.testing.assert_allclose(decode(data)[0, 0].astype(int), (255, 0, 0), atol=2)
+
+
+def test_the_box_is_cut_out_before_resizing() -> None:
+    np.testing.assert_array_equal(decode(encoded(NOISE), box=(4, 6, 20, 22)), NOISE[6:22, 4:20])
+    np.testing.assert_array_equal(decode(encoded(NOISE), 16, box=(4, 6, 20, 22)), NOISE[6:22, 4:20])
+
+
+def test_a_box_over_the_edge_is_clipped_and_one_beside_the_picture_refused() -> None:
+    np.testing.assert_array_equal(decode(encoded(NOISE), box=(-5, 20, 40, 99)), NOISE[20:])
+    with pytest.raises(InputError, match=r"a.png: the box .* holds nothing of the 32 × 24 picture"):
+        decode(encoded(NOISE), box=(32, 0, 40, 24), where="a.png")
+
+
+def covered_slowly(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The obvious twin: resize the whole picture so that it covers the target, then cut the middle out."""
+    scale = max(height / picture.shape[0], width / picture.shape[1])
+    size = max(round(picture.shape[1] * scale), width), max(round(picture.shape[0] * scale), height)
+    resized = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC))
+    top, left = (resized.shape[0] - height) // 2, (resized.shape[1] - width) // 2
+    return resized[top : top + height, left : left + width]
+
+
+@given(st.integers(8, 90), st.integers(8, 90), st.integers(8, 60), st.integers(8, 60))
+def test_resizing_covers_and_cuts_the_middle(height: int, width: int, to_height: int, to_width: int) -> None:
+    picture = smooth(height, width)
+    fast = decode(encoded(picture), (to_height, to_width))
+    assert fast.shape == (to_height, to_width, 3)
+    step = 255 / (min(height, width) - 1)  # of red or green between two pixels of the source: half a pixel may differ
+    np.testing.assert_allclose(
+        fast.astype(int), covered_slowly(picture, to_height, to_width).astype(int), atol=step + 3
+    )
+
+
+def test_shrinking_is_antialiased() -> None:
+    checks = np.zeros((256, 256, 3), dtype=np.uint8)
+    checks[::2, ::2] = checks[1::2, 1::2] = 255
+    np.testing.assert_allclose(decode(encoded(checks), 32).astype(int), 127, atol=2)
+
+
+def test_a_large_jpeg_decoded_at_a_fraction_looks_the_same() -> None:
+    big = smooth(1200, 1600)
+    whole = Image.fromarray(decode(encoded(big, "JPEG", quality=95)))
+    expected = covered_slowly(np.asarray(whole), 64, 64).astype(int)
+    np.testing.assert_allclose(decode(encoded(big, "JPEG", quality=95), 64).astype(int), expected, atol=3)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF"])
+def test_a_file_cut_short_is_refused(kind: str) -> None:
+    data = encoded(NOISE, kind)
+    for part in (0.3, 0.6, 0.9):
+        with pytest.raises(InputError, match=r"^cut\.x: "):
+            decode(data[: int(len(data) * part)], where="cut.x")
+
+
+@pytest.mark.parametrize("data", [b"", b"hello", b"\xff\xd8\xff", b"%!PS-Adobe-3.0 EPSF-3.0\n", b"\0" * 100])
+def test_what_is_no_image_is_refused(data: bytes) -> None:
+    with pytest.raises(InputError, match=r"^notes\.jpg: ") as caught:
+        decode(data, where="notes.jpg")
+    assert caught.value.remedy
+
+
+@pytest.mark.filterwarnings("ignore:Truncated File Read")
+@given(st.data())
+def test_damaged_bytes_give_a_picture_or_a_refusal_and_nothing_else(draw: st.DataObject) -> None:
+    kind = draw.draw(st.sampled_from(["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]))
+    data = bytearray(encoded(NOISE, kind))
+    for _ in range(draw.draw(st.integers(1, 8))):
+        data[draw.draw(st.integers(0, len(data) - 1))] = draw.draw(st.integers(0, 255))
+    try:
+        assert decode(bytes(data), 16).shape == (16, 16, 3)
+    except InputError as error:
+        refusal = error.message
+    else:
+        return
+    assert refusal.startswith("image: ")
+
+
+def test_a_picture_with_too_many_pixels_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_module, "MAX_PIXELS", 24 * 32 - 1)
+    with pytest.raises(InputError, match="32 × 24 pixels are too many"):
+        decode(encoded(NOISE))
+
+
+def test_a_bomb_is_refused_before_it_is_decoded() -> None:
+    header = b"IHDR" + (60_000).to_bytes(4) * 2 + bytes([8, 2, 0, 0, 0])
+    chunks = [header, b"IDAT" + zlib.compress(bytes(1000)), b"IEND"]
+    png = b"\x89PNG\r\n\x1a\n" + b"".join((len(c) - 4).to_bytes(4) + c + zlib.crc32(c).to_bytes(4) for c in chunks)
+    with pytest.raises(InputError, match="bomb"):
+        decode(png, where="bomb")

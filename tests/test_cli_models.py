@@ -1,0 +1,62 @@
+"""`lookalike models`."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from lookalike.cli.models import models
+from lookalike.errors import InputError
+from lookalike.models.build import NETWORKS, options_of
+from lookalike.models.profile import profile_of
+
+app = typer.Typer()
+app.command()(models)
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def test_every_network_is_listed_with_its_size() -> None:
+    result = run()
+    assert result.exit_code == 0
+    lines = {line.split()[0]: line for line in result.stdout.splitlines() if line}
+    assert lines.keys() >= NETWORKS.keys()
+    expected = profile_of("resnet18", size=64, num_classes=200)
+    assert f"{expected.parameters:,}" in lines["resnet18"]
+    assert f"{expected.flops / 1e9:.3f}" in lines["resnet18"]
+    assert "64 × 64 pixels, 200 classes" in result.stdout
+    assert "timm/NAME" in result.stdout
+
+
+def test_json_holds_the_numbers_for_the_size_asked_for() -> None:
+    tree = json.loads(run("--json", "--size", "32", "--classes", "10").stdout)
+    assert (tree["size"], tree["classes"]) == (32, 10)
+    assert [each["name"] for each in tree["networks"]] == list(NETWORKS)
+    for each in tree["networks"]:
+        assert each["options"].keys() == options_of(each["name"]).keys()
+    expected = profile_of(tree["networks"][0]["name"], size=32, num_classes=10)
+    assert (tree["networks"][0]["parameters"], tree["networks"][0]["flops"]) == (expected.parameters, expected.flops)
+
+
+@pytest.mark.parametrize("name", ["weave", "cubs_resnet_3"])
+def test_one_network_shows_its_options_as_a_recipe_would_write_them(name: str) -> None:
+    from lookalike.models.build import build
+    from lookalike.recipe import Recipe
+
+    result = run(name)
+    assert result.exit_code == 0
+    shown = [line.strip() for line in result.stdout.splitlines() if "model.options." in line]
+    recipe = Recipe.from_yaml(f"model:\n  name: {name}\n", overrides=shown)
+    assert recipe.model.options.keys() == options_of(name).keys()
+    build(name, 5, recipe.model.options)
+
+
+def test_an_unknown_network_names_the_nearest() -> None:
+    result = run("wave")
+    assert isinstance(result.exception, InputError)
+    assert "Did you mean 'weave'" in result.exception.message
