@@ -112,6 +112,6 @@ def test_commands_and_links_are_really_found() -> None:
     first_steps = (ROOT / "docs" / "how-to" / "first-steps.md").read_text()
     assert ["demo"] in list(shown_commands(first_steps))
     several = (ROOT / "docs" / "how-to" / "several-processes.md").read_text()
-    assert ["train", "tiny_imagenet/resnet18", "--name", "r18"] in list(shown_commands(several))
+    assert ["train", "tiny_imagenet/30m/resnet18", "--name", "r18"] in list(shown_commands(several))
     assert ["models"] in list(mentioned_commands(first_steps))
     assert "how-to/get-data.md" in list(links((ROOT / "docs" / "index.md").read_text()))

@@ -1,6 +1,6 @@
 """What a run is: a typed description of data, network and training, read from YAML and `key=value` overrides.
 
-A recipe is found by name among the ones shipped in `lookalike/recipes` (`tiny_imagenet/resnet18`), or by path. Unknown
+A recipe is found by name among the ones shipped in `lookalike/recipes` (`tiny_imagenet/30m/resnet18`), or by path. Unknown
 keys are refused with the nearest valid one; a resolved recipe is saved in every run folder and reads back equal.
 """
 
@@ -204,7 +204,7 @@ def validate(cls: type[SectionT], tree: dict[str, Any], where: str) -> SectionT:
 
 
 def shipped() -> list[str]:
-    """Names of the recipes in the package, such as "tiny_imagenet/resnet18", sorted."""
+    """Names of the recipes in the package, such as "tiny_imagenet/30m/resnet18", sorted."""
     return sorted(p.relative_to(SHIPPED).with_suffix("").as_posix() for p in SHIPPED.rglob("*.yaml"))
 
 

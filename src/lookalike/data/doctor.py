@@ -67,6 +67,8 @@ class Report:
             return f"Not usable: {self.labels[0]}."
         if self.differences:
             return "Usable, but not the official set: say so beside every number measured on it."
+        if self.conflicts:
+            return "Usable, but some images stand in more than one class: at most one of their labels is right."
         if self.duplicates:
             return "Usable; images in more than one split make results look better than they are."
         return "All is well."
@@ -229,7 +231,8 @@ def _layout(catalog: Catalog) -> str:
     inside = "in a zip" if catalog.container == "zip" else "in a folder"
     if catalog.name != TINY:
         return f"{len(catalog.class_ids)} classes {inside}"
-    sorted_into_classes = any("/n" in catalog.paths[row].rpartition("val/")[2] for row in catalog.rows_of("val")[:1])
+    folders = {catalog.paths[row].rpartition("val/")[2].split("/")[0] for row in catalog.rows_of("val")}
+    sorted_into_classes = not folders.isdisjoint(catalog.class_ids)
     official = "validation images sorted into class folders" if sorted_into_classes else "official layout"
     return f"Tiny ImageNet, {official}, {inside}"
 

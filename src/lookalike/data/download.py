@@ -22,7 +22,7 @@ from lookalike.data.sources import Mirror, Source, mirrors_of
 from lookalike.data.transfer import MirrorError, Transfer, announced, as_faults
 from lookalike.errors import DownloadError, InputError
 
-TRIES = 3  # of a mirror in a row that bring nothing
+TRIES = 3  # of a mirror in a row that bring nothing new
 
 T = TypeVar("T")
 Progress = Callable[[int, int | None], None]
@@ -134,15 +134,16 @@ def _get_all(client: httpx.Client, mirror: Mirror, place: Path, progress: Progre
 
 
 def _persistently(action: Callable[[], T], pause: float, arrived: Callable[[], int] = lambda: 0) -> T:
-    """Do something until it succeeds, or brings nothing `TRIES` times in a row."""
-    vain = 0
+    """Do something until it succeeds, or for the `TRIES`th time in a row brings no more than there was at best."""
+    vain, best = 0, arrived()
     while True:
-        before = arrived()
         try:
             with as_faults():
                 return action()
         except MirrorError as fault:
-            vain = 0 if arrived() > before else vain + 1
+            there = arrived()
+            vain = 0 if there > best else vain + 1
+            best = max(best, there)
             if not fault.again or vain >= TRIES:
                 raise
             time.sleep(pause * 2 ** max(vain - 1, 0))

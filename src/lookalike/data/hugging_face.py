@@ -12,14 +12,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lookalike.data.catalog import Split
 from lookalike.data.folder import SPLIT_NAMES
-from lookalike.data.tables import read_schema
+from lookalike.data.tables import holds_images, not_whole, read_schema
 from lookalike.data.tiny_imagenet import CLASSES
 from lookalike.errors import InputError
 
@@ -32,6 +32,8 @@ BEGINNINGS = {  # of image files, and how such a file is called
     b"BM": "bmp",
     b"II*\0": "tif",
     b"MM\0*": "tif",
+    b"P5": "pgm",
+    b"P6": "ppm",
 }
 
 Progress = Callable[[int, int], None]
@@ -44,7 +46,7 @@ def shards_at(source: Path) -> list[Path]:
         InputError: one of `-00000-of-00003` and its like is missing.
     """
     if source.is_file():
-        return [source] if source.suffix == ".parquet" else []
+        return [source] if source.suffix.lower() == ".parquet" else []
     inside = (shard.relative_to(source) for shard in source.rglob("*.parquet"))
     shards = sorted(source / shard for shard in inside if not any(part.startswith(".") for part in shard.parts))
     groups: Counter[tuple[Path, str, int]] = Counter()
@@ -65,32 +67,29 @@ class Copy:
         shards: its Parquet files.
 
     Raises:
-        InputError: a damaged file, shards with different columns or of no known split, no images or labels in it.
+        InputError: a damaged file, shards with different columns or classes or of no known split, no images or labels
+            in it.
     """
 
     def __init__(self, source: Path, shards: list[Path]) -> None:
         self.source = source
         self.shards = [(_split_of(source, shard), shard) for shard in shards]
         self.schema = read_schema(shards[0])
-        for shard in shards[1:]:
-            if read_schema(shard).names != self.schema.names:
-                raise InputError(f"{shard}: its columns differ from those of {shards[0].name}.", "Import one set only.")
-        self.features: dict[str, Any] = _features(self.schema)
+        self.features = _features(self.schema)
         self.image = self._image_column()
         self.label = self._label_column()
+        self.classes = _class_names(self.features, self.label)  # in label order; None where the labels are the names
+        for shard in shards[1:]:
+            schema = read_schema(shard)
+            if schema.names != self.schema.names:
+                self._refuse_shard(shard, "columns")
+            if _class_names(_features(schema), self.label) != self.classes:
+                self._refuse_shard(shard, "classes")
 
     @cached_property
     def total(self) -> int:
         """Images in all shards."""
         return sum(pq.read_metadata(shard).num_rows for _, shard in self.shards)
-
-    @cached_property
-    def classes(self) -> tuple[str, ...] | None:
-        """Class names in label order, from the metadata; None where the labels are the names."""
-        names = self.features.get(self.label, {}).get("names")
-        if isinstance(names, dict):
-            names = [names[key] for key in sorted(names, key=int)]
-        return None if names is None else tuple(map(str, names))
 
     def rows(self) -> Iterator[tuple[Split, str | None, bytes]]:
         """Split, class (None: not known) and encoded bytes of each image.
@@ -107,8 +106,7 @@ class Copy:
                         where = f"{shard}, row {number}"
                         yield split, self._class_of(record[self.label], where), _bytes_of(record[self.image], where)
             except (OSError, pa.ArrowException) as error:
-                reason = str(error).splitlines()[0]
-                raise InputError(f"{shard}: damaged ({reason}).", "Download it again.") from None
+                raise not_whole(shard, error) from None
 
     def _class_of(self, label: Any, where: str) -> str | None:
         if label is None or label in (-1, ""):
@@ -123,8 +121,7 @@ class Copy:
     def _image_column(self) -> str:
         named = [name for name, feature in self.features.items() if feature.get("_type") == "Image"]
         for name in named or self.schema.names:
-            kind = self.schema.field(name).type
-            if pa.types.is_binary(kind) or (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0):
+            if holds_images(self.schema.field(name).type):
                 return name
         raise InputError(f"{self.source}: no column with images in it.", "Use a copy that holds the images themselves.")
 
@@ -138,14 +135,25 @@ class Copy:
             )
         return choice[0]
 
+    def _refuse_shard(self, shard: Path, what: str) -> NoReturn:
+        raise InputError(f"{shard}: its {what} differ from those of {self.shards[0][1].name}.", "Import one set only.")
 
-def _features(schema: pa.Schema) -> dict[str, Any]:
+
+def _features(schema: pa.Schema) -> dict[str, dict[str, Any]]:
+    """What the metadata says of each column that is really there."""
     metadata = (schema.metadata or {}).get(b"huggingface")
     try:
-        features = json.loads(metadata)["info"]["features"] if metadata else {}
+        features = dict(json.loads(metadata)["info"]["features"]) if metadata else {}
     except (ValueError, KeyError, TypeError):  # written by something else: the columns must do
         features = {}
-    return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
+    return {name: about for name, about in features.items() if isinstance(about, dict) and name in schema.names}
+
+
+def _class_names(features: dict[str, dict[str, Any]], label: str) -> tuple[str, ...] | None:
+    names = features.get(label, {}).get("names")
+    if isinstance(names, dict):
+        names = [names[key] for key in sorted(names, key=int)]
+    return None if names is None else tuple(map(str, names))
 
 
 def _split_of(source: Path, shard: Path) -> Split:
@@ -193,7 +201,7 @@ def unpack(copy: Copy, target: Path, *, tiny_imagenet: bool = False, progress: P
                 f"{copy.source}: image {done} is in {split} and has no label.", "Label it or leave it out."
             )
         kind = _extension(data, f"{copy.source}: image {done}")
-        of_class = _folder_name(class_name or "", folders, copy.source)
+        of_class = "" if class_name is None else _folder_name(class_name, folders, copy.source)
         group = "" if tiny and split != "train" else of_class
         number = count[split, group]
         count[split, group] += 1
@@ -227,7 +235,7 @@ def _extension(data: bytes, where: str) -> str:
 
 def _folder_name(class_name: str, taken: dict[str, str], source: Path) -> str:
     """A folder for a class: its name without what no folder's name can have."""
-    name = re.sub(r'[\x00-\x1f/\\:*?"<>|]', "-", class_name).strip()
+    name = re.sub(r'[\x00-\x1f/\\:*?"<>|]', "-", class_name).strip() or "-"
     name = "-" + name[1:] if name.startswith(".") else name
     if taken.setdefault(name, class_name) != class_name:
         raise InputError(f"{source}: the classes '{taken[name]}' and '{class_name}' are one folder.", "Rename one.")

@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ FORMAT = 1
 CHUNK = 256  # images decoded by a thread at a time
 MARGIN = 64 << 20  # bytes left free on the disk
 SHOWN = 5  # undecodable images named in an error
+DAY = 86_400.0
 
 Progress = Callable[[int, int], None]
 
@@ -121,6 +123,7 @@ def _make(
 ) -> None:
     """Decode into a folder beside the pack's own and rename it once it is whole."""
     folder.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(folder.parent)
     needed = len(catalog) * size * size * 3
     if (free := shutil.disk_usage(folder.parent).free) < needed + MARGIN:
         raise InputError(
@@ -129,8 +132,7 @@ def _make(
         )
     beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=".partial", dir=folder.parent))
     try:
-        shape = (len(catalog), size, size, 3)
-        images = np.lib.format.open_memmap(beside / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
+        images = _create(beside / "images.npy", len(catalog), size)
         faults: list[tuple[int, InputError]] = []
         starts = range(0, len(catalog), CHUNK)
         with ThreadPoolExecutor(workers) as threads:
@@ -143,9 +145,7 @@ def _make(
         rows = _without_faults(catalog, faults, skip_undecodable)
         if faults:
             whole = images
-            images = np.lib.format.open_memmap(
-                beside / "kept.npy", mode="w+", dtype=np.uint8, shape=(len(rows), size, size, 3)
-            )
+            images = _create(beside / "kept.npy", len(rows), size)
             for to, row in enumerate(rows):
                 images[to] = whole[row]
             del whole
@@ -163,11 +163,34 @@ def _make(
             "sha256": _sha256(beside / "images.npy"),
         }
         (beside / "pack.json").write_text(json.dumps(header), encoding="utf-8")
-        if folder.exists():
-            shutil.rmtree(folder)  # not whole, or we would not be here
-        beside.rename(folder)
+        beside.chmod(0o755)  # a temporary folder is closed to others
+        if folder.exists() and not _is_whole(folder):
+            shutil.rmtree(folder)
+        try:
+            beside.rename(folder)
+        except OSError:
+            if not _is_whole(folder):  # else another process was faster, with the same images
+                raise
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def _create(path: Path, count: int, size: int) -> np.memmap[Any, np.dtype[np.uint8]]:
+    """A new file for `count` images, memory-mapped, with its room on the disk taken at once: to write into a mapped
+    file when the disk is full would not raise an error but end the process.
+    """
+    images = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(count, size, size, 3))
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+    return images
+
+
+def _sweep(packs: Path) -> None:
+    """Remove what a killed process left behind more than a day ago."""
+    for left in packs.glob(".*.partial"):
+        if left.is_dir() and time.time() - left.stat().st_mtime > DAY:
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _decode_chunk(catalog: Catalog, size: int, images: NDArray[np.uint8], start: int) -> list[tuple[int, InputError]]:
@@ -212,7 +235,7 @@ def _is_whole(folder: Path) -> bool:
             shape, _, dtype = np.lib.format.read_array_header_1_0(file)
             length = file.tell() + int(np.prod(shape)) * dtype.itemsize
             return header["format"] == FORMAT and os.fstat(file.fileno()).st_size == length
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return False
 
 

@@ -19,6 +19,7 @@ MARGIN = 36
 LINE = 24  # height of a class's name
 HEADER = 84
 MAX_TILES = 4000  # more make a page that no viewer opens
+LONGEST = {".png": 2**31 - 1, ".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383}  # side in pixels that a type can have
 
 PAPER, INK, FAINT = "#ffffff", "#1f2328", "#6e7781"
 
@@ -39,7 +40,8 @@ def contact_sheet(
     Args:
         catalog: whose pictures.
         path: the page, a `.png`, `.jpg` or `.webp` file; its folder is made when missing.
-        classes: names or ids of classes, in the order they shall have; by default all that the split has.
+        classes: names or ids of classes, in the order they shall have; by default (or when empty) all that the split
+            has.
         per_class: pictures of each class, drawn without repetition; fewer where there are fewer.
         split: which split. Unlabelled pictures are shown together.
         seed: which pictures.
@@ -49,10 +51,11 @@ def contact_sheet(
 
     Raises:
         InputError: an unknown class or file type, a split without pictures, too many pictures, one that cannot be
-            decoded.
+            decoded, a page that cannot be written.
     """
     path = Path(path)
-    if path.suffix.lower() not in {".png", ".jpg", ".jpeg", ".webp"}:
+    suffix = path.suffix.lower()
+    if suffix not in LONGEST:
         raise InputError(f"{path}: cannot write this type of file.", "Give it a name that ends in .png or .jpg.")
     rows_of = _rows_by_label(catalog, split, classes)
     if per_class < 1 or len(rows_of) * per_class > MAX_TILES:
@@ -65,15 +68,29 @@ def contact_sheet(
         (_name(catalog, label), [int(row) for row in generator.permutation(rows)[:per_class]])
         for label, rows in rows_of.items()
     ]
-    page = _page(catalog, groups, _title(catalog, split, len(groups)))
+    page = _page(catalog, groups, _title(catalog, split, sum(label != UNLABELLED for label in rows_of)))
+    if max(page.size) > LONGEST[suffix]:
+        raise InputError(
+            f"{path}: a page of {page.width} × {page.height} pixels is too large for this type of file.",
+            "Give it a name that ends in .png, or show fewer pictures.",
+        )
+    try:
+        _save(page, path)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror or error}).", "Make room there, or choose another place."
+        ) from None
+    return path
+
+
+def _save(page: Image.Image, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
-        page.save(beside, quality=92) if path.suffix.lower() != ".png" else page.save(beside, optimize=True)
+        page.save(beside, optimize=True) if path.suffix.lower() == ".png" else page.save(beside, quality=92)
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
-    return path
 
 
 def _rows_by_label(catalog: Catalog, split: Split, classes: Sequence[str] | None) -> dict[int, np.ndarray]:
@@ -83,7 +100,7 @@ def _rows_by_label(catalog: Catalog, split: Split, classes: Sequence[str] | None
     if not len(rows):
         there = ", ".join(sorted(set(catalog.splits.tolist())))
         raise InputError(f"{catalog.root}: no pictures in {split}.", f"Choose another split; there are: {there}.")
-    wanted = sorted(set(labels.tolist())) if classes is None else [_label(catalog, name) for name in classes]
+    wanted = [_label(catalog, name) for name in classes] if classes else sorted(set(labels.tolist()))
     found = {label: rows[labels == label] for label in wanted}
     for label, rows_of_label in found.items():
         if not len(rows_of_label):
@@ -105,8 +122,9 @@ def _name(catalog: Catalog, label: int) -> str:
 
 
 def _title(catalog: Catalog, split: Split, shown: int) -> tuple[str, str]:
-    number = len(catalog.rows_of(split))
-    words = f"{split}: {number:,} pictures, {shown} of {len(catalog.class_names)} classes shown"
+    words = f"{split}: {len(catalog.rows_of(split)):,} pictures"
+    if shown:
+        words += f", {shown} of {len(catalog.class_names)} classes shown"
     return catalog.name, f"{words}; {catalog.remark}" if catalog.remark else words
 
 

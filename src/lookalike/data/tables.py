@@ -52,12 +52,11 @@ def read_table(path: str | Path, *, val_fraction: float = 0.1, split_seed: int =
         schema = read_schema(path)
         if b"lookalike" in (schema.metadata or {}):
             return _own_catalog(path)
-        if any(pa.types.is_struct(field.type) or pa.types.is_binary(field.type) for field in schema):
+        if any(holds_images(field.type) for field in schema):
             remedy = f"Import it: lookalike data import {path} --name NAME"
             raise InputError(f"{path}: the images are inside this Parquet file.", remedy)
         _check_columns(path, schema.names)
-        columns = [name for name in schema.names if name in NEEDED + OPTIONAL]
-        records: Records = list(enumerate(pq.read_table(path, columns=columns).to_pylist(), start=1))
+        records = _read_parquet(path, [name for name in schema.names if name in NEEDED + OPTIONAL])
     else:
         records = _read_csv(path)
     return _catalog(path, records, val_fraction, split_seed)
@@ -72,8 +71,20 @@ def read_schema(path: Path) -> pa.Schema:
     try:
         return pq.read_schema(path)
     except (OSError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path}: not a whole Parquet file ({reason}).", "Write or download it again.") from None
+        raise not_whole(path, error) from None
+
+
+def not_whole(path: Path, error: Exception) -> InputError:
+    """The error for a Parquet file that PyArrow cannot read, with the reason in one line."""
+    reason = " ".join(str(error).split())
+    return InputError(f"{path}: not a whole Parquet file ({reason}).", "Write or download it again.")
+
+
+def holds_images(kind: pa.DataType) -> bool:
+    """Whether a column of this type can hold encoded images: plain bytes, or a struct with a field `bytes`."""
+    if pa.types.is_struct(kind):
+        return bool(kind.get_field_index("bytes") >= 0)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 def _own_catalog(path: Path) -> Catalog:
@@ -83,6 +94,13 @@ def _own_catalog(path: Path) -> Catalog:
             f"{path}: its images were in {catalog.root}, which is gone.", "Put them back, or write the catalog again."
         )
     return catalog
+
+
+def _read_parquet(path: Path, columns: list[str]) -> Records:
+    try:
+        return list(enumerate(pq.read_table(path, columns=columns).to_pylist(), start=1))
+    except (OSError, pa.ArrowException) as error:
+        raise not_whole(path, error) from None
 
 
 def _read_csv(path: Path) -> Records:
@@ -103,8 +121,9 @@ def _check_columns(path: Path, names: Iterable[str]) -> None:
         raise InputError(f"{path}: two columns are called '{twice[0]}'.", "Keep one of them.")
     for needed in NEEDED:
         if needed not in names:
-            close = difflib.get_close_matches(needed, [name.lower() for name in names], n=1, cutoff=0.7)
-            hint = f" Is it '{close[0]}'?" if close else ""
+            as_written = {name.strip().lower(): name for name in names}
+            close = difflib.get_close_matches(needed, as_written, n=1, cutoff=0.7)
+            hint = f" Is it '{as_written[close[0]]}'?" if close else ""
             there = ", ".join(names) or "none"
             raise InputError(
                 f"{path}: no column '{needed}'.{hint}", f"Name the columns path,label; there are: {there}."
@@ -137,7 +156,7 @@ def _catalog(path: Path, records: Records, val_fraction: float, split_seed: int)
 def _class_names(labels: Iterable[str]) -> list[str]:
     """The different labels, sorted; "2" comes before "10" when all are whole numbers."""
     names = {label for label in labels if label}
-    return sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names)
+    return sorted(names, key=lambda name: (int(name), name)) if all(map(str.isdecimal, names)) else sorted(names)
 
 
 class _Place:
@@ -179,7 +198,7 @@ def _box(place: _Place, value: Any) -> Box | None:
         return None
     parts = value.strip("[]() ").replace(",", " ").split() if isinstance(value, str) else value
     try:
-        left, top, right, bottom = (int(part) for part in parts)
+        left, top, right, bottom = map(_whole_number, parts)
     except (TypeError, ValueError):
         place.refuse(f"the box '{value}' is not four whole numbers", "Write left, top, right, bottom in pixels.")
     if left >= right or top >= bottom:
@@ -187,14 +206,25 @@ def _box(place: _Place, value: Any) -> Box | None:
     return left, top, right, bottom
 
 
+def _whole_number(value: Any) -> int:
+    """10 of 10, 10.0 and "10"; a ValueError for what is no whole number of 32 bits."""
+    number = float(value)
+    if not number.is_integer() or abs(number) >= 2**31:
+        raise ValueError
+    return int(number)
+
+
 def _text(value: Any) -> str:
+    """What stands in a cell; 3 for the 3.0 that a column of numbers with gaps has."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     return "" if value is None else str(value).strip()
 
 
 def _check_files(path: Path, rows: list[Row]) -> None:
     missing = [row.path for row in rows if not (path.parent / row.path).is_file()]
     if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        more = f" and {len(missing) - 1} more are" if len(missing) > 1 else " is"
         raise InputError(
-            f"{path}: '{missing[0]}'{more} is not there.", f"Paths are relative to the table's folder, {path.parent}."
+            f"{path}: '{missing[0]}'{more} not there.", f"Paths are relative to the table's folder, {path.parent}."
         )

@@ -102,8 +102,10 @@ class Transfer:
         headers = {"Range": f"bytes={have}-", "If-Range": notes["etag"] or notes["date"]} if have else {}
         with self.client.stream("GET", self.file.url, headers=headers) as response:
             if response.status_code == 416 and have:
+                if response.headers.get("Content-Range") == f"bytes */{have}":
+                    return  # all of it is here: what was announced first was too much
                 self._discard()
-                raise MirrorError("the rest that was asked for is not there", again=True)
+                raise MirrorError("it has no such part as was asked for", again=True)
             if response.status_code == 206 and have:
                 total = self._check_part(response, have, notes)
             elif response.status_code == 200:

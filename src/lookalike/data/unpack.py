@@ -96,9 +96,9 @@ def _check(path: Path, archive: zipfile.ZipFile, places: Mapping[str, str], targ
             _refuse(path, f"'{name}' is a link or a device, no plain file")
     needed = sum(archive.getinfo(name).file_size for name in places)
     if needed > limits.allowed(path.stat().st_size):
-        _refuse(path, f"{needed / 2**30:,.1f} GiB would come out of it, more than a zip of this size holds of pictures")
+        _refuse(path, f"{needed / 2**20:,.0f} MiB would come out of it, more than a zip of this size holds of pictures")
     if needed > (free := shutil.disk_usage(target).free):
-        room = f"{needed / 2**30:.1f} GiB are needed, {free / 2**30:.1f} GiB are free"
+        room = f"{needed / 2**20:,.0f} MiB are needed, {free / 2**20:,.0f} MiB are free"
         raise InputError(f"{target.parent}: {room}.", "Free some, or choose another folder.")
 
 

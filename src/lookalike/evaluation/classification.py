@@ -44,7 +44,7 @@ def predictions(logits: ArrayLike) -> NDArray[np.int64]:
     >>> predictions([[0.1, 0.7, 0.2]]).tolist()
     [1]
     """
-    return np.asarray(logits).argmax(1)
+    return np.asarray(np.asarray(logits).argmax(1), np.int64)
 
 
 def confusion_matrix(logits: ArrayLike, labels: ArrayLike) -> NDArray[np.int64]:
@@ -66,7 +66,8 @@ def per_class_accuracy(logits: ArrayLike, labels: ArrayLike) -> NDArray[np.float
     """
     matrix = confusion_matrix(logits, labels)
     images = matrix.sum(1)
-    return np.divide(matrix.diagonal(), images, out=np.full(len(matrix), np.nan), where=images > 0)
+    shares: NDArray[np.float64] = np.full(len(matrix), np.nan)
+    return np.divide(matrix.diagonal(), images, out=shares, where=images > 0)
 
 
 def most_confused_pairs(logits: ArrayLike, labels: ArrayLike, top: int = 10) -> list[tuple[int, int, int]]:

@@ -1,11 +1,13 @@
 """Charts as inline SVG: crisp at any size, a few kilobytes, coloured by the page's own style sheet.
 
-Classes that the style sheet gives a look: `axis`, `grid`, `tick`, `first` and `second` for the series and their labels,
-`bar`, `ideal`. Sizes are in units of a view box that is `WIDTH` wide; the page decides how large that is.
+Classes that the style sheet gives a look: `axis`, `grid`, `tick`, `first` and `second` for the series and their
+labels, `bar`, `few`, `count`, `ideal`. Sizes are in units of a view box that is `WIDTH` wide; how large that is, the
+page decides.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,10 +17,11 @@ from markupsafe import Markup
 from lookalike.evaluation.calibration import Bin
 
 WIDTH, HEIGHT = 480, 270
-LEFT, RIGHT, TOP, BOTTOM = 54, 106, 14, 40  # around the plot; labels of the lines stand at the right
+LEFT, RIGHT, TOP, BOTTOM = 54, 106, 14, 46  # around the plot; labels of the lines stand at the right
 MOST_POINTS = 300  # of a line; more are averaged
 DOTTED = 40  # lines of at most so many points show each of them
 LOOKS = ("first", "second")
+QUARTERS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 Format = Callable[[float], str]
 
@@ -81,16 +84,15 @@ def ticks(low: float, high: float, about: int = 4) -> list[float]:
 
 
 def thinned(points: Sequence[tuple[float, float]], most: int = MOST_POINTS) -> list[tuple[float, float]]:
-    """At most so many points: neighbours are averaged. Points that are not finite are left out.
+    """At most so many points: neighbours are averaged.
 
     >>> thinned([(0, 1), (1, 3), (2, 5), (3, 7)], most=2)
     [(0.5, 2.0), (2.5, 6.0)]
     """
-    finite = [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
-    if len(finite) <= most:
-        return finite
-    edges = [number * len(finite) // most for number in range(most + 1)]
-    groups = [finite[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    if len(points) <= most:
+        return list(points)
+    edges = [number * len(points) // most for number in range(most + 1)]
+    groups = [points[start:end] for start, end in itertools.pairwise(edges)]
     return [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups]
 
 
@@ -116,8 +118,11 @@ def line_chart(
         x_name: under the x axis.
         form: how y values are written.
         stairs: hold each value until the next instead of joining the points.
+
+    Points that are not finite are left out.
     """
-    kept = [Line(line.name, (steps if stairs else thinned)(line.points)) for line in lines]
+    finite = [[(x, y) for x, y in line.points if math.isfinite(x) and math.isfinite(y)] for line in lines]
+    kept = [Line(line.name, (steps if stairs else thinned)(points)) for line, points in zip(lines, finite, strict=True)]
     kept = [line for line in kept if line.points]
     if not kept:
         return None
@@ -147,40 +152,26 @@ def reliability_diagram(before: Sequence[Bin], after: Sequence[Bin], *, few: int
         few: bins of fewer images are drawn pale, and the line leaves them out.
         about: what the chart shows, for those who cannot see it.
     """
-    strip, gap = 44, 26
+    strip, gap = 44, 30
     frame = Frame((0, 1), (0, 1), right=WIDTH - 24, bottom=300)
-    parts = [_y_axis(frame, [0, 0.25, 0.5, 0.75, 1], percent)]
+    base = frame.bottom + gap + strip
+    most, total = max(b.count for b in before), sum(b.count for b in before)
+    parts, counts = [_y_axis(frame, QUARTERS, percent)], []
     for b in before:
-        left, width = frame.across(b.low) + 1, frame.across(b.high) - frame.across(b.low) - 2
-        top = frame.down(b.accuracy)
-        words = f"{b.count:,} images, {percent(round(b.confidence, 3))} sure, {percent(round(b.accuracy, 3))} right"
+        words = f"{b.count:,} images, {percent(b.confidence)} sure, {percent(b.accuracy)} right"
+        look = "bar few" if b.count < few else "bar"
         parts.append(
-            Markup(
-                '<rect class="bar" x="{:.1f}" y="{}" width="{:.1f}" height="{:.1f}"><title>{}</title></rect>'
-            ).format(left, top, width, max(frame.bottom - top, 1), words)
+            _bar(frame, b.low, b.high, frame.bottom, max(frame.bottom - frame.down(b.accuracy), 1), look, words)
         )
+        counts.append(_bar(frame, b.low, b.high, base, max(strip * b.count / most, 1), "count", words))
     corners = (frame.across(0), frame.down(0), frame.across(1), frame.down(1))
     parts.append(Markup('<line class="ideal" x1="{}" y1="{}" x2="{}" y2="{}"/>').format(*corners))
-    scaled = Line("after", [(b.confidence, b.accuracy) for b in after])
-    parts.append(_path(frame, scaled, "second", percent, False))
-    most, total = max(b.count for b in before), sum(b.count for b in before)
-    base = frame.bottom + gap + strip
-    for b in before:
-        left, width = frame.across(b.low) + 1, frame.across(b.high) - frame.across(b.low) - 2
-        tall = max(strip * b.count / most, 1)
-        parts.append(
-            Markup('<rect class="count" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"/>').format(
-                left, base - tall, width, tall
-            )
-        )
-    parts.append(
-        Markup('<text class="tick" x="{}" y="{}">images: up to {} in a bar</text>').format(
-            LEFT, frame.bottom + gap - 8, percent(round(most / total, 2))
-        )
-    )
+    if scaled := [(b.confidence, b.accuracy) for b in after if b.count >= few]:
+        parts.append(_path(frame, Line("after scaling", scaled), "second", percent, False))
+    words = f"images (highest bar: {percent(most / total)})"
+    parts.append(Markup('<text class="tick" x="{}" y="{}">{}</text>').format(LEFT, frame.bottom + gap - 8, words))
     below = Frame((0, 1), (0, 1), right=frame.right, bottom=base)
-    parts.append(_x_axis(below, [0, 0.25, 0.5, 0.75, 1], percent, "confidence"))
-    return _svg(about, parts, base + BOTTOM)
+    return _svg(about, [*parts, *counts, _x_axis(below, QUARTERS, percent, "confidence")], base + BOTTOM)
 
 
 def histogram(shares: Sequence[float], *, about: str, bins: int = 20) -> Markup:
@@ -188,20 +179,23 @@ def histogram(shares: Sequence[float], *, about: str, bins: int = 20) -> Markup:
     counts = [0] * bins
     for share in shares:
         counts[min(int(share * bins), bins - 1)] += 1
-    steps = [t for t in ticks(0, max(counts)) if t == int(t)]
-    frame = Frame((0, 1), (0, steps[-1]), right=WIDTH - 24)
-    parts = [_y_axis(frame, steps, plain)]
+    whole = [t for t in ticks(0, max(counts)) if t == int(t)]
+    frame = Frame((0, 1), (0, whole[-1]), right=WIDTH - 24)
+    parts = [_y_axis(frame, whole, plain)]
     for number, count in enumerate(counts):
-        left, right = frame.across(number / bins) + 1, frame.across((number + 1) / bins) - 1
-        words = f"{percent(number / bins)} to {percent((number + 1) / bins)}: {count} classes"
+        low, high = number / bins, (number + 1) / bins
+        words = f"{percent(low)} to {percent(high)}: {count} classes"
         if count:
-            parts.append(
-                Markup(
-                    '<rect class="bar" x="{:.1f}" y="{}" width="{:.1f}" height="{:.1f}"><title>{}</title></rect>'
-                ).format(left, frame.down(count), right - left, frame.bottom - frame.down(count), words)
-            )
-    parts.append(_x_axis(frame, [0, 0.25, 0.5, 0.75, 1], percent, "accuracy of a class"))
+            parts.append(_bar(frame, low, high, frame.bottom, frame.bottom - frame.down(count), "bar", words))
+    parts.append(_x_axis(frame, QUARTERS, percent, "accuracy of a class"))
     return _svg(about, parts)
+
+
+def _bar(frame: Frame, low: float, high: float, base: float, tall: float, look: str, words: str) -> Markup:
+    """A bar that stands on `base`, from `low` to `high` on the x axis, with a little air at its sides."""
+    left, width = frame.across(low) + 1, frame.across(high) - frame.across(low) - 2
+    rect = Markup('<rect class="{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"><title>{}</title></rect>')
+    return rect.format(look, left, base - tall, width, tall, words)
 
 
 def _svg(about: str, parts: Sequence[Markup], height: float = HEIGHT) -> Markup:
@@ -222,9 +216,9 @@ def _y_axis(frame: Frame, at: Sequence[float], form: Format) -> Markup:
 
 def _x_axis(frame: Frame, at: Sequence[float], form: Format, name: str) -> Markup:
     text = Markup('<text class="tick" x="{}" y="{}" text-anchor="middle">{}</text>')
-    parts = [text.format(frame.across(x), frame.bottom + 17, form(x)) for x in at]
+    parts = [text.format(frame.across(x), frame.bottom + 18, form(x)) for x in at]
     middle = (LEFT + frame.right) / 2
-    return Markup("").join([*parts, text.format(middle, frame.bottom + 35, name)])
+    return Markup("").join([*parts, text.format(middle, frame.bottom + 39, name)])
 
 
 def _path(frame: Frame, line: Line, look: str, form: Format, stairs: bool) -> Markup:
@@ -243,7 +237,7 @@ def _path(frame: Frame, line: Line, look: str, form: Format, stairs: bool) -> Ma
 def _labels(frame: Frame, ends: Sequence[tuple[float, str, str, str]]) -> Markup:
     """Name and last value at the end of each line, moved apart where they would touch."""
     text = Markup('<text class="label {}" x="{}" y="{:g}">{} <tspan class="value" x="{}" dy="1.25em">{}</tspan></text>')
-    apart, lowest = 38, frame.bottom - 20
+    apart, lowest = 46, frame.bottom - 20
     placed: list[float] = []
     order = sorted(ends)
     for number, (y, *_) in enumerate(order):

@@ -1,6 +1,7 @@
 """The report of a run: one HTML file that needs nothing beside it, for a screen, a phone or paper.
 
-The numbers at its top are the receipt's; everything below is drawn from the logits. The same inputs give the same bytes.
+The numbers at its top are the receipt's; everything below is drawn from the logits. The same inputs give the same
+bytes.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from lookalike.errors import InputError
 from lookalike.evaluation import figures
 from lookalike.evaluation.calibration import fit_temperature, log_softmax, reliability
 from lookalike.evaluation.figures import Line
-from lookalike.evaluation.findings import Findings
+from lookalike.evaluation.findings import ClassRow, Findings
 
 TEMPLATE = Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8")  # once: a long run keeps its own
 ALL_CLASSES = 40  # with more, only the best and worst are shown at once, and there is no confusion matrix
@@ -28,6 +29,7 @@ EXTREMES = 15
 LISTED = 1000  # classes in the list of all; more would make the file large
 PAIRS, PICTURES = 8, 4  # confused pairs, and pictures of each direction
 MISTAKES = 24
+FEW = 10  # images of one confidence that say little
 
 
 def write_report(
@@ -68,6 +70,7 @@ def write_report(
     environment.filters["percent"] = figures.percent
     text = environment.from_string(TEMPLATE).render(
         title=title,
+        lead=lead(receipt),
         remark=remark,
         recipe_yaml=recipe_yaml,
         results=receipt["results"],
@@ -82,6 +85,18 @@ def write_report(
         wrong=int(findings.wrong.sum()),
     )
     _write(path, text)
+
+
+def lead(receipt: dict[str, Any]) -> str:
+    """The line below the title: which network, how large, on which data, trained for how long; what is known of it."""
+    words = [receipt.get("model", "")]
+    if parameters := receipt.get("parameters"):
+        words.append(f"{parameters / 1e6:.3g} million parameters")
+    if name := receipt.get("data", {}).get("name"):
+        words.append(str(name))
+    if "seconds" in receipt:
+        words.append(f"trained in {duration(receipt['seconds'])}")
+    return " · ".join(word for word in words if word)
 
 
 def headline(results: dict[str, Any], findings: Findings) -> dict[str, Any]:
@@ -142,11 +157,11 @@ def training_charts(history: Sequence[dict[str, Any]]) -> list[tuple[str, str, M
     def series(kind: str, key: str) -> list[tuple[float, float]]:
         return [(r["epoch"], r[key]) for r in history if r.get("kind") == kind and r.get(key) is not None]
 
-    plans = [
+    plans: list[tuple[str, str, list[Line], figures.Format, bool]] = [
         (
             "Accuracy",
-            "On the validation images.",
-            [Line("top-5", series("eval", "top5")), Line("top-1", series("eval", "top1"))],
+            "On the validation images, in the precision of the training.",
+            [Line("top-1", series("eval", "top1")), Line("top-5", series("eval", "top5"))],
             figures.percent,
             False,
         ),
@@ -174,7 +189,9 @@ def confidence(findings: Findings) -> dict[str, Any]:
     temperature = fit_temperature(findings.logits, findings.labels)
     sure, right = float(findings.confidence.mean()), float(1 - findings.wrong.mean())
     before = reliability(np.exp(log_softmax(findings.logits)), findings.labels)
-    after = reliability(np.exp(log_softmax(findings.logits / temperature)), findings.labels)
+    scaled = len(findings.labels) >= 4  # as `calibration.cross_fitted_ece`
+    after = reliability(np.exp(log_softmax(findings.logits / temperature)), findings.labels) if scaled else []
+    few = min(FEW, len(findings.labels) // 50)
     about = (
         f"Reliability diagram. Mean confidence {figures.percent(sure, 1)}, share recognised "
         f"{figures.percent(right, 1)}."
@@ -188,7 +205,9 @@ def confidence(findings: Findings) -> dict[str, Any]:
         "share_right": right,
         "verdict": verdict,
         "temperature": temperature,
-        "reliability": figures.reliability_diagram(before, after, about=about),
+        "reliability": figures.reliability_diagram(before, after, few=few, about=about),
+        "few": few,
+        "scaled": scaled,
     }
 
 
@@ -205,11 +224,22 @@ def classes(findings: Findings) -> dict[str, Any]:
         "known": known,
         "best": known[:cut] if many else None,
         "worst": known[::-1][:cut] if many else None,
+        "quartiles": quartiles(known, shares) if many else None,
         "listed": count <= LISTED,
         "histogram": figures.histogram(shares, about="How many classes have which accuracy.") if many else None,
         "names": findings.names,
         "matrix": None if many else findings.matrix.tolist(),
     }
+
+
+def quartiles(known: Sequence[ClassRow], shares: Sequence[float]) -> str:
+    """The spread of the classes in a sentence."""
+    low, middle, high = (figures.percent(float(end)) for end in np.quantile(shares, (0.25, 0.5, 0.75)))
+    best, worst = known[0], known[-1]
+    return (
+        f"Half of the classes lie between {low} and {high}, around {middle}. The best is {best.name}, "
+        f"{figures.percent(max(shares))}; the worst {worst.name}, {figures.percent(min(shares))}."
+    )
 
 
 def facts(receipt: dict[str, Any]) -> list[tuple[str, str]]:

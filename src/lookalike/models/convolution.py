@@ -16,7 +16,7 @@ MOST_POSITIONS = 9  # of the output; from 4x4 on, the ordinary way is as fast
 
 
 class Conv2d(nn.Conv2d):
-    """`torch.nn.Conv2d` with an odd kernel, padding of half the kernel and no bias: maps keep their size over the stride.
+    """`torch.nn.Conv2d` with an odd kernel, padding of half of it and no bias: maps keep their size over the stride.
 
     It is the same function with the same parameters, up to rounding. The way through matrix products is taken when
     gradients are wanted on a CPU and the output has at most `MOST_POSITIONS` positions.
@@ -68,6 +68,6 @@ def by_positions(x: Tensor, weight: Tensor, stride: int) -> Tensor:
 
 
 def _meeting(start: int, size: int, length: int) -> tuple[slice, slice]:
-    """Where a kernel of `size` that begins at `start` meets a line of `length`: the slice of the line, of the kernel."""
+    """Where a kernel of `size` beginning at `start` meets a line of `length`: the slice of the line, of the kernel."""
     low, high = max(start, 0), min(start + size, length)
     return slice(low, high), slice(low - start, high - start)

@@ -45,7 +45,7 @@ class Similarities(nn.Module):
     def matrix(self, q: Tensor, k: Tensor, scale: Tensor | float = 1.0) -> Tensor:
         """Similarities S (B, N, N) of queries and keys (B, N, d), times a scale.
 
-        The scale is taken into the queries: they are few numbers beside the matrix, and its gradient then costs nothing.
+        The scale is taken into the queries, few numbers beside the matrix, where its gradient costs nothing.
         """
         if self.kind == "cosine":
             return (F.normalize(q, dim=-1) * scale) @ F.normalize(k, dim=-1).mT

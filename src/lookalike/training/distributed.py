@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
-from lookalike.errors import InputError
+from lookalike.errors import InputError, LookalikeError
 from lookalike.models import device as devices
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,23 @@ class World:
         for rank, part in enumerate(parts):
             whole[rank :: self.size] = part
         return whole
+
+    def in_turn(self, action: Callable[[], Result]) -> Result:
+        """Let the leading process act, then the others, who find done what it writes.
+
+        Where the leading process fails, it alone says so; the others leave without a word, with its exit code.
+        """
+        if self.size > 1 and not self.leads and (code := self.any(0)):
+            raise SystemExit(code)
+        try:
+            result = action()
+        except LookalikeError as error:
+            if self.leads:
+                self.any(error.exit_code)
+            raise
+        if self.leads:
+            self.any(0)
+        return result
 
     def wait(self) -> None:
         """Wait until every process is here."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,21 +70,31 @@ def fit(recipe: Recipe, *, root: Path, name: str, resume: bool = False, watch: W
     watch = watch or Watch()
     world = join(recipe.training.device)
     watch = watch if world.leads else Watch()
+    catalog = world.in_turn(lambda: read_trainable(recipe))
+    is_new = world.leads and not Run(root / name).recipe_path.is_file()
+    run = world.in_turn(lambda: open_run(recipe, root, name, resume or not world.leads))
+    try:
+        training, validation = (
+            world.in_turn(partial(pack_split, catalog, split, recipe, watch)) for split in ("train", "val")
+        )
+        trained = train(run, world, training, validation, watch)
+    except InputError:
+        if is_new and not run.checkpoint_dir.exists():
+            shutil.rmtree(run.path)  # it never began: the name is free for the next try
+        raise
+    world.in_turn(lambda: finish(run, world, trained, training, validation, watch) if world.leads else None)
+    return run
+
+
+def read_trainable(recipe: Recipe) -> Catalog:
+    """The recipe's data, checked.
+
+    Raises:
+        InputError: they cannot be read, or not be trained on.
+    """
     catalog = read(recipe.data.source, val_fraction=recipe.data.val_fraction, split_seed=recipe.data.split_seed)
     check_trainable(catalog)
-    run = open_run(recipe, root, name, resume, world)
-    training, validation = (pack_split(catalog, split, recipe, watch) for split in ("train", "val"))
-    try:
-        trained = loop.train(run, world, training, validation, watch=watch.training)
-    except torch.OutOfMemoryError:
-        raise InputError(
-            f"{world.device} has not enough memory for this run.",
-            "Use a smaller training.batch_size, or training.accumulate=2.",
-        ) from None
-    if world.leads:
-        finish(run, world, trained, training, validation, watch)
-    world.wait()
-    return run
+    return catalog
 
 
 def check_trainable(catalog: Catalog) -> None:
@@ -107,15 +119,14 @@ def check_trainable(catalog: Catalog) -> None:
         )
 
 
-def open_run(recipe: Recipe, root: Path, name: str, resume: bool, world: World) -> Run:
-    """The run's folder: made by the leading process, or opened again when its recipe is this one."""
-    exists = (root / name / "recipe.yaml").is_file()
-    world.wait()
-    if not exists or not resume:
-        if world.leads:
-            Run.create(root, name, recipe)
-        world.wait()
-        return Run.open(root / name)
+def open_run(recipe: Recipe, root: Path, name: str, resume: bool) -> Run:
+    """The run's folder: made, or opened again when its recipe is this one.
+
+    Raises:
+        InputError: the name is taken, or cannot be one; or the run there has another recipe.
+    """
+    if not resume or not Run(root / name).recipe_path.is_file():
+        return Run.create(root, name, recipe)
     run = Run.open(root / name)
     if run.recipe != recipe:
         raise InputError(
@@ -135,7 +146,7 @@ def difference(old: Recipe, new: Recipe) -> str:
         return leaves
 
     was, now = flat(old.model_dump()), flat(new.model_dump())
-    key = next(key for key in {**was, **now} if was.get(key) != now.get(key))
+    key = next(key for key in {**was, **now} if (key in was, was.get(key)) != (key in now, now.get(key)))
     return f"this run has {key}={was.get(key)}, not {now.get(key)}"
 
 
@@ -152,6 +163,17 @@ def pack_split(catalog: Catalog, split: Split, recipe: Recipe, watch: Watch) -> 
     if made.skipped:
         watch.say(f"left out {len(made.skipped)} that cannot be decoded, {made.skipped[0]} first")
     return made
+
+
+def train(run: Run, world: World, training: Pack, validation: Pack, watch: Watch) -> loop.Trained:
+    """`loop.train`, with a word for a memory that is too small."""
+    try:
+        return loop.train(run, world, training, validation, watch=watch.training)
+    except torch.OutOfMemoryError:
+        raise InputError(
+            f"{world.device} has not enough memory for this run.",
+            "Use a smaller training.batch_size, or training.accumulate=2.",
+        ) from None
 
 
 def finish(run: Run, world: World, trained: loop.Trained, training: Pack, validation: Pack, watch: Watch) -> None:

@@ -23,13 +23,15 @@ def read_receipts(folder: Path) -> dict[str, dict[str, Any]]:
     """All receipts in a folder, by the name of their run.
 
     Raises:
-        InputError: one of them is not JSON.
+        InputError: one of them is not JSON, or holds no results.
     """
     receipts = {}
     for path in sorted(folder.glob("*.json")):
         try:
             receipts[path.stem] = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+            if "results" not in receipts[path.stem]:
+                raise ValueError("no results in it")
+        except (ValueError, TypeError) as error:
             raise InputError(f"{path}: not a receipt ({error}).", "Delete it and reproduce the run.") from None
     return receipts
 
