@@ -87,7 +87,7 @@ def in_square(y: int, x: int, centre: tuple[float, float], side: float, size: in
 
 
 def mixed(x: np.ndarray, labels: list[int], classes: int, drawn: Draw, i: int) -> tuple[np.ndarray, np.ndarray]:
-    """x is (B, 3, S, S); the mixture of image i with the next one, and its target."""
+    """The mixture of image i with the next one, and its target; x is (B, 3, S, S)."""
     size, other = x.shape[2], (i + 1) % len(x)
     out, share = x[i].copy(), drawn.mix[i].item()
     if drawn.paste[i]:

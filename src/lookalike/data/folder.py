@@ -23,6 +23,7 @@ SPLIT_NAMES: dict[str, Split] = {
     "validation": "val",
     "test": "test",
 }
+MAX_TEXT = 64 * 2**20  # bytes of a list in a zip, once unpacked; real ones have one or two million
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,11 @@ class Tree:
         try:
             if self.container == "folder":
                 return (self.root / name).read_text(encoding="utf-8-sig")
-            with open_zip(self.root) as archive:
-                return archive.read(name).decode("utf-8-sig")
+            with open_zip(self.root) as archive, archive.open(name) as file:
+                text = file.read(MAX_TEXT + 1)
+            if len(text) > MAX_TEXT:
+                raise ValueError(f"it unpacks to more than {MAX_TEXT // 2**20} MiB")
+            return text.decode("utf-8-sig")
         except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
             raise InputError(f"{self.root}: cannot read '{name}' ({error}).", "Restore this file.") from None
 

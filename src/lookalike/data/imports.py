@@ -53,7 +53,10 @@ def import_dataset(source: str | Path, name: str, into: Path, *, progress: Progr
     target = _target(name, into)
     if source.suffix.lower() in TABLES:
         raise InputError(f"{source}: a table need not be imported.", f"Use it where it lies: --data {source}")
-    into.mkdir(parents=True, exist_ok=True)
+    try:
+        into.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{into}: no folder can be made here ({error.strerror}).", "Choose another one.") from None
     _sweep(into)
     beside = Path(tempfile.mkdtemp(prefix=f".{name}-", suffix=".importing", dir=into))
     try:

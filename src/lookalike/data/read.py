@@ -39,7 +39,7 @@ def read(source: str | Path, *, val_fraction: float = 0.1, split_seed: int = 0) 
     path = _find(source)
     if path.is_file() and path.suffix.lower() in TABLES:
         return read_table(path, val_fraction=val_fraction, split_seed=split_seed)
-    for shard in (shard for pattern in SHARDS for shard in path.glob(pattern)):
+    for shard in (shard for pattern in SHARDS for shard in sorted(path.glob(pattern))):
         raise InputError(
             f"{path}: a folder with Parquet files, such as {shard.relative_to(path)}.",
             f"Import it (lookalike data import {path} --name NAME), or point at the one file that is a table.",

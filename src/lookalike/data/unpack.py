@@ -105,7 +105,7 @@ def _check(path: Path, archive: zipfile.ZipFile, places: Mapping[str, str], targ
 def _is_inside(name: str) -> bool:
     """Whether a name stays below the folder that it is written to, on every system."""
     parts = PurePosixPath(name).parts
-    return bool(parts) and "\\" not in name and not PureWindowsPath(name).anchor and not {"..", "/"} & set(parts)
+    return bool(parts) and "\\" not in name and not PureWindowsPath(name).anchor and ".." not in parts
 
 
 def _unpack_one(path: Path, archive: zipfile.ZipFile, name: str, place: Path, budget: int) -> int:

@@ -67,7 +67,8 @@ def per_class_accuracy(logits: ArrayLike, labels: ArrayLike) -> NDArray[np.float
     matrix = confusion_matrix(logits, labels)
     images = matrix.sum(1)
     shares: NDArray[np.float64] = np.full(len(matrix), np.nan)
-    return np.divide(matrix.diagonal(), images, out=shares, where=images > 0)
+    np.divide(matrix.diagonal(), images, out=shares, where=images > 0)
+    return shares
 
 
 def most_confused_pairs(logits: ArrayLike, labels: ArrayLike, top: int = 10) -> list[tuple[int, int, int]]:

@@ -112,7 +112,7 @@ def headline(results: dict[str, Any], findings: Findings) -> dict[str, Any]:
         "n": n,
         "class_count": count,
         "top1": share(results["top1"]),
-        "right": n - int(findings.wrong.sum()),
+        "right": round(results["top1"] * n),
         "interval": f"{100 * low:.1f} to {share(high, 1)}",
         "chance": share(1 / count, 1),
         "top5": share(results["top5"]) if count > 5 else None,

@@ -83,12 +83,31 @@ def table(planned: Sequence[Planned], receipts: dict[str, dict[str, Any]]) -> li
     return lines
 
 
+def headline(name: str, receipts: dict[str, dict[str, Any]]) -> str:
+    """The short table for a README: the best run of each network, whatever its budget."""
+    study = studies.load(name)
+    lines = ["| task | network | published top-1 | our top-1 | minutes | on |", "|---|---|---:|---:|---:|---|"]
+    for number in range(len(study.rows)):
+        runs = [studies.plan(study, budget)[number] for budget in study.budgets]
+        if done := [p for p in runs if p.name in receipts]:
+            best = max(done, key=lambda p: float(receipts[p.name]["results"]["top1"]))
+            m, receipt = measured(best.row, receipts[best.name]), receipts[best.name]
+            published = "" if m["published"] is None else f"{m['published']:.2f}"
+            lines.append(
+                f"| {m['task']} | {m['network']} | {published} | {m['top1']:.2f} | {m['minutes']:.0f} "
+                f"| {hardware(receipt)}, {receipt['date'][:10]} |"
+            )
+    return "\n".join(lines)
+
+
 def hardware(receipt: dict[str, Any]) -> str:
-    """The machine in a few words."""
+    """The machine in a few words: its GPU, or how many of its cores the run computed on."""
     machine = receipt["hardware"]
     if machine["gpu"]:
         return str(machine["gpu"])
-    return f"{machine['cores']} cores of {machine['cpu']}"
+    used = receipt["threads"] * receipt["processes"]
+    cores = f"{used} of {machine['cores']} cores" if used < machine["cores"] else f"{machine['cores']} cores"
+    return f"{cores} of {machine['cpu']}"
 
 
 def commit(receipt: dict[str, Any]) -> str:
