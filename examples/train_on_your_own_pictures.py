@@ -2,8 +2,8 @@
 
     python examples/train_on_your_own_pictures.py [FOLDER]
 
-FOLDER holds one folder of pictures for each class. Without it, a small one is drawn, so that the example runs anywhere in
-about half a minute.
+FOLDER holds one folder of pictures for each class. Without it, a small one is drawn, so that the example runs anywhere
+in about half a minute.
 """
 
 from __future__ import annotations
@@ -31,9 +31,8 @@ def main() -> None:
     changes = [f"data.source={pictures}", "data.image_size=32", "training.epochs=12", "model.options.width=16"]
     run = fit(recipe.load("demo", changes), root=work / "runs", name="mine")
     results = run.receipt()["results"]
-    print(
-        f"top-1 {results['top1']:.1%} on {results['n']} pictures that it has not seen; chance is 1 in {len(results['per_class'])}"
-    )
+    print(f"top-1 {results['top1']:.1%} on {results['n']} pictures that it has not seen")
+    print(f"chance is {1 / len(results['per_class']):.1%}")
     print(f"look at {run.report_path}")
 
     # The model folder is all that one needs to use it.

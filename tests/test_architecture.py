@@ -18,13 +18,14 @@ SOURCE = Path(lookalike.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
 NAMES = [path.relative_to(SOURCE).as_posix() for path in FILES]
 
-GROUND = {"errors", "recipe", "run"}
+GROUND = {"errors", "recipe", "run", "image"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "recipe": {"errors"},
     "run": {"errors", "recipe"},
-    "data": {"errors", "recipe"},
-    "models": {"errors", "recipe"},
+    "image": {"errors"},
+    "data": {"errors", "recipe", "image"},
+    "models": {"errors", "recipe", "image"},
     "losses": {"errors"},
     "evaluation": GROUND | {"data", "models"},
     "training": GROUND | {"data", "models", "losses", "evaluation"},

@@ -14,6 +14,7 @@ from typer.main import get_command
 from lookalike import __version__, recipe
 from lookalike.cli.main import app
 from lookalike.recipe import Recipe
+from lookalike.training import results
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -96,6 +97,13 @@ def test_every_recipe_and_override_shown_is_valid(page: Path) -> None:
             assert isinstance(made, Recipe)
     for block in fenced(text, "yaml"):
         assert Recipe.from_yaml(block, page.name)
+
+
+def test_the_results_page_and_the_readme_show_what_the_receipts_say() -> None:
+    receipts = results.read_receipts(ROOT / "docs" / "receipts")
+    assert receipts
+    assert (ROOT / "docs" / "results.md").read_text() == results.page("tiny-imagenet", receipts)
+    assert results.headline("tiny-imagenet", receipts) in (ROOT / "README.md").read_text()
 
 
 def test_the_changelog_knows_this_version() -> None:

@@ -24,11 +24,11 @@ from PIL import Image
 from lookalike.data import pack as packs
 from lookalike.data.catalog import UNLABELLED, Catalog, Row
 from lookalike.data.folder import read_folder
-from lookalike.data.image import decode
 from lookalike.data.pack import Pack, pack
 from lookalike.data.synthetic import render
 from lookalike.data.tiny_imagenet import read_tiny_imagenet
 from lookalike.errors import InputError
+from lookalike.image import decode
 
 CLASSES = {"cat": "beetle-plain", "dog": "pot-handled", "owl": "robot-flying"}  # what is drawn for them
 

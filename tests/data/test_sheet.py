@@ -11,11 +11,11 @@ from PIL import Image
 
 from lookalike.data import sheet
 from lookalike.data.catalog import UNLABELLED, Catalog, Row, Split
-from lookalike.data.image import decode
 from lookalike.data.sheet import GAP, HEADER, LINE, MARGIN, TILE, contact_sheet
 from lookalike.data.synthetic import CLASS_NAMES, render
 from lookalike.data.tiny_imagenet import read_tiny_imagenet
 from lookalike.errors import InputError
+from lookalike.image import decode
 
 COLOURS = [(40 * label + 20, 10 * number + 5, 100) for label in range(5) for number in range(6)]
 STEP = LINE + TILE + 3 * GAP  # from one row of pictures to the next
@@ -68,11 +68,11 @@ def refusal(catalog: Catalog, path: Path, **options: object) -> InputError:
 
 
 def test_few_classes_stand_in_one_column(catalog: Catalog, page: Path) -> None:
-    assert contact_sheet(catalog, page, classes=["word 0", "word 1", "word 2"], per_class=4) == page
+    assert contact_sheet(catalog, page, classes=["word 0", "word 1", "word 2"], per_class=5) == page
     with Image.open(page) as image:
         assert image.mode == "RGB"
-        assert image.size == (4 * (TILE + GAP) - GAP + 2 * MARGIN, HEADER + 3 * STEP + MARGIN - 2 * GAP)
-    assert [len(row) for row in shown(page, 3, 4)] == [4, 4, 4]
+        assert image.size == (5 * (TILE + GAP) - GAP + 2 * MARGIN, HEADER + 3 * STEP + MARGIN - 2 * GAP)
+    assert [len(row) for row in shown(page, 3, 5)] == [5, 5, 5]
 
 
 def test_many_classes_stand_in_two_columns(catalog: Catalog, page: Path) -> None:
@@ -121,11 +121,13 @@ def test_pictures_are_drawn_without_repetition_from_the_split(catalog: Catalog, 
 
 
 def test_the_seed_says_which_pictures(catalog: Catalog, page: Path, tmp_path: Path) -> None:
-    pages = [contact_sheet(catalog, tmp_path / f"{i}.page.png", per_class=2, seed=i % 4) for i in range(8)]
-    assert [path.read_bytes() for path in pages[:4]] == [path.read_bytes() for path in pages[4:]]
-    chosen = [shown(path, 3, 2, 2) for path in pages[:4]]
+    some = {"classes": ["id0", "id1"], "per_class": 2}
+    pages = [contact_sheet(catalog, tmp_path / f"{seed}.page.png", seed=seed, **some) for seed in range(4)]
+    contact_sheet(catalog, page, seed=2, **some)
+    assert page.read_bytes() == pages[2].read_bytes()
+    chosen = [shown(path, 2, 2) for path in pages]
     assert len({str(rows) for rows in chosen}) == 4
-    assert all(len(set(row)) == 2 for rows in chosen for row in rows[:5])
+    assert all(len(set(row)) == 2 for rows in chosen for row in rows)
 
 
 def test_a_picture_fills_its_place_but_for_rounded_corners(tmp_path: Path, page: Path) -> None:
@@ -240,13 +242,13 @@ def test_a_picture_that_cannot_be_decoded(catalog: Catalog, page: Path) -> None:
 @pytest.mark.parametrize(("suffix", "longest"), [(".webp", 16_383), (".jpg", 65_500)])
 def test_a_page_too_large_for_its_type(tmp_path: Path, suffix: str, longest: int) -> None:
     Image.new("RGB", (10, 10)).save(tmp_path / "0.png")
-    count = longest // (TILE + GAP) + 1
-    rows = [Row("0.png", label % 2, "train", None, str(label)) for label in range(2 * count)]
+    count = (longest + GAP - 2 * MARGIN) // (TILE + GAP)  # fit
+    rows = [Row("0.png", label % 2, "train", None, str(label)) for label in range(2 * count + 2)]
     many = Catalog.from_rows(rows, root=tmp_path, class_names=("a", "b"), name="many")
-    error = refusal(many, tmp_path / f"page{suffix}", classes=["a"], per_class=count)
+    error = refusal(many, tmp_path / f"page{suffix}", classes=["a"], per_class=count + 1)
     assert "is too large for this type of file" in error.message
     assert ".png" in error.remedy
-    contact_sheet(many, tmp_path / f"page{suffix}", classes=["a"], per_class=count - 1)
+    contact_sheet(many, tmp_path / f"page{suffix}", classes=["a"], per_class=count)
 
 
 def test_a_page_that_cannot_be_written(catalog: Catalog, tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from lookalike.data.catalog import UNLABELLED
-from lookalike.data.image import decode
 from lookalike.data.tiny_imagenet import looks_like_tiny_imagenet, read_tiny_imagenet
 from lookalike.errors import InputError
+from lookalike.image import decode
 
 WNIDS = ("n02124075", "n04067472", "n01443537")  # in the order of the file, which is not sorted
 WORDS = {

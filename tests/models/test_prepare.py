@@ -1,4 +1,4 @@
-"""Pictures in any form become the same pixels, and those of `data.image.decode`."""
+"""Pictures in any form become the same pixels, and those of `image.decode`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from lookalike.data.image import decode
 from lookalike.errors import InputError
+from lookalike.image import decode
 from lookalike.models.prepare import prepare
 
 ORIENTATION = 0x0112

@@ -63,7 +63,7 @@ def predict(
 
 def _expanded(paths: Iterable[Path]) -> Iterator[Path]:
     """The files among `paths` as they are, and the pictures below the folders, sorted."""
-    from lookalike.data.image import EXTENSIONS
+    from lookalike.image import EXTENSIONS
 
     for path in paths:
         if not path.is_dir():
@@ -79,7 +79,7 @@ def _decoded(paths: list[Path], size: int) -> NDArray[np.uint8]:
     """All pictures, (N, size, size, 3); an error that names every one that cannot be read."""
     import numpy as np
 
-    from lookalike.data.image import decode
+    from lookalike.image import decode
 
     pictures = np.empty((len(paths), size, size, 3), np.uint8)
     faults: list[InputError] = []
@@ -166,7 +166,7 @@ def _likeliest(model: Pretrained, catalog: Catalog, flip: bool) -> list[str]:
     """The class id that the model finds likeliest for each image of the catalog, in its order."""
     import numpy as np
 
-    from lookalike.data.image import decode
+    from lookalike.image import decode
 
     answers: list[str] = []
     with _progress("predicting", range(0, len(catalog), BATCH)) as starts:

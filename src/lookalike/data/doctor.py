@@ -12,10 +12,10 @@ from functools import partial
 from typing import Any
 
 from lookalike.data.catalog import SPLITS, UNLABELLED, Catalog, Split
-from lookalike.data.image import decode
 from lookalike.data.tiny_imagenet import CLASSES, COUNTS
 from lookalike.data.tiny_imagenet import NAME as TINY
 from lookalike.errors import InputError
+from lookalike.image import decode
 
 CHUNK = 256  # images read by a thread at a time
 SHOWN = 10  # findings of a kind that are printed; all of them are in the report

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Literal, NoReturn
 
 from lookalike.data.catalog import UNLABELLED, Catalog, Row, Split
-from lookalike.data.image import EXTENSIONS
 from lookalike.errors import InputError
+from lookalike.image import EXTENSIONS
 
 SPLIT_NAMES: dict[str, Split] = {
     "train": "train",

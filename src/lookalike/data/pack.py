@@ -28,8 +28,8 @@ import platformdirs
 from numpy.typing import NDArray
 
 from lookalike.data.catalog import Catalog
-from lookalike.data.image import decode
 from lookalike.errors import InputError
+from lookalike.image import decode
 
 FORMAT = 1
 CHUNK = 256  # images decoded by a thread at a time

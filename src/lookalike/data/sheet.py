@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from lookalike.data.catalog import UNLABELLED, Catalog, Split
-from lookalike.data.image import decode
 from lookalike.errors import InputError, nearest
+from lookalike.image import decode
 
 TILE = 96  # pixels of a picture's side
 GAP = 6

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from lookalike.data import image as image_module
-from lookalike.data.image import decode
+from lookalike import image as image_module
 from lookalike.errors import InputError
+from lookalike.image import decode
 
 rng = np.random.default_rng(0)
 NOISE = rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)
@@ -154,24 +154,29 @@ def test_a_box_over_the_edge_is_clipped_and_one_beside_the_picture_refused() -> 
         decode(encoded(NOISE), box=(32, 0, 40, 24), where="a.png")
 
 
-def covered_slowly(picture: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The obvious twin: resize the whole picture so that it covers the target, then cut the middle out."""
-    scale = max(height / picture.shape[0], width / picture.shape[1])
-    size = max(round(picture.shape[1] * scale), width), max(round(picture.shape[0] * scale), height)
-    resized = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC))
-    top, left = (resized.shape[0] - height) // 2, (resized.shape[1] - width) // 2
-    return resized[top : top + height, left : left + width]
+@given(st.integers(4, 24), st.integers(4, 24), st.integers(1, 4), st.integers(0, 6), st.booleans())
+def test_resizing_covers_and_cuts_the_middle(height: int, width: int, times: int, margin: int, upright: bool) -> None:
+    """Against the obvious twin, where that is exact: resize the whole picture to cover, then cut whole pixels off."""
+    tall, wide = (height + 2 * margin, width) if upright else (height, width + 2 * margin)
+    picture = smooth(tall * times, wide * times)
+    whole = np.asarray(Image.fromarray(picture).resize((wide, tall), Image.Resampling.BICUBIC))
+    slow = whole[margin : margin + height] if upright else whole[:, margin : margin + width]
+    fast = decode(encoded(picture), (height, width))
+    step = 255 / (min(picture.shape[:2]) - 1)  # between two pixels of the source: at the cut, the filter sees one side
+    np.testing.assert_allclose(fast.astype(int), slow.astype(int), atol=step / 2 + 2)
 
 
 @given(st.integers(8, 90), st.integers(8, 90), st.integers(8, 60), st.integers(8, 60))
-def test_resizing_covers_and_cuts_the_middle(height: int, width: int, to_height: int, to_width: int) -> None:
-    picture = smooth(height, width)
-    fast = decode(encoded(picture), (to_height, to_width))
+def test_any_size_becomes_any_other_without_distortion(height: int, width: int, to_height: int, to_width: int) -> None:
+    fast = decode(encoded(smooth(height, width)), (to_height, to_width)).astype(int)
     assert fast.shape == (to_height, to_width, 3)
-    step = 255 / (min(height, width) - 1)  # of red or green between two pixels of the source: half a pixel may differ
-    np.testing.assert_allclose(
-        fast.astype(int), covered_slowly(picture, to_height, to_width).astype(int), atol=step + 3
+    scale = max(to_height / height, to_width / width)
+    red, green = (abs(fast[-1, -1, channel] - fast[0, 0, channel]) for channel in (0, 1))  # what the view spans
+    spans = sorted((red, green))
+    expected = sorted(
+        255 * (to / scale - 1 / scale) / (side - 1) for to, side in ((to_height, height), (to_width, width))
     )
+    np.testing.assert_allclose(spans, expected, atol=0.05 * 255 + 255 / (min(height, width) - 1))
 
 
 def test_shrinking_is_antialiased() -> None:
@@ -183,7 +188,8 @@ def test_shrinking_is_antialiased() -> None:
 def test_a_large_jpeg_decoded_at_a_fraction_looks_the_same() -> None:
     big = smooth(1200, 1600)
     whole = Image.fromarray(decode(encoded(big, "JPEG", quality=95)))
-    expected = covered_slowly(np.asarray(whole), 64, 64).astype(int)
+    middle = whole.crop((200, 0, 1400, 1200))
+    expected = np.asarray(middle.resize((64, 64), Image.Resampling.BICUBIC)).astype(int)
     np.testing.assert_allclose(decode(encoded(big, "JPEG", quality=95), 64).astype(int), expected, atol=3)
 
 

@@ -1,4 +1,7 @@
-"""One image from its encoded bytes: upright, RGB, 8 bits, and of the size that was asked for."""
+"""One image from its encoded bytes: upright, RGB, 8 bits, and of the size that was asked for.
+
+Training, measuring and predicting all decode here, so that a picture has the same pixels everywhere.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +61,21 @@ def decode(
             pixels that have no 8-bit meaning (floating point), or a box that holds nothing of the picture.
     """
     target = (size, size) if isinstance(size, int) else size
-    image = _load(data, target if box is None else None, where)
+    try:
+        image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:
+        what = "empty" if not data else "not an image in a format that can be read"
+        raise InputError(f"{where}: {what}.", "Use JPEG, PNG, WebP, BMP, GIF, TIFF or PPM, or remove it.") from None
+    except Exception as error:  # Pillow's readers raise nearly anything on damaged bytes
+        raise _damaged(where, error) from None
+    if image.width * image.height > MAX_PIXELS:
+        raise InputError(
+            f"{where}: {image.width} × {image.height} pixels are too many.",
+            f"Make it smaller than {MAX_PIXELS // 1_000_000} million pixels.",
+        )
+    if target is not None and box is None:
+        image.draft(None, (2 * max(target), 2 * max(target)))  # twice: resizing then does the fine filtering
+    image = _upright(image, where)
     if box is not None:
         image = _crop(image, box, where)
     if target is not None:
@@ -66,28 +83,38 @@ def decode(
     return np.array(image)
 
 
-def _load(data: bytes, target: tuple[int, int] | None, where: str) -> Image.Image:
-    """The whole picture, upright and RGB; a JPEG far larger than the target is decoded at a fraction of its size."""
+def from_pillow(image: Image.Image, size: int, *, where: str = "image") -> NDArray[np.uint8]:
+    """A Pillow image as `decode` gives its file: upright, RGB, covering a square.
+
+    Args:
+        image: in any mode; it is not changed.
+        size: side of the square in pixels.
+        where: what to call the image in an error.
+
+    Returns:
+        RGB, (size, size, 3) uint8.
+
+    Raises:
+        InputError: its file is damaged, or its pixels have no 8-bit meaning.
+    """
+    return np.array(_cover(_upright(image, where), size, size))
+
+
+def _upright(image: Image.Image, where: str) -> Image.Image:
+    """The whole picture, loaded, upright and RGB; of a JPEG in draft mode, the smaller picture."""
     try:
-        image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
-        if image.width * image.height > MAX_PIXELS:
-            raise InputError(
-                f"{where}: {image.width} × {image.height} pixels are too many.",
-                f"Make it smaller than {MAX_PIXELS // 1_000_000} million pixels.",
-            )
-        if target is not None:
-            image.draft(None, (2 * max(target), 2 * max(target)))  # twice: resizing then does the fine filtering
         image.load()
         turn = UPRIGHT.get(_orientation(image))  # after loading, which turns TIFFs by itself
         image = _rgb(image, where)
     except (InputError, MemoryError):
         raise
-    except UnidentifiedImageError:
-        what = "empty" if not data else "not an image in a format that can be read"
-        raise InputError(f"{where}: {what}.", "Use JPEG, PNG, WebP, BMP, GIF, TIFF or PPM, or remove it.") from None
-    except Exception as error:  # Pillow's readers raise nearly anything on damaged bytes
-        raise InputError(f"{where}: damaged image ({error}).", "Replace or remove it.") from None
+    except Exception as error:
+        raise _damaged(where, error) from None
     return image.transpose(turn) if turn is not None else image
+
+
+def _damaged(where: str, error: Exception) -> InputError:
+    return InputError(f"{where}: damaged image ({error}).", "Replace or remove it.")
 
 
 def _orientation(image: Image.Image) -> int:
