@@ -24,11 +24,11 @@ def main() -> None:
     if len(sys.argv) > 1:
         pictures = Path(sys.argv[1])
     else:
-        drawn = synthetic.catalog(size=32, train_per_class=40, val_per_class=10, test_per_class=0, cache=work / "drawn")
+        drawn = synthetic.catalog(size=48, train_per_class=60, val_per_class=10, test_per_class=0, cache=work / "drawn")
         pictures = drawn.root
 
     # A shipped recipe with changes; the result is a folder with model, report and receipt.
-    changes = [f"data.source={pictures}", "data.image_size=32", "training.epochs=12", "model.options.width=16"]
+    changes = [f"data.source={pictures}", "data.image_size=48", "training.epochs=25"]
     run = fit(recipe.load("demo", changes), root=work / "runs", name="mine")
     results = run.receipt()["results"]
     print(f"top-1 {results['top1']:.1%} on {results['n']} pictures that it has not seen")

@@ -1,7 +1,7 @@
 """What a run is: a typed description of data, network and training, read from YAML and `key=value` overrides.
 
 A recipe is found by name among the ones shipped in `lookalike/recipes` (`tiny_imagenet/30m/resnet18`), or by path.
-Unknown keys are refused with the nearest valid one; a resolved recipe is saved in every run folder and reads back equal.
+Unknown keys are refused with the nearest valid one; the resolved recipe in a run folder reads back equal.
 """
 
 from __future__ import annotations
