@@ -119,9 +119,9 @@ def test_without_a_checkpoint_there_is_nothing_to_go_on_from(folder: Path) -> No
 
 def test_the_next_one_takes_the_place_of_the_last(folder: Path) -> None:
     part = Part()
-    for step in (1, 2):
-        (folder.mkdir(exist_ok=True), (folder / "last.pt.partial").write_bytes(b"half"))
-        part.save(folder, State(step))
+    part.save(folder, State(1))
+    (folder / "last.pt.partial").write_bytes(b"half")  # of one that was killed
+    part.save(folder, State(2))
     assert [path.name for path in folder.iterdir()] == ["last.pt"]
     assert part.load(folder) == State(2)
 
@@ -185,8 +185,7 @@ def test_a_single_bit_that_has_flipped_is_found(folder: Path) -> None:
         part = Part(seed=1)
         try:
             state = part.load(folder)
-        except InputError as error:
-            assert "last.pt: this checkpoint cannot be read" in error.message
+        except InputError:
             refused += 1
         else:  # it was in the padding or in a date
             assert (state, part.bits()) == (State(1), whole.bits())

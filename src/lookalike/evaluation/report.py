@@ -216,19 +216,19 @@ def classes(findings: Findings) -> dict[str, Any]:
     rows = findings.classes()
     known = [row for row in rows if row.share is not None]
     count = len(rows)
-    many = count > ALL_CLASSES
-    cut = min(EXTREMES, len(known) // 2)
+    many = len(known) > ALL_CLASSES
     shares = [row.share for row in known if row.share is not None]
     return {
         "rows": rows,
         "known": known,
-        "best": known[:cut] if many else None,
-        "worst": known[::-1][:cut] if many else None,
+        "absent": count - len(known),
+        "best": known[:EXTREMES] if many else None,
+        "worst": known[::-1][:EXTREMES] if many else None,
         "quartiles": quartiles(known, shares) if many else None,
         "listed": count <= LISTED,
         "histogram": figures.histogram(shares, about="How many classes have which accuracy.") if many else None,
         "names": findings.names,
-        "matrix": None if many else findings.matrix.tolist(),
+        "matrix": findings.matrix.tolist() if count <= ALL_CLASSES else None,
     }
 
 

@@ -82,7 +82,7 @@ def fit(recipe: Recipe, *, root: Path, name: str, resume: bool = False, watch: W
         if is_new and not run.checkpoint_dir.exists():
             shutil.rmtree(run.path)  # it never began: the name is free for the next try
         raise
-    world.in_turn(lambda: finish(run, world, trained, training, validation, watch) if world.leads else None)
+    world.in_turn(lambda: finish(run, world, trained, catalog, training, validation, watch) if world.leads else None)
     return run
 
 
@@ -176,9 +176,17 @@ def train(run: Run, world: World, training: Pack, validation: Pack, watch: Watch
         ) from None
 
 
-def finish(run: Run, world: World, trained: loop.Trained, training: Pack, validation: Pack, watch: Watch) -> None:
+def finish(
+    run: Run,
+    world: World,
+    trained: loop.Trained,
+    catalog: Catalog,
+    training: Pack,
+    validation: Pack,
+    watch: Watch,
+) -> None:
     """Measure the trained network and write `model/`, `receipt.json` and `report.html`."""
-    recipe, catalog = run.recipe, training.catalog
+    recipe = run.recipe
     watch.say("measuring")
     network = trained.network.to(world.device)
     logits = logits_of(

@@ -1,0 +1,150 @@
+"""A saved model on data: what is measured, how it is named, and classes that stand in another order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lookalike.data import synthetic
+from lookalike.data.catalog import UNLABELLED, Catalog, Row
+from lookalike.data.read import read
+from lookalike.errors import InputError
+from lookalike.evaluation.classification import summary
+from lookalike.evaluation.evaluate import logits_of
+from lookalike.evaluation.measure import in_classes_of, measure
+from lookalike.image import decode
+from lookalike.models.build import build
+from lookalike.models.pretrained import ModelConfig, Pretrained
+
+SIZE = 16
+ANIMALS = synthetic.CLASS_NAMES[:3]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOOKALIKE_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def album(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`train/` and `val/`, each with as many pictures of a class as its number and two."""
+    folder = tmp_path_factory.mktemp("album")
+    for part, split in enumerate(("train", "val")):
+        for label, name in enumerate(ANIMALS):
+            (folder / split / name).mkdir(parents=True)
+            for number in range(label + 2):
+                picture = synthetic.render(name, np.random.default_rng([part, label, number]), SIZE)
+                Image.fromarray(picture).save(folder / split / name / f"{number}.png")
+    return folder
+
+
+@pytest.fixture
+def catalog(album: Path) -> Catalog:
+    return read(album)
+
+
+def model_of(ids: tuple[str, ...], *, temperature: float = 1.0) -> Pretrained:
+    """A model whose answers depend on the image and on the id of the class, not on the class's place."""
+    config = ModelConfig(
+        name="weave",
+        options={"widths": [16, 32], "pairs": [1, 1]},
+        image_size=SIZE,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.25, 0.25, 0.25),
+        class_names=tuple(mark.title() for mark in ids),
+        class_ids=ids,
+        temperature=temperature,
+        dataset="animals",
+    )
+    torch.manual_seed(0)
+    network = build(config.name, config.num_classes, config.options)
+    with torch.no_grad():
+        network(torch.randn(8, 3, SIZE, SIZE))
+        order = [sorted(ids).index(mark) for mark in ids]
+        network.head.weight.copy_(network.head.weight.clone()[order] * 50)
+        network.head.bias.copy_(network.head.bias.clone()[order])
+    return Pretrained(network, config)
+
+
+def test_the_results_are_those_of_the_logits(catalog: Catalog) -> None:
+    model = model_of(tuple(ANIMALS), temperature=1.5)
+    measured = measure(model, catalog)
+    rows = catalog.rows_of("val")
+    assert measured.images.tolist() == [decode(catalog.read_bytes(row), SIZE).tolist() for row in rows]
+    assert measured.labels.tolist() == [0, 0, 1, 1, 1, 2, 2, 2, 2]
+    logits = logits_of(
+        model.network, measured.images, mean=model.config.mean, std=model.config.std, device=model.device
+    )
+    assert measured.logits.tolist() == logits.tolist()
+    numbers = summary(logits, measured.labels, class_names=model.config.class_names, temperature=1.5)
+    assert measured.results == {**numbers, "split": "val", "crop": "single", "flip": False, "image_size": SIZE}
+    assert measured.results["temperature"] == 1.5
+
+
+def test_the_flip_is_named_and_changes_the_logits(catalog: Catalog) -> None:
+    model = model_of(tuple(ANIMALS))
+    plain, flipped = measure(model, catalog), measure(model, catalog, flip=True)
+    assert (plain.results["flip"], flipped.results["flip"]) == (False, True)
+    assert np.abs(plain.logits - flipped.logits).max() > 1e-3
+
+
+def test_the_split_is_the_one_asked_for_and_named(catalog: Catalog) -> None:
+    training = measure(model_of(tuple(ANIMALS)), catalog, "train")
+    assert training.results["split"] == "train"
+    assert training.images.tolist() != measure(model_of(tuple(ANIMALS)), catalog).images.tolist()
+
+
+def test_classes_are_matched_by_id_whatever_their_order(catalog: Catalog) -> None:
+    one, other = model_of(tuple(ANIMALS)), model_of(tuple(reversed(ANIMALS)))
+    assert in_classes_of(one, catalog).tolist() == [0, 1, 2]
+    assert in_classes_of(other, catalog).tolist() == [2, 1, 0]
+    straight, crossed = measure(one, catalog), measure(other, catalog)
+    assert crossed.labels.tolist() == [2 - label for label in straight.labels]
+    np.testing.assert_allclose(crossed.logits[:, ::-1], straight.logits, atol=1e-4)
+    assert crossed.results["per_class"] == straight.results["per_class"]
+    assert crossed.results["nll"] == pytest.approx(straight.results["nll"], abs=1e-4)
+    assert len(set(straight.results["per_class"].values())) > 1, "an order that is lost would be seen"
+
+
+def test_a_model_may_know_more_classes_than_the_data(catalog: Catalog) -> None:
+    model = model_of(("aardvark", *ANIMALS, "zebra"))
+    measured = measure(model, catalog)
+    assert measured.logits.shape == (9, 5)
+    assert set(measured.labels.tolist()) == {1, 2, 3}
+    assert set(measured.results["per_class"]) == {mark.title() for mark in ANIMALS}
+
+
+def test_a_class_that_the_model_does_not_know_is_named(catalog: Catalog) -> None:
+    with pytest.raises(InputError, match=f"does not know the class '{ANIMALS[2]}'") as caught:
+        measure(model_of((*ANIMALS[:2], "zebra")), catalog)
+    assert "trained on animals, 3 classes" in caught.value.remedy
+
+
+def test_an_empty_split_is_refused(catalog: Catalog) -> None:
+    with pytest.raises(InputError, match="the test split has no images"):
+        measure(model_of(tuple(ANIMALS)), catalog, "test")
+
+
+def test_a_split_without_labels_is_refused(catalog: Catalog) -> None:
+    rows = [Row(path, UNLABELLED, "test") for path in catalog.paths]
+    bare = Catalog.from_rows(
+        rows,
+        name="bare",
+        root=catalog.root,
+        class_names=catalog.class_names,
+        class_ids=catalog.class_ids,
+        container=catalog.container,
+    )
+    with pytest.raises(InputError, match="the test split has no labels"):
+        measure(model_of(tuple(ANIMALS)), bare, "test")
+
+
+def test_progress_is_told_to_the_end(catalog: Catalog) -> None:
+    told: list[tuple[int, int]] = []
+    model = model_of(tuple(ANIMALS))
+    measure(model, catalog, batch_size=4, progress=lambda done, total: told.append((done, total)))
+    assert told == [(4, 9), (8, 9), (9, 9)]

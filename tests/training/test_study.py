@@ -1,0 +1,200 @@
+"""Studies: what is shipped can be trained, what is asked for is what is planned, what is finished is kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lookalike import recipe as recipes
+from lookalike.errors import InputError
+from lookalike.models.build import build
+from lookalike.run import Run
+from lookalike.training import fit, study
+from lookalike.training.study import Planned, Row, Study
+
+SHIPPED = [(name, budget) for name in study.names() for budget in study.load(name).budgets]
+TINY = study.load("tiny-imagenet")
+
+
+def test_the_studies_of_the_package_are_there() -> None:
+    assert study.names() == ["demo", "tiny-imagenet"]
+    assert list(TINY.budgets) == ["30m", "2h", "full"]
+    assert list(study.load("demo").budgets) == ["demo"]
+
+
+@pytest.mark.parametrize(("name", "budget"), SHIPPED)
+def test_every_budget_has_a_recipe_for_every_network(name: str, budget: str) -> None:
+    planned = study.plan(study.load(name), budget)
+    assert len(planned) == len(study.load(name).rows)
+    assert len({p.name for p in planned}) == len(planned)  # each has a folder of its own
+    for p in planned:
+        build(p.recipe.model.name, 200, p.recipe.model.options)
+        last = max((pixels for _, pixels in p.recipe.training.resolution), default=p.recipe.data.image_size)
+        assert last <= p.recipe.data.image_size
+        assert p.recipe.data.source == {"demo": "builtin", "tiny-imagenet": "tiny-imagenet"}[name]
+
+
+def test_no_recipe_of_a_study_is_forgotten() -> None:
+    used = {row.recipe.format(budget=budget) for budget in TINY.budgets for row in TINY.rows}
+    assert used == {name for name in recipes.shipped() if name.startswith("tiny_imagenet/")}
+
+
+def test_the_published_numbers_are_those_of_the_brief() -> None:
+    published = {p.recipe.model.name: (p.row.task, p.row.published) for p in study.plan(TINY, "30m")}
+    assert published == {
+        "simple_cnn": ("1", 36.67),
+        "weave": ("1", 36.67),
+        "resnet18": ("2", 44.27),
+        "cubs_resnet_1": ("3", 38.26),
+        "cubs_resnet_2": ("3", 44.03),
+        "cubs_resnet_3": ("3", 43.62),
+    }
+
+
+def test_an_unknown_study_is_answered_with_the_nearest() -> None:
+    with pytest.raises(InputError, match=r"no study named 'tiny_imagenet'. Did you mean 'tiny-imagenet'\?") as caught:
+        study.load("tiny_imagenet")
+    assert caught.value.remedy == "There are demo, tiny-imagenet."
+
+
+@pytest.mark.parametrize("name", ["", "../studies/demo", "demo.yaml", "/etc/passwd"])
+def test_a_study_is_a_name_and_no_path(name: str) -> None:
+    with pytest.raises(InputError, match="no study named"):
+        study.load(name)
+
+
+def test_the_plan_is_the_rows_in_order_under_names_of_their_own() -> None:
+    assert [p.name for p in study.plan(TINY, "30m")] == [
+        "tiny_imagenet-30m-simple_cnn",
+        "tiny_imagenet-30m-weave",
+        "tiny_imagenet-30m-resnet18",
+        "tiny_imagenet-30m-cubs_resnet_1",
+        "tiny_imagenet-30m-cubs_resnet_2",
+        "tiny_imagenet-30m-cubs_resnet_3",
+    ]
+    assert [p.name for p in study.plan(study.load("demo"), "demo")] == [
+        "demo-weave",
+        "demo-resnet18",
+        "demo-cubs_resnet_2",
+    ]
+
+
+def test_only_keeps_these_in_the_order_of_the_study() -> None:
+    planned = study.plan(TINY, "30m", only=["cubs_resnet_2", "simple_cnn", "simple_cnn"])
+    assert [p.recipe.model.name for p in planned] == ["simple_cnn", "cubs_resnet_2"]
+    assert planned == [p for p in study.plan(TINY, "30m") if p in planned]
+
+
+def test_overrides_change_every_recipe_and_come_after_the_rows_own() -> None:
+    changed = Row(task="1", network="a", recipe="demo", overrides=("training.seed=5", "training.epochs=9"))
+    plain = Row(task="2", network="b", recipe="demo")
+    made = Study(title="Two Words", about="", budgets={"b": "one"}, rows=(changed, plain))
+    first, second = study.plan(made, "b", ["training.seed=7"])
+    assert (first.recipe.training.seed, first.recipe.training.epochs) == (7, 9)
+    assert (second.recipe.training.seed, second.recipe.training.epochs) == (7, recipes.load("demo").training.epochs)
+    assert first.name == "two_words-resnet18"
+
+
+@pytest.mark.parametrize(
+    ("budget", "overrides", "only", "message"),
+    [
+        ("30min", [], [], "'Tiny ImageNet' has no budget '30min'. Did you mean '30m'?"),
+        ("", [], [], "'Tiny ImageNet' has no budget ''."),
+        ("30m", [], ["resnet-18"], "this study has no network 'resnet-18'. Did you mean 'resnet18'?"),
+        ("30m", [], ["weave", "zzz"], "this study has no network 'zzz'."),
+        ("30m", ["training.epoch=3"], [], "unknown key 'training.epoch'. Did you mean 'epochs'?"),
+        ("30m", ["training.epochs=0"], [], "'training.epochs'"),
+        ("30m", ["epochs"], [], "'epochs' is not an override."),
+    ],
+)
+def test_what_cannot_be_planned(budget: str, overrides: list[str], only: list[str], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        study.plan(TINY, budget, overrides, only)
+    assert message in caught.value.message
+    assert caught.value.remedy
+
+
+# training what is planned
+
+SMALL = ["training.epochs=1", "training.batch_size=16", "data.image_size=32", "training.device=cpu"]
+
+
+def planned_for(album: Path, *overrides: str) -> list[Planned]:
+    options = "model.options={stem: patch, width: 8}"
+    rows = (
+        Row(task="2", network="ResNet", recipe="demo", overrides=(options,), published=10.0),
+        Row(task="3", network="CUBS", recipe="demo", overrides=(options, "model.name=cubs_resnet_2"), published=100.0),
+    )
+    made = Study(title="Small", about="", budgets={"only": "seconds"}, rows=rows)
+    return study.plan(made, "only", [*SMALL, f"data.source={album}", *overrides])
+
+
+def test_runs_are_trained_in_order_and_kept_when_they_are_finished(
+    album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOOKALIKE_CACHE", str(tmp_path / "cache"))
+    planned, root = planned_for(album), tmp_path / "runs"
+    said: list[str] = []
+    done: list[tuple[str, bool]] = []
+    watch = fit.Watch(stage=said.append)
+
+    def finished(p: Planned, run: Run) -> None:
+        done.append((p.name, run.receipt_path.is_file()))
+
+    runs = study.reproduce(planned, root=root, watch=watch, finished=finished)
+    assert [run.path for run in runs] == [root / "small-resnet18", root / "small-cubs_resnet_2"]
+    assert done == [("small-resnet18", True), ("small-cubs_resnet_2", True)]
+    assert [line for line in said if " of 2: " in line] == ["1 of 2: ResNet", "2 of 2: CUBS"]
+    dates = [run.receipt_path.stat().st_mtime_ns for run in runs]
+
+    runs[1].receipt_path.unlink()  # as if it had been stopped while it was measured
+    said.clear()
+    again = study.reproduce(planned, root=root, watch=watch, finished=finished)
+    assert f"{runs[0].path} is finished and kept" in said
+    assert f"{runs[1].path} is finished and kept" not in said
+    assert again[0].receipt_path.stat().st_mtime_ns == dates[0]
+    assert again[1].receipt_path.stat().st_mtime_ns > dates[1]
+    assert len(done) == 4
+
+    with pytest.raises(InputError, match=r"small-resnet18: this run has training\.seed=0, not 1"):
+        study.reproduce(planned_for(album, "training.seed=1"), root=root)
+    assert again[0].receipt_path.stat().st_mtime_ns == dates[0]
+
+    study.keep_receipt(runs[0], tmp_path / "docs" / "receipts")
+    (kept,) = (tmp_path / "docs" / "receipts").iterdir()
+    assert kept.name == "small-resnet18.json"
+    assert json.loads(kept.read_text()) == runs[0].receipt()
+
+
+def test_what_a_table_says_is_what_the_receipt_says() -> None:
+    receipt: dict[str, Any] = {
+        "results": {"top1": 0.4427, "top5": 0.7},
+        "seconds": 90.0,
+        "cpu_seconds": 180.0,
+        "parameters": 11,
+        "seed": 3,
+        "epochs": 8,
+    }
+    row = Row(task="2", network="ResNet-18", recipe="demo", published=44.27)
+    assert study.measured(row, receipt) == {
+        "task": "2",
+        "network": "ResNet-18",
+        "published": 44.27,
+        "top1": pytest.approx(44.27),
+        "top5": pytest.approx(70.0),
+        "minutes": 1.5,
+        "cpu_minutes": 3.0,
+        "parameters": 11,
+        "seed": 3,
+        "epochs": 8,
+    }
+
+
+def test_a_study_with_a_misspelt_key_is_refused() -> None:
+    row = {"task": "1", "network": "a", "recipe": "demo", "publishd": 44.27}
+    tree = {"title": "x", "about": "", "budgets": {}, "rows": [row]}
+    with pytest.raises(InputError, match=r"unknown key 'rows\.0\.publishd'"):
+        recipes.validate(Study, tree, "x")
