@@ -72,7 +72,7 @@ class Run:
             shutil.rmtree(run.path)
         try:
             run.path.mkdir(parents=True, exist_ok=True)
-            taken = any(run.path.iterdir())
+            taken = {path.name for path in run.path.iterdir()} - {f"{run.recipe_path.name}.partial"}
         except (FileExistsError, NotADirectoryError, PermissionError) as error:
             raise InputError(
                 f"{run.path}: cannot make this folder ({error.strerror}).", "Choose another --root or --name."
@@ -152,6 +152,7 @@ class Run:
         device: str,
         command: str,
         gpu: str | None = None,
+        sources: str | None = None,
         **extra: Any,
     ) -> None:
         """Write `receipt.json`: the results and everything one needs to believe them.
@@ -164,6 +165,7 @@ class Run:
             device: the device trained on, such as "cpu".
             command: the command line that made the run.
             gpu: the name of the GPU, where one was used.
+            sources: what `commit()` said when the run began; by default what it says now.
             extra: more fields, under names of their own.
 
         Raises:
@@ -178,7 +180,7 @@ class Run:
             "device": device,
             "hardware": {**hardware(), "gpu": gpu},
             "versions": versions(),
-            "commit": commit(),
+            "commit": sources or commit(),
             "command": command,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
         }

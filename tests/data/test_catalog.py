@@ -185,3 +185,8 @@ def test_a_member_missing_from_the_zip_is_named(root: Path) -> None:
     catalog = make(zipped(root, leave_out="val/c.png"), container="zip")
     with pytest.raises(InputError, match=r"pictures\.zip: cannot read 'val/c.png'"):
         catalog.read_bytes(2)
+
+
+def test_two_classes_of_one_name_are_refused(root: Path) -> None:
+    with pytest.raises(InputError, match="two classes are called 'crane'"):
+        make(root, class_names=["crane", "crane"])

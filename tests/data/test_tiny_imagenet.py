@@ -294,3 +294,14 @@ def test_real_images(real_data: Path) -> None:
         assert len(set(np.bincount(labels).tolist())) == 1, "as many images of each class"
     some = np.linspace(0, len(catalog) - 1, 50).astype(int)
     assert {decode(catalog.read_bytes(row)).shape for row in some} == {(64, 64, 3)}
+
+
+def test_two_classes_with_the_same_words_are_told_apart_by_their_ids(home: Path) -> None:
+    first, second, third = WNIDS
+    (home / "words.txt").write_text(f"{first}\tcrane\n{second}\tcrane\n{third}\treel\n")
+    catalog = read_tiny_imagenet(home)
+    assert dict(zip(catalog.class_ids, catalog.class_names, strict=True)) == {
+        first: f"crane ({first})",
+        second: f"crane ({second})",
+        third: "reel",
+    }

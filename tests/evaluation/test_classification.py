@@ -164,7 +164,8 @@ def test_what_was_not_asked_for_is_left_out() -> None:
         (np.zeros((2, 3)), [[0], [1]], "do not fit"),
         (np.zeros((2, 3)), [0, 3], r"labels must be in 0\.\.2"),
         (np.zeros((2, 3)), [-1, 0], r"labels must be in 0\.\.2"),
-        ([[0.0, math.nan]], [0], "NaN"),
+        ([[0.0, math.nan]], [0], "finite"),
+        ([[0.0, math.inf]], [0], "finite"),
     ],
 )
 @pytest.mark.parametrize(

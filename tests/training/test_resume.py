@@ -34,7 +34,7 @@ STEPS = 12  # 3 epochs of 32 pictures
 # signal when it opens or renames a file for the n-th time.
 FORGE = """
 import json, os, sys
-import matplotlib.figure, torch._dynamo, torch.utils.tensorboard
+import torch._dynamo, torch.utils.tensorboard
 import lookalike.data.read, lookalike.training.fit
 from lookalike.cli import main
 for line in sys.stdin:

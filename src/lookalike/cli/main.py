@@ -75,7 +75,7 @@ def run() -> None:
     except MemoryError:
         _fail(InputError("not enough memory.", "Use a smaller batch_size or image_size, or a machine with more."))
     except OSError as error:
-        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
             raise
         _drop_output()
         where = f"{error.filename}: " if error.filename else ""

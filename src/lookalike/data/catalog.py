@@ -97,6 +97,9 @@ class Catalog:
         rows = list(rows)
         if not rows:
             raise InputError(f"{root}: no images found.", "Point at a folder, zip or table that holds images.")
+        if len(set(class_names)) != len(class_names):
+            name_twice = next(name for place, name in enumerate(class_names) if name in class_names[:place])
+            raise InputError(f"{root}: two classes are called '{name_twice}'.", "Give each a name of its own.")
         ids = [row.id or row.path for row in rows]
         if len(set(ids)) != len(ids):
             seen: set[str] = set()

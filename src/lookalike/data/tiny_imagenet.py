@@ -95,12 +95,15 @@ class _Reader:
         return sorted(listed)
 
     def _words(self) -> list[str]:
-        """The first word of each class; all its words where two classes have the same first; else the WordNet id."""
+        """The first word of each class; all its words where two have the same first; its id where that is no use."""
         words = dict(line.split("\t", 1) for line in self._lines("words.txt") if "\t" in line)
         full = [words.get(wnid, wnid).strip() for wnid in self.wnids]
         short = [text.split(",")[0].strip() for text in full]
-        often = Counter(short)
-        return [brief if often[brief] == 1 else text for brief, text in zip(short, full, strict=True)]
+        often, all_of_them = Counter(short), Counter(full)
+        return [
+            brief if often[brief] == 1 else text if all_of_them[text] == 1 else f"{text} ({wnid})"
+            for brief, text, wnid in zip(short, full, self.wnids, strict=True)
+        ]
 
     def _train(self) -> Iterator[Row]:
         seen: set[str] = set()

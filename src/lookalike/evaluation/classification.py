@@ -153,6 +153,6 @@ def _checked(logits: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float64],
         )
     if classes.min() < 0 or classes.max() >= scores.shape[1]:
         raise InputError(f"labels must be in 0..{scores.shape[1] - 1}.", "Leave unlabelled images out.")
-    if np.isnan(scores).any():
-        raise InputError("the logits are not all numbers (NaN).", "The weights are damaged: train again.")
+    if not np.isfinite(scores).all():
+        raise InputError("the logits are not all finite numbers.", "The weights are damaged: train again.")
     return scores, classes

@@ -23,7 +23,7 @@ from lookalike.evaluation.evaluate import logits_of
 from lookalike.evaluation.report import write_report
 from lookalike.models.pretrained import ModelConfig, Pretrained
 from lookalike.recipe import Recipe
-from lookalike.run import Run
+from lookalike.run import Run, commit
 from lookalike.training import loop
 from lookalike.training.distributed import World, join
 
@@ -68,6 +68,7 @@ def fit(recipe: Recipe, *, root: Path, name: str, resume: bool = False, watch: W
         TrainingError: the run diverged.
     """
     watch = watch or Watch()
+    sources = commit()  # now: they may change while a long run goes on
     world = join(recipe.training.device)
     watch = watch if world.leads else Watch()
     catalog = world.in_turn(lambda: read_trainable(recipe))
@@ -77,12 +78,15 @@ def fit(recipe: Recipe, *, root: Path, name: str, resume: bool = False, watch: W
         training, validation = (
             world.in_turn(partial(pack_split, catalog, split, recipe, watch)) for split in ("train", "val")
         )
+        check_classes(training.catalog)  # undecodable images may have been left out
         trained = train(run, world, training, validation, watch)
     except InputError:
         if is_new and not run.checkpoint_dir.exists():
             shutil.rmtree(run.path)  # it never began: the name is free for the next try
         raise
-    world.in_turn(lambda: finish(run, world, trained, catalog, training, validation, watch) if world.leads else None)
+    world.in_turn(
+        lambda: finish(run, world, trained, catalog, training, validation, sources, watch) if world.leads else None
+    )
     return run
 
 
@@ -112,10 +116,19 @@ def check_trainable(catalog: Catalog) -> None:
             raise InputError(f"{where}: the {split} split has no images.", "Add some, or set data.val_fraction.")
         if (catalog.labels[rows] < 0).any():
             raise InputError(f"{where}: the {split} split has images without a label.", "Label them or leave them out.")
+    check_classes(catalog)
+
+
+def check_classes(catalog: Catalog) -> None:
+    """Refuse a catalog with a class that has no training images.
+
+    Raises:
+        InputError: it names the class.
+    """
     seen = set(catalog.labels[catalog.rows_of("train")].tolist())
     if empty := [word for label, word in enumerate(catalog.class_names) if label not in seen]:
         raise InputError(
-            f"{where}: class '{empty[0]}' has no training images.", "Add some, or remove the class everywhere."
+            f"{catalog.root}: class '{empty[0]}' has no training images.", "Add some, or remove the class everywhere."
         )
 
 
@@ -183,6 +196,7 @@ def finish(
     catalog: Catalog,
     training: Pack,
     validation: Pack,
+    sources: str,
     watch: Watch,
 ) -> None:
     """Measure the trained network and write `model/`, `receipt.json` and `report.html`."""
@@ -245,6 +259,7 @@ def finish(
         device=str(world.device),
         gpu=torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else None,
         command=shlex.join(["lookalike", *sys.argv[1:]]),
+        sources=sources,
     )
     watch.say("writing the report")
     write_report(

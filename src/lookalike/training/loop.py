@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -167,7 +168,7 @@ def train(run: Run, world: World, training: Pack, validation: Pack, *, watch: Wa
             ends_epoch = int(epoch) // settings.evaluate_every > int(loader.epoch_of(step)) // settings.evaluate_every
             if ends_epoch or state.step == total:
                 with clock.apart():
-                    scores = evaluate(measured, validation, recipe, world)
+                    scores = evaluate(measured, validation, recipe, world, state.step)
                     events.evaluate(state.step, epoch, scores)
                     if keep_if_best(state, scores["top1"], settings.patience) and world.leads:
                         checkpoint.save_best(run.checkpoint_dir, measured.state_dict())
@@ -181,6 +182,8 @@ def train(run: Run, world: World, training: Pack, validation: Pack, *, watch: Wa
 
         if state.stopped_early:
             save()
+        if signal := world.any(interrupts.noted):  # it came while the last checkpoint was written
+            leave(signal)
     if state.stopped_early:
         world.wait()
         measured.load_state_dict(checkpoint.load_best(run.checkpoint_dir))
@@ -203,10 +206,13 @@ def resolution(settings: Training, done: float, full: int) -> int:
     return size
 
 
-def evaluate(network: nn.Module, validation: Pack, recipe: Recipe, world: World) -> dict[str, float]:
-    """Top-1, top-5 and negative log-likelihood on the validation pack, in the run's precision.
+def evaluate(network: nn.Module, validation: Pack, recipe: Recipe, world: World, step: int) -> dict[str, float]:
+    """Top-1, top-5 and negative log-likelihood on the validation pack after step `step`, in the run's precision.
 
     The images are shared among the processes; all of them get the result.
+
+    Raises:
+        TrainingError: logits that are not finite.
     """
     logits = logits_of(
         network,
@@ -218,6 +224,8 @@ def evaluate(network: nn.Module, validation: Pack, recipe: Recipe, world: World)
         precision=recipe.training.precision,
     )
     logits = world.gather_rows(logits, len(validation.images))
+    if not np.isfinite(logits).all():
+        raise not_finite("logits", step)
     labels = validation.labels
     top = top_k_accuracy(logits, labels, (1, 5))
     return {"top1": top[1], "top5": top[5], "nll": negative_log_likelihood(logits, labels)}
@@ -235,10 +243,9 @@ def keep_if_best(state: State, top1: float, patience: int) -> bool:
 
 def not_finite(what: str, step: int) -> TrainingError:
     """The error of a run that has diverged."""
+    verb = "is" if what == "loss" else "are"
     return TrainingError(
-        f"the {what} is not finite at step {step}; the last good checkpoint is kept."
-        if what == "loss"
-        else f"the {what} are not finite at step {step}; the last good checkpoint is kept.",
+        f"the {what} {verb} not finite at step {step}; the last good checkpoint is kept.",
         "Lower optimizer.lr, or clip the gradients with optimizer.clip_norm=1.",
     )
 
