@@ -184,3 +184,9 @@ recipes = st.builds(
 @given(recipes)
 def test_any_recipe_reads_back_equal(made: Recipe) -> None:
     assert Recipe.from_yaml(made.to_yaml()) == made
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "photo.yaml").write_bytes(b"\xff\xd8\xff\xe0")
+    with pytest.raises(InputError, match=r"photo\.yaml: cannot be read as text"):
+        recipe.load(str(tmp_path / "photo.yaml"))

@@ -232,7 +232,11 @@ def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
         InputError: no such recipe, an unknown key or a bad value.
     """
     path = find(name)
-    return Recipe.from_yaml(path.read_text(encoding="utf-8"), str(name), overrides)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as text ({error}).", "Save it as YAML in UTF-8.") from None
+    return Recipe.from_yaml(text, str(name), overrides)
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:

@@ -13,6 +13,7 @@ Every file but the metrics is written beside its place and renamed into it.
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import json
 import os
@@ -73,7 +74,9 @@ class Run:
         try:
             run.path.mkdir(parents=True, exist_ok=True)
             taken = {path.name for path in run.path.iterdir()} - {f"{run.recipe_path.name}.partial"}
-        except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        except OSError as error:
+            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                raise
             raise InputError(
                 f"{run.path}: cannot make this folder ({error.strerror}).", "Choose another --root or --name."
             ) from None

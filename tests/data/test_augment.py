@@ -374,6 +374,16 @@ def test_draws_have_the_ranges_and_frequencies_of_the_settings() -> None:
         assert high - room < values.max() <= high + 1e-6
 
 
+def test_draws_do_not_depend_on_each_other() -> None:
+    drawn = draw(ALL, 20_000, seeded())
+    values = torch.stack([getattr(drawn, field.name).double() for field in fields(Draw)])
+    correlation = torch.corrcoef(values) - torch.eye(len(values))
+    names = [field.name for field in fields(Draw)]
+    mix, paste = names.index("mix"), names.index("paste")
+    correlation[mix, paste] = correlation[paste, mix] = 0  # each kind has a distribution of its own
+    assert correlation.abs().max() < 5 / math.sqrt(20_000)
+
+
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
 def test_shares_follow_a_beta_distribution(kind: str, alpha: float) -> None:

@@ -96,12 +96,9 @@ def test_a_batch_is_a_function_of_its_step(settings: Augment) -> None:
 
 
 def test_each_step_draws_its_own_augmentation() -> None:
-    made = loader(6, 6, settings=Augment(crop="none", brightness=0.5, flip=0))
-    seen = []
-    for step in (0, 1):
-        at = int(np.flatnonzero(made.rows(step) == 3)[0])
-        seen.append(made.batch(step, 8).images[at])
-    assert not torch.equal(seen[0], seen[1]), "the same image looks different in each epoch"
+    made = loader(1, 1, settings=Augment(crop="none", brightness=0.5, flip=0))
+    first, second = made.batch(0, 8), made.batch(1, 8)
+    assert not torch.equal(first.images, second.images), "the same image looks different in each epoch"
 
 
 def test_no_global_random_state_is_touched() -> None:

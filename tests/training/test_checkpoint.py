@@ -161,7 +161,7 @@ def test_on_a_full_disk_the_former_one_stays(folder: Path) -> None:
     (folder / "last.pt.partial").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left on device"):
         part.save(folder, State(2))
-    (folder / "last.pt.partial").unlink()
+    assert [path.name for path in folder.iterdir()] == ["last.pt"]
     assert part.load(folder) == State(1)
 
 

@@ -24,13 +24,18 @@ def watching(console: Console) -> Iterator[Watch]:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         packing = bars.add_task("decoding", total=None, visible=False, note="")
         training = bars.add_task("training", total=None, visible=False, note="")
-        start = time.perf_counter()
+        start, last = time.perf_counter(), 0
 
         def on_packing(done: int, total: int) -> None:
             bars.update(packing, completed=done, total=total, visible=done < total, note=f"{done:,} of {total:,}")
 
         def on_training(record: dict[str, Any], total: int) -> None:
+            nonlocal start, last
             step = record["step"]
+            if step < last:  # another run begins
+                bars.reset(training)
+                start = time.perf_counter()
+            last = step
             if record["kind"] == "train":
                 note = f"epoch {record['epoch']:.1f}  loss {record['loss']:.3f}  {record['images_per_second']:.0f}/s"
                 bars.update(training, completed=step, total=total, visible=step < total, note=note)

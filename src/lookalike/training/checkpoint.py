@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import zipfile
@@ -66,12 +67,22 @@ def save_last(
         "average": average.network.state_dict() if average else None,
         "data": data,
     }
-    beside = folder / "last.pt.partial"
-    with beside.open("wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(folder / "last.pt")
+    whole = io.BytesIO()
+    torch.save(content, whole)  # into memory: it would hide that a disk is full
+    _write(folder / "last.pt", whole.getbuffer())
+
+
+def _write(path: Path, content: bytes | memoryview) -> None:
+    """Write beside the place, to the disk, and rename; nothing is left when that fails."""
+    beside = path.with_name(path.name + ".partial")
+    try:
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def load_last(
@@ -128,9 +139,7 @@ def _read(path: Path) -> dict[str, Any]:
 def save_best(folder: Path, weights: Mapping[str, Tensor]) -> None:
     """Write `best.safetensors`, the weights of the best evaluation so far."""
     folder.mkdir(exist_ok=True)
-    beside = folder / "best.safetensors.partial"
-    beside.write_bytes(save({name: tensor.contiguous() for name, tensor in weights.items()}))
-    beside.replace(folder / "best.safetensors")
+    _write(folder / "best.safetensors", save({name: tensor.contiguous() for name, tensor in weights.items()}))
 
 
 def load_best(folder: Path) -> dict[str, Tensor]:

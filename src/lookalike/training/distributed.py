@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
+from torch import nn
 
 from lookalike.errors import InputError, LookalikeError
 from lookalike.models import device as devices
@@ -63,6 +64,12 @@ class World:
         for rank, part in enumerate(parts):
             whole[rank :: self.size] = part
         return whole
+
+    def share_statistics(self, network: nn.Module) -> None:
+        """Give every process the leading one's buffers: batch-norm statistics are each process's own while training."""
+        if self.size > 1:
+            for buffer in network.buffers():
+                dist.broadcast(buffer, 0)
 
     def in_turn(self, action: Callable[[], Result]) -> Result:
         """Let the leading process act, then the others, who find done what it writes.

@@ -168,6 +168,7 @@ def train(run: Run, world: World, training: Pack, validation: Pack, *, watch: Wa
             ends_epoch = int(epoch) // settings.evaluate_every > int(loader.epoch_of(step)) // settings.evaluate_every
             if ends_epoch or state.step == total:
                 with clock.apart():
+                    world.share_statistics(measured)
                     scores = evaluate(measured, validation, recipe, world, state.step)
                     events.evaluate(state.step, epoch, scores)
                     if keep_if_best(state, scores["top1"], settings.patience) and world.leads:
