@@ -213,8 +213,9 @@ def finish(
         flip=recipe.evaluation.flip,
     )
     labels = validation.labels
+    temperature = fit_temperature(logits, labels)
     results = {
-        **summary(logits, labels, class_names=catalog.class_names),
+        **summary(logits, labels, class_names=catalog.class_names, temperature=temperature),
         "split": "val",
         "crop": "single",
         "flip": recipe.evaluation.flip,
@@ -229,7 +230,7 @@ def finish(
         image_size=recipe.data.image_size,
         mean=recipe.data.mean,
         std=recipe.data.std,
-        temperature=fit_temperature(logits, labels),
+        temperature=temperature,
         dataset=catalog.name,
         remark=catalog.remark,
     )

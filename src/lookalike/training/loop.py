@@ -78,6 +78,11 @@ def train(run: Run, world: World, training: Pack, validation: Pack, *, watch: Wa
             f"{settings.accumulate} accumulated batches.",
             f"Use a multiple of {parts}.",
         )
+    if len(validation.images) < world.size:
+        raise InputError(
+            f"{len(validation.images)} validation images cannot be shared by {world.size} processes.",
+            "Start fewer processes, or raise data.val_fraction.",
+        )
     num_classes = len(training.catalog.class_names)
     loader = Loader(
         training.images,
@@ -247,7 +252,7 @@ def not_finite(what: str, step: int) -> TrainingError:
     verb = "is" if what == "loss" else "are"
     return TrainingError(
         f"the {what} {verb} not finite at step {step}; the last good checkpoint is kept.",
-        "Lower optimizer.lr, or clip the gradients with optimizer.clip_norm=1.",
+        "Lower optimizer.lr, or clip the gradients with optimizer.clip_norm=1, under another --name.",
     )
 
 
