@@ -51,7 +51,7 @@ class Augment(Section):
     saturation: Fraction = 0.0
     mixup: float = Field(0.0, ge=0.0)  # alpha of the beta distribution; 0 is off
     cutmix: float = Field(0.0, ge=0.0)
-    mix_probability: Fraction = 1.0  # share of the batches that are mixed at all
+    mix_probability: Fraction = 1.0  # share of the images that are mixed at all
 
     @field_validator("scale", "ratio")
     @classmethod

@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
+import zlib
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -170,7 +171,7 @@ class Catalog:
             if self.container == "zip":
                 return self._zip.read(path)
             return (self.root / path).read_bytes()
-        except (OSError, KeyError, zipfile.BadZipFile) as error:
+        except (OSError, KeyError, RuntimeError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
             raise InputError(
                 f"{self.root}: cannot read '{path}' ({error}).", f"Run 'lookalike data check {self.root}'."
             ) from None
