@@ -24,7 +24,7 @@ from lookalike.errors import InputError, LookalikeError
 app = typer.Typer(
     name="lookalike",
     help="Train image recognition from scratch, measure it honestly, and use it.",
-    epilog="New here? Try 'lookalike demo': no data needed, under four minutes on two cores.",
+    epilog="New here? Try 'lookalike demo': no data needed, a few minutes on two cores.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,  # a bug keeps its plain traceback; a user's mistake has none (see `run`)
 )
