@@ -125,7 +125,7 @@ def test_the_receipt_says_how_the_results_came_about(run: Run) -> None:
     receipt = _receipt(run, {"top1": 0.5}, images_per_second=620.0)
     assert receipt["results"] == {"top1": 0.5}
     assert receipt["seed"] == 7
-    assert receipt["seconds"] == 12.3
+    assert receipt["seconds"] == 12.345
     assert receipt["images_per_second"] == 620.0
     assert receipt["versions"]["python"] == platform.python_version()
     assert receipt["versions"]["torch"]

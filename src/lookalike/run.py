@@ -179,7 +179,7 @@ class Run:
             "results": results,
             "data": data,
             "seed": seed,
-            "seconds": round(seconds, 1),
+            "seconds": round(seconds, 3),
             "device": device,
             "hardware": {**hardware(), "gpu": gpu},
             "versions": versions(),

@@ -239,7 +239,7 @@ def finish(
     run.write_receipt(
         results,
         seconds=trained.state.seconds,
-        cpu_seconds=round(trained.state.cpu_seconds, 1),
+        cpu_seconds=round(trained.state.cpu_seconds, 3),
         steps=trained.state.step,
         epochs=recipe.training.epochs,
         batch_size=recipe.training.batch_size,
