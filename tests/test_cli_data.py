@@ -87,7 +87,7 @@ def test_list_knows_what_is_installed_and_what_was_imported(home: Path) -> None:
     class_folders(home / "pets")
     (home / f".{TINY}.download").mkdir()
     found = {one["name"]: one for one in json.loads(lookalike("list", "--json").stdout)}
-    assert list(found) == ["builtin", TINY, "pets"]
+    assert list(found) == ["builtin", *SOURCES, "pets"]
     assert found[TINY]["path"] == str(home / TINY)
     assert found["pets"]["path"] == str(home / "pets")
     assert found["builtin"]["path"] is None

@@ -63,6 +63,24 @@ def test_select_takes_rows_in_the_given_order_and_keeps_the_classes(catalog: Cat
     assert chosen.remark == "cropped half"
 
 
+def test_of_classes_keeps_their_images_and_counts_labels_anew(catalog: Catalog) -> None:
+    dogs = catalog.of_classes([1])
+    assert (dogs.ids, dogs.labels.tolist()) == (["train/b.png", "sea"], [0, 0])
+    assert (dogs.class_names, dogs.class_ids) == (("dog",), ("n2",))
+    assert (dogs.remark, dogs.root, dogs.table.schema) == (catalog.remark, catalog.root, SCHEMA)
+    turned = catalog.of_classes(np.array([1, 0]))
+    assert turned.ids == ["train/b.png", "train/a.png", "sea"]  # in the catalog's order, without the unlabelled one
+    assert (turned.labels.tolist(), turned.class_names) == ([0, 1, 0], ("dog", "cat"))
+    assert turned.boxes[1] == (1, 2, 30, 40)
+    assert turned.fingerprint != catalog.fingerprint
+
+
+@pytest.mark.parametrize("labels", [[2], [-1], [0, 0]])
+def test_labels_that_no_class_has_or_twice_are_a_mistake(catalog: Catalog, labels: list[int]) -> None:
+    with pytest.raises(ValueError, match="are not different labels of 2 classes"):
+        catalog.of_classes(labels)
+
+
 def test_class_ids_are_the_names_where_none_are_given(root: Path) -> None:
     assert make(root, class_ids=None).class_ids == ("cat", "dog")
 

@@ -139,7 +139,7 @@ def test_sizes_and_selections_have_packs_of_their_own(home: Path, cache: Path) -
     assert np.array_equal(made[2].images, made[0].images[[7, 2, 3]])
 
 
-def test_a_box_is_what_is_packed(home: Path, cache: Path) -> None:
+def test_a_box_is_what_is_packed_when_boxes_are_cropped(home: Path, cache: Path) -> None:
     data = (home / "cat" / "3.png").read_bytes()
     rows = [
         Row("cat/3.png", 0, "train", (4, 6, 20, 28), "left"),
@@ -147,7 +147,7 @@ def test_a_box_is_what_is_packed(home: Path, cache: Path) -> None:
         Row("cat/3.png", UNLABELLED, "test", None, "whole"),
     ]
     catalog = Catalog.from_rows(rows, root=home, class_names=("a", "b"), name="boxes")
-    made = pack(catalog, 12, cache=cache)
+    made = pack(catalog, 12, cache=cache, crop_boxes=True)
     cut = Image.open(io.BytesIO(data)).crop((4, 6, 20, 28))
     file = io.BytesIO()
     cut.save(file, "PNG")
@@ -155,8 +155,17 @@ def test_a_box_is_what_is_packed(home: Path, cache: Path) -> None:
     assert np.array_equal(made.images[1], made.images[2])
     assert made.labels.tolist() == [0, 1, -1]
     moved = catalog.table.set_column(4, "box", [[[5, 6, 20, 28], [0, 0, 99, 99], None]])
-    again = pack(replace(catalog, table=moved.cast(catalog.table.schema)), 12, cache=cache)
+    again = pack(replace(catalog, table=moved.cast(catalog.table.schema)), 12, cache=cache, crop_boxes=True)
     assert again.folder != made.folder, "another box is another picture"
+    whole = pack(catalog, 12, cache=cache)
+    assert whole.folder != made.folder
+    assert np.array_equal(whole.images[0], whole.images[2])
+    assert [json.loads((one.folder / "pack.json").read_text())["crop_boxes"] for one in (made, whole)] == [True, False]
+
+
+def test_without_boxes_cropping_them_changes_nothing(home: Path, cache: Path) -> None:
+    catalog = read_folder(home)
+    assert pack(catalog, 12, cache=cache, crop_boxes=True).folder == pack(catalog, 12, cache=cache).folder
 
 
 # a source that changes

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from lookalike.errors import InputError, nearest
+from lookalike.errors import DownloadError, InputError, nearest
 
 Report = Callable[[int, int | None], None]
 
@@ -50,6 +50,10 @@ def get(
             except (KeyboardInterrupt, SystemExit):
                 typer.echo("Stopped; what has arrived is kept. The same command goes on with it.", err=True)
                 raise
+            except DownloadError as error:
+                if not SOURCES[name].by_hand:
+                    raise
+                raise DownloadError(error.message, SOURCES[name].by_hand) from None
         source = folder / mirror.files[0].name if len(mirror.files) == 1 else folder
         with _progress("unpacking") as progress:
             done = import_dataset(source, name, home, progress=progress)

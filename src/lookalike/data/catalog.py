@@ -19,7 +19,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -159,6 +159,27 @@ class Catalog:
         """The same catalog with only these rows, in this order; classes keep their labels."""
         table = self.table.take(pa.array(np.asarray(rows, dtype=np.int64)))
         return Catalog(table, self.root, self.class_names, self.class_ids, self.name, self.container, self.remark)
+
+    def of_classes(self, labels: Sequence[int] | np.ndarray) -> Catalog:
+        """The same catalog with only the images of these classes, in the same order, relabelled 0, 1, ... as given.
+
+        Raises:
+            ValueError: a label that no class has, or one that is given twice.
+        """
+        chosen = [int(label) for label in labels]
+        if len(set(chosen)) < len(chosen) or not set(chosen) <= set(range(len(self.class_names))):
+            raise ValueError(f"{chosen} are not different labels of {len(self.class_names)} classes")
+        new = np.full(len(self.class_names) + 1, UNLABELLED, np.int32)  # the last is for those without a label
+        new[chosen] = np.arange(len(chosen))
+        kept = self.select(np.flatnonzero(new[self.labels] >= 0))
+        place = kept.table.schema.get_field_index("label")
+        table = kept.table.set_column(place, SCHEMA.field("label"), pa.array(new[kept.labels], pa.int32()))
+        return replace(
+            kept,
+            table=table,
+            class_names=tuple(self.class_names[label] for label in chosen),
+            class_ids=tuple(self.class_ids[label] for label in chosen),
+        )
 
     def read_bytes(self, row: int) -> bytes:
         """The encoded bytes of one image.

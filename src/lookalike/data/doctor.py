@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,8 @@ from functools import partial
 from typing import Any
 
 from lookalike.data.catalog import SPLITS, UNLABELLED, Catalog, Split
+from lookalike.data.cores import cores
+from lookalike.data.official import SETS, differences, zero_shot_counts
 from lookalike.data.tiny_imagenet import CLASSES, COUNTS
 from lookalike.data.tiny_imagenet import NAME as TINY
 from lookalike.errors import InputError
@@ -39,6 +40,7 @@ class Report:
         conflicts: groups of paths with the same bytes and different labels.
         labels: what is wrong with the labels, in words.
         differences: where the counts differ from the official ones, in words.
+        zero_shot: of a set with a zero-shot split, the images of the classes trained on and of those tested on.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Report:
     conflicts: list[list[str]]
     labels: list[str]
     differences: list[str]
+    zero_shot: tuple[int, int] | None = None
 
     @property
     def usable(self) -> bool:
@@ -89,11 +92,15 @@ class Report:
             "conflicts": self.conflicts,
             "labels": self.labels,
             "differences": self.differences,
+            "zero_shot": self.zero_shot,
         }
 
     def __str__(self) -> str:
         lines = [f"{self.name}: {self.layout}", f"  {self.root}", *([f"  {self.remark}"] if self.remark else []), ""]
         lines += [_count_line(split, by_class) for split, by_class in self.counts.items()]
+        if self.zero_shot is not None:
+            first, last = self.zero_shot
+            lines.append(f"  zero-shot: {first:,} images of the classes trained on, {last:,} of those tested on")
         lines += [_size_line(self.sizes), ""]
         lines += _section("cannot be decoded", [f"{path}: {reason}" for path, reason in self.undecodable])
         lines += _section("wrong labels", self.labels)
@@ -127,7 +134,7 @@ def check(catalog: Catalog, *, workers: int | None = None, progress: Progress | 
     looks: list[_Look] = []
     if len(catalog) and catalog.container == "zip":
         _ = _look(catalog, 0)  # opens the zip before several threads would
-    with ThreadPoolExecutor(workers or _cores()) as threads:
+    with ThreadPoolExecutor(workers or cores()) as threads:
         for chunk in threads.map(partial(_look_at_chunk, catalog), starts):
             looks += chunk
             if progress is not None:
@@ -148,7 +155,8 @@ def check(catalog: Catalog, *, workers: int | None = None, progress: Progress | 
             [paths[row] for row in rows] for rows in twins if len({labels[row] for row in rows} - {UNLABELLED}) > 1
         ],
         labels=_label_faults(catalog),
-        differences=_differences(catalog, counts),
+        differences=_differences(catalog, counts) or differences(catalog),
+        zero_shot=zero_shot_counts(catalog),
     )
 
 
@@ -195,7 +203,7 @@ def _label_faults(catalog: Catalog) -> list[str]:
             faults.append(f"{unknown} images in {split} have no label")
     trained = set(catalog.labels[catalog.rows_of("train")].tolist())
     empty = [name for label, name in enumerate(catalog.class_ids) if label not in trained]
-    if empty:
+    if empty and catalog.name not in SETS:  # there, what is missing is a difference, and test classes are new
         faults.append(f"{len(empty)} classes have no training images, such as '{empty[0]}'")
     if len(catalog.class_names) < 2:
         faults.append(f"{len(catalog.class_names)} class only")
@@ -229,6 +237,8 @@ def _class_differences(split: Split, numbers: list[int], catalog: Catalog) -> li
 
 def _layout(catalog: Catalog) -> str:
     inside = "in a zip" if catalog.container == "zip" else "in a folder"
+    if catalog.name in SETS:
+        return f"{SETS[catalog.name].title} {inside}"
     if catalog.name != TINY:
         return f"{len(catalog.class_ids)} classes {inside}"
     folders = {catalog.paths[row].rpartition("val/")[2].split("/")[0] for row in catalog.rows_of("val")}
@@ -262,7 +272,3 @@ def _section(title: str, findings: list[str]) -> list[str]:
         return []
     more = [f"    and {len(findings) - SHOWN} more"] if len(findings) > SHOWN else []
     return [f"  {title} ({len(findings)}):", *(f"    {finding}" for finding in findings[:SHOWN]), *more, ""]
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,8 +1,8 @@
 """Import: what people have becomes a named data set of ours, complete or absent.
 
-The official Tiny ImageNet folder or zip and class folders (or a zip of them) are copied as they are. A Hugging Face
-Parquet copy, whose images lie inside the tables, is unpacked: into the official layout when it is Tiny ImageNet, else
-into class folders.
+A public set in a layout that is known (see `lookalike.data.known`) and class folders, or a zip of either, are copied as
+they are. A Hugging Face Parquet copy, whose images lie inside the tables, is unpacked: into the official layout when it
+is Tiny ImageNet, else into class folders.
 """
 
 from __future__ import annotations
@@ -10,21 +10,19 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 from lookalike.data.folder import Tree, is_image, read_folder
 from lookalike.data.folder import top_of as top_of_folders
 from lookalike.data.hugging_face import Copy, shards_at, unpack
+from lookalike.data.known import recognise, title_of
+from lookalike.data.partial import sweep
 from lookalike.data.tiny_imagenet import NAME as TINY
-from lookalike.data.tiny_imagenet import looks_like_tiny_imagenet, read_tiny_imagenet
-from lookalike.data.tiny_imagenet import top_of as top_of_tiny
 from lookalike.data.unpack import unpack_zip
 from lookalike.errors import InputError
 
 TABLES = {".csv", ".tsv"}
-DAY = 86_400.0
 
 Progress = Callable[[int, int], None]
 
@@ -36,8 +34,8 @@ def import_dataset(source: str | Path, name: str, into: Path, *, progress: Progr
     or an interruption leaves nothing.
 
     Args:
-        source: a Tiny ImageNet folder or zip, class folders or a zip of them, or a Hugging Face Parquet copy (one file
-            or the folder of its shards).
+        source: the folder or zip of a known set, class folders or a zip of them, or a Hugging Face Parquet copy (one
+            file or the folder of its shards).
         name: what to call it: letters, digits, `-`, `_` and `.`.
         into: the folder of all data sets.
         progress: called with (files done, files in all).
@@ -47,7 +45,7 @@ def import_dataset(source: str | Path, name: str, into: Path, *, progress: Progr
 
     Raises:
         InputError: a name that is no plain name or is taken, a source that cannot be read, a table (which is read where
-            it lies), a set that is not Tiny ImageNet under its name, or no space left.
+            it lies), a set under the name of a known one that it is not, or no space left.
     """
     source, into = Path(source).expanduser(), Path(into)
     target = _target(name, into)
@@ -57,7 +55,7 @@ def import_dataset(source: str | Path, name: str, into: Path, *, progress: Progr
         into.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{into}: no folder can be made here ({error.strerror}).", "Choose another one.") from None
-    _sweep(into)
+    sweep(into, ".*.importing")
     beside = Path(tempfile.mkdtemp(prefix=f".{name}-", suffix=".importing", dir=into))
     try:
         if shards := shards_at(source):
@@ -83,25 +81,20 @@ def _target(name: str, into: Path) -> Path:
 
 def _check(source: Path, folder: Path, name: str) -> None:
     """Read what was written, as it will be read later."""
-    if looks_like_tiny_imagenet(folder):
-        read_tiny_imagenet(folder)
-        return
-    if name == TINY:
-        raise InputError(f"{source}: this is not Tiny ImageNet.", "Give it another name.")
-    read_folder(folder)
+    known = recognise(folder)
+    if (title := title_of(name)) is not None and (known is None or known.name != name):
+        raise InputError(f"{source}: this is not {title}.", "Give it another name.")
+    (read_folder if known is None else known.read)(folder)
 
 
 def _copy(source: Path, target: Path, progress: Progress | None) -> None:
-    """Copy a folder or unpack a zip, without the folders above its classes: images and, of Tiny ImageNet, its lists."""
-    tiny = looks_like_tiny_imagenet(source)
-    (read_tiny_imagenet if tiny else read_folder)(source)  # refuses what could not be read later
+    """Copy a folder or unpack a zip, without the folders above its classes: images and, of a known set, its lists."""
+    known = recognise(source)
+    (read_folder if known is None else known.read)(source)  # refuses what could not be read later
     tree = Tree.open(source)
-    top = (top_of_tiny if tiny else top_of_folders)(tree)
-    places = {
-        name: name.removeprefix(top)
-        for name in tree.files
-        if name.startswith(top) and (is_image(name) or (tiny and name.endswith(".txt")))
-    }
+    top = (top_of_folders if known is None else known.top_of)(tree)
+    is_part = is_image if known is None else known.is_part
+    places = {name: name.removeprefix(top) for name in tree.files if name.startswith(top) and is_part(name)}
     if tree.container == "zip":
         unpack_zip(source, target, places=places, progress=progress)
         return
@@ -122,10 +115,3 @@ def _write(place: Path, data: bytes) -> None:
 def _report(progress: Progress | None, done: int, total: int) -> None:
     if progress is not None and (done % 500 == 0 or done == total):
         progress(done, total)
-
-
-def _sweep(into: Path) -> None:
-    """Remove what a killed import left behind more than a day ago."""
-    for left in into.glob(".*.importing"):
-        if left.is_dir() and time.time() - left.stat().st_mtime > DAY:
-            shutil.rmtree(left, ignore_errors=True)

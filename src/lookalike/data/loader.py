@@ -1,8 +1,7 @@
 """Batches for training: any step's batch can be asked for at any time, and is always the same.
 
-The stream of images is one shuffled epoch after another, without end; batch number `step` is its images
-`step * batch_size` to `(step + 1) * batch_size`. Order and augmentation are functions of (seed, epoch) and
-(seed, step), so nothing has to be remembered to resume, and no image is dropped at the end of an epoch.
+Which images it has is the sampler's to say; augmentation is a function of (seed, step). So nothing has to be remembered
+to resume.
 """
 
 from __future__ import annotations
@@ -15,14 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lookalike.data import augment
+from lookalike.data.sampler import RowSampler, Shuffled, seeded
 from lookalike.recipe import Augment
 
-ORDER, AUGMENT = 1, 2  # purposes of random streams; `training.loop` has one of its own
+__all__ = ["AUGMENT", "Batch", "Loader", "seeded"]
 
-
-def seeded(*numbers: int) -> int:
-    """A 63-bit seed that is a well-mixed function of the numbers (NumPy's `SeedSequence`)."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+AUGMENT = 2  # purpose of a random stream, beside those of `data.sampler` and of training
 
 
 @dataclass(frozen=True)
@@ -46,8 +43,12 @@ class Loader:
         settings: the augmentation.
         mean: of RGB in 0..1.
         std: likewise.
-        seed: of order and augmentation.
+        seed: of augmentation and, without a sampler of its own, of the order.
         device: where batches are wanted. A GPU keeps all images in its memory when they fill less than a third of it.
+        sampler: which rows of `images` make up a batch; every image once an epoch, shuffled, where there is none.
+
+    Raises:
+        ValueError: a sampler with batches of another size.
     """
 
     def __init__(
@@ -62,7 +63,11 @@ class Loader:
         std: tuple[float, float, float],
         seed: int,
         device: torch.device,
+        sampler: RowSampler | None = None,
     ) -> None:
+        self.sampler = Shuffled(len(images), batch_size, seed) if sampler is None else sampler
+        if self.sampler.batch_size != batch_size:
+            raise ValueError(f"the sampler's batches have {self.sampler.batch_size} images, not {batch_size}")
         self.num_classes = num_classes
         self.batch_size = batch_size
         self.settings = settings
@@ -74,31 +79,18 @@ class Loader:
         self.resident: Tensor | None = None
         if device.type == "cuda" and images.nbytes < torch.cuda.mem_get_info(device)[1] / 3:
             self.resident = torch.from_numpy(np.array(images)).to(device)
-        self._order: tuple[int, NDArray[np.int64]] | None = None
 
     def __len__(self) -> int:
         """Images in an epoch."""
-        return len(self.images)
+        return len(self.sampler)
 
     def epoch_of(self, step: int) -> float:
         """Epochs done before this step, with their fraction."""
-        return step * self.batch_size / len(self)
+        return self.sampler.epoch_of(step)
 
     def rows(self, step: int) -> NDArray[np.int64]:
         """Row numbers of batch `step`, (batch_size,) int64."""
-        position, stop = step * self.batch_size, (step + 1) * self.batch_size
-        parts = []
-        while position < stop:
-            epoch, start = divmod(position, len(self))
-            parts.append(self._shuffled(epoch)[start : start + stop - position])
-            position += len(parts[-1])
-        return np.concatenate(parts)
-
-    def _shuffled(self, epoch: int) -> NDArray[np.int64]:
-        if self._order is None or self._order[0] != epoch:
-            generator = np.random.default_rng(seeded(self.seed, ORDER, epoch))
-            self._order = epoch, generator.permutation(len(self))
-        return self._order[1]
+        return self.sampler.rows(step)
 
     def batch(self, step: int, size: int, part: int = 0, parts: int = 1) -> Batch:
         """Part `part` of `parts` equal ones of batch `step`, at `size` pixels, on the device.

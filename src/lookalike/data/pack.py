@@ -15,7 +15,6 @@ import json
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,6 +27,8 @@ import platformdirs
 from numpy.typing import NDArray
 
 from lookalike.data.catalog import Catalog
+from lookalike.data.cores import cores
+from lookalike.data.partial import sweep
 from lookalike.errors import InputError
 from lookalike.image import decode
 
@@ -35,7 +36,6 @@ FORMAT = 1
 CHUNK = 256  # images decoded by a thread at a time
 MARGIN = 64 << 20  # bytes left free on the disk
 SHOWN = 5  # undecodable images named in an error
-DAY = 86_400.0
 
 Progress = Callable[[int, int], None]
 
@@ -82,6 +82,7 @@ def pack(
     size: int,
     *,
     cache: Path | None = None,
+    crop_boxes: bool = False,
     skip_undecodable: bool = False,
     workers: int | None = None,
     progress: Progress | None = None,
@@ -89,8 +90,9 @@ def pack(
     """The pack of a catalog at a size: found in the cache, or decoded now by several threads.
 
     Args:
-        catalog: what to decode; boxes are cropped where the catalog has them.
+        catalog: what to decode.
         size: side of the square images in pixels.
+        crop_boxes: cut each image to its box first, where the catalog has one; without, images are whole.
         cache: folder of all packs; by default `packs` in $LOOKALIKE_CACHE or the user's cache folder.
         skip_undecodable: leave out what cannot be decoded, and count it, instead of refusing.
         workers: threads; by default one per core.
@@ -102,11 +104,13 @@ def pack(
     """
     if not len(catalog):
         raise InputError(f"{catalog.root}: there are no images to pack.", "Choose another split.")
-    key = hashlib.sha256(f"{FORMAT} {catalog.fingerprint} {skip_undecodable}".encode()).hexdigest()
+    has_boxes = any(box is not None for box in catalog.boxes)
+    cut = f" crop_boxes={crop_boxes}" if has_boxes else ""  # without boxes it is all the same
+    key = hashlib.sha256(f"{FORMAT} {catalog.fingerprint} {skip_undecodable}{cut}".encode()).hexdigest()
     folder = _packs(cache) / f"{catalog.name}-{size}px-{key[:16]}"
     if not _is_whole(folder):
         try:
-            _make(catalog, size, folder, skip_undecodable, workers or _cores(), progress)
+            _make(catalog, size, folder, crop_boxes, skip_undecodable, workers or cores(), progress)
         except OSError as error:
             raise InputError(
                 f"{folder}: cannot write the pack ({error.strerror or error}).",
@@ -119,11 +123,17 @@ def pack(
 
 
 def _make(
-    catalog: Catalog, size: int, folder: Path, skip_undecodable: bool, workers: int, progress: Progress | None
+    catalog: Catalog,
+    size: int,
+    folder: Path,
+    crop_boxes: bool,
+    skip_undecodable: bool,
+    workers: int,
+    progress: Progress | None,
 ) -> None:
     """Decode into a folder beside the pack's own and rename it once it is whole."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(folder.parent)
+    sweep(folder.parent, ".*.partial")
     needed = len(catalog) * size * size * 3
     if (free := shutil.disk_usage(folder.parent).free) < needed + MARGIN:
         raise InputError(
@@ -137,7 +147,7 @@ def _make(
         starts = range(0, len(catalog), CHUNK)
         with ThreadPoolExecutor(workers) as threads:
             for start, found in zip(
-                starts, threads.map(partial(_decode_chunk, catalog, size, images), starts), strict=True
+                starts, threads.map(partial(_decode_chunk, catalog, size, crop_boxes, images), starts), strict=True
             ):
                 faults += found
                 if progress:
@@ -157,6 +167,7 @@ def _make(
             "source": str(catalog.root),
             "fingerprint": catalog.fingerprint,
             "size": size,
+            "crop_boxes": crop_boxes,
             "images": len(rows),
             "rows": rows if faults else None,
             "skipped": [catalog.paths[row] for row, _ in faults],
@@ -186,20 +197,16 @@ def _create(path: Path, count: int, size: int) -> np.memmap[Any, np.dtype[np.uin
     return images
 
 
-def _sweep(packs: Path) -> None:
-    """Remove what a killed process left behind more than a day ago."""
-    for left in packs.glob(".*.partial"):
-        if left.is_dir() and time.time() - left.stat().st_mtime > DAY:
-            shutil.rmtree(left, ignore_errors=True)
-
-
-def _decode_chunk(catalog: Catalog, size: int, images: NDArray[np.uint8], start: int) -> list[tuple[int, InputError]]:
+def _decode_chunk(
+    catalog: Catalog, size: int, crop_boxes: bool, images: NDArray[np.uint8], start: int
+) -> list[tuple[int, InputError]]:
     """Decode rows `start` to `start + CHUNK` into `images`; the faults found, by row."""
     faults = []
     for row in range(start, min(start + CHUNK, len(catalog))):
         try:
             data = catalog.read_bytes(row)
-            images[row] = decode(data, size, box=catalog.boxes[row], where=catalog.paths[row])
+            box = catalog.boxes[row] if crop_boxes else None
+            images[row] = decode(data, size, box=box, where=catalog.paths[row])
         except InputError as error:
             faults.append((row, error))
     return faults
@@ -252,7 +259,3 @@ def _packs(cache: Path | None) -> Path:
     if cache is not None:
         return cache
     return Path(os.environ.get("LOOKALIKE_CACHE") or platformdirs.user_cache_dir("lookalike")).expanduser() / "packs"
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from lookalike.data.catalog import Catalog
 from lookalike.data.folder import read_folder
+from lookalike.data.known import recognise
 from lookalike.data.tables import read_table
-from lookalike.data.tiny_imagenet import looks_like_tiny_imagenet, read_tiny_imagenet
 from lookalike.errors import InputError, nearest
 
 BUILTIN = "builtin"  # drawn on the spot, see `lookalike.data.synthetic`
@@ -18,12 +18,14 @@ SHARDS = ("*.parquet", "data/*.parquet", "train/*.parquet", "default/train/*.par
 def read(source: str | Path, *, val_fraction: float = 0.1, split_seed: int = 0) -> Catalog:
     """Read a data set; what it is gets decided by looking at it.
 
-    A name stands before a path: write `./builtin` for a folder of that name. Tiny ImageNet is known by its lists of
-    classes and labels; every other folder and zip is read as class folders; `.csv`, `.tsv` and `.parquet` are tables.
+    A name stands before a path: write `./builtin` for a folder of that name. Tiny ImageNet, Cars196, CUB-200-2011 and
+    Stanford Online Products are known by their lists (Cars196 also by the names of its classes) and keep their official
+    splits; every other folder and zip is read as class folders; `.csv`, `.tsv` and `.parquet` are tables.
 
     Args:
         source: "builtin", the name of a downloaded or imported data set, or the path of a folder, zip or table.
-        val_fraction: share of each class's training images for validation where the source names no val split.
+        val_fraction: share of each class's training images for validation where a source of one's own names no val
+            split.
         split_seed: which ones.
 
     Returns:
@@ -44,8 +46,8 @@ def read(source: str | Path, *, val_fraction: float = 0.1, split_seed: int = 0) 
             f"{path}: a folder with Parquet files, such as {shard.relative_to(path)}.",
             f"Import it (lookalike data import {path} --name NAME), or point at the one file that is a table.",
         )
-    if looks_like_tiny_imagenet(path):
-        return read_tiny_imagenet(path)
+    if (known := recognise(path)) is not None:
+        return known.read(path)
     return read_folder(path, val_fraction=val_fraction, split_seed=split_seed)
 
 

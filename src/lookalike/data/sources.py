@@ -54,7 +54,9 @@ class Source:
         counts: its images, in words.
         size_bytes: what the first mirror sends.
         mirrors: places to get it from, the official one first.
-        layout: what a copy of it on disk has at its top, at least.
+        layout: what a copy of it on disk has at its top, at least; empty when copies differ.
+        by_hand: what to get in another way, and where to put it, when no mirror answers; empty when the first file of
+            the first mirror says it all.
     """
 
     title: str
@@ -62,6 +64,7 @@ class Source:
     size_bytes: int
     mirrors: tuple[Mirror, ...]
     layout: tuple[str, ...]
+    by_hand: str = ""
 
 
 # The server publishes no checksum: MD5 and size are those that many loaders of this zip hold it to.
@@ -73,6 +76,21 @@ _TINY_ZIP = File(
 )
 _TINY_ON_THE_HUB = f"{HUB}/datasets/zh-plus/tiny-imagenet/resolve/b427d143d5e9bf39d5132c552063f3c5ba3facd6/data"
 _TINY_SHARDS = ("train-00000-of-00001-1359597a978bc4fa.parquet", "valid-00000-of-00001-70d52db3c749a935.parquet")
+
+# The official addresses (ai.stanford.edu/~jkrause/cars, and imagenet.stanford.edu for the images) are dead since 2023.
+# Revision, files and columns are as public loaders of these copies name them; the import holds the classes to the
+# official names. Sizes are rounded: the Hub announces the exact ones.
+_CARS_SHARDS = tuple(f"{split}-0000{part}-of-00002.parquet" for split in ("train", "test") for part in (0, 1))
+_CARS_ON_THE_HUB = {
+    "tanganke/stanford_cars": "9abf6cf7d6dfa7b95152a0d6e791ea9435b47a40",
+    "isaacchung/StanfordCars": "09ffe9bc7864d3f1e851529e5c4b7e05601a04fb",
+}
+_CARS_BY_HAND = (
+    "The official server is gone since 2023. Get cars_train/, cars_test/, cars_meta.mat, cars_train_annos.mat and "
+    "cars_test_annos_withlabels.mat (or car_ims/ and cars_annos.mat; or a copy in class folders, as on Kaggle) "
+    "in another way, put them into one folder, the .mat files into devkit/ in it, and say: "
+    "lookalike data import THAT_FOLDER --name cars196"
+)
 
 SOURCES: dict[str, Source] = {
     "tiny-imagenet": Source(
@@ -88,7 +106,22 @@ SOURCES: dict[str, Source] = {
             ),
         ),
         layout=("train", "val"),
-    )
+    ),
+    "cars196": Source(
+        title="Cars196 (Stanford Cars): 196 models of cars, whole pictures (for non-commercial research)",
+        counts="8,144 training, 8,041 test images",
+        size_bytes=1_976_000_000,
+        mirrors=tuple(
+            Mirror(
+                f"Hugging Face ({copy})",
+                tuple(File(name, f"{HUB}/datasets/{copy}/resolve/{revision}/data/{name}") for name in _CARS_SHARDS),
+                remark="This copy has no boxes. The official server is gone since 2023.",
+            )
+            for copy, revision in _CARS_ON_THE_HUB.items()
+        ),
+        layout=(),
+        by_hand=_CARS_BY_HAND,
+    ),
 }
 
 

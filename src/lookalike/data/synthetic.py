@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -24,6 +23,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lookalike.data.catalog import SPLITS, Catalog, Row, Split
+from lookalike.data.cores import cores
+from lookalike.data.partial import sweep
 from lookalike.data.synthetic_scene import Scene
 from lookalike.data.synthetic_shapes import FAMILIES
 from lookalike.errors import InputError, nearest
@@ -33,7 +34,6 @@ STAMP = 946_684_800  # files are dated 2000-01-01: the catalog's fingerprint mus
 REMARK = "drawn, not photographed"
 SIZES = range(16, 1025)
 WORTH_A_PROCESS = 500  # images; fewer are drawn before another interpreter has started
-DAY = 86_400.0
 
 Progress = Callable[[int, int], None]
 
@@ -140,8 +140,7 @@ def _cache_folder(cache: Path | None) -> Path:
 
 
 def _workers_for(images: int) -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, images // WORTH_A_PROCESS))
+    return max(1, min(cores(), images // WORTH_A_PROCESS))
 
 
 def _path(split: Split, label: int, index: int) -> str:
@@ -193,9 +192,7 @@ def _draw_beside(job: _Job, workers: int, progress: Progress | None) -> None:
     """Draw everything into a folder beside the job's own and rename it once it is whole."""
     folder = Path(job.folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    for left in folder.parent.glob(".builtin-*.partial"):  # of a process that was killed
-        if time.time() - left.stat().st_mtime > DAY:
-            shutil.rmtree(left, ignore_errors=True)
+    sweep(folder.parent, ".builtin-*.partial")
     beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=".partial", dir=folder.parent))
     try:
         inner = _Job(job.seed, job.size, job.counts, str(beside / "new"))

@@ -1,0 +1,253 @@
+"""Cars196 (Stanford Cars) in the layouts that people have it in, from a folder or a zip.
+
+    car_ims/*.jpg, cars_annos.mat                        all 16,185 images in one folder, as first published
+    cars_train/*.jpg, cars_test/*.jpg, devkit/*.mat      the two halves, as published later
+    train/CLASS/*.jpg, test/CLASS/*.jpg                  class folders, as on Kaggle
+    CLASS/*.jpg                                          class folders without the halves
+
+Folders above and doubled ones (`cars_train/cars_train/`) do not matter, nor where the .mat files lie. The labels of the
+test half are in `cars_test_annos_withlabels.mat`, which came separately: without it, that half is left out.
+
+Labels are the official ones, 0 to 195, in every layout (see `lookalike.data.cars196_labels`): the zero-shot split,
+first 98 classes against last 98, depends on it. Source: Krause et al., 3D Object Representations for Fine-Grained
+Categorization, 2013.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+from PIL import Image
+
+from lookalike.data.cars196_labels import MATS, Annotation, annotated, classes, label_of
+from lookalike.data.catalog import SPLITS, Catalog, Row, Split
+from lookalike.data.folder import SPLIT_NAMES, Tree, is_image
+from lookalike.errors import InputError
+
+NAME = "cars196"
+CLASSES = 196
+COUNTS: dict[Split, int] = {"train": 8_144, "test": 8_041}
+FIRST = 98  # classes that zero-shot retrieval trains on; it is tested on the others
+ZERO_SHOT = (8_054, 8_131)  # images of the first 98 classes and of the last 98
+TOTAL = sum(COUNTS.values())
+LOOKED_AT = 100  # images of a half whose sizes are compared with their boxes
+CROPPED = 0.9  # share of them that must be as large as their boxes
+
+_OFFICIAL = re.compile(r"(?:.*/)?((?:car_ims|cars_train|cars_test)/[^/]+)")
+_SPLITS = SPLIT_NAMES | {"cars_train": "train", "cars_test": "test"}
+
+
+def read_cars196(path: str | Path) -> Catalog:
+    """Read Cars196.
+
+    Args:
+        path: its folder, a folder just above it, or a zip of it.
+
+    Returns:
+        The catalog, sorted by split and id: the 196 official names as classes, whether or not each has images; splits
+        "train" and "test" as published (all "train" where the copy does not tell); ids are the official paths, or
+        split, class and file name for class folders. Boxes are there where the copy has them and its images are not
+        yet cropped. `remark` says what the copy lacks, or "".
+
+    Raises:
+        InputError: a folder inside it, labels that are missing, damaged .mat files, an image of no class.
+    """
+    path = Path(path)
+    if path.is_dir() and (home := _home_of(path)) is not None:
+        raise InputError(f"{path}: this is only a part of Cars196.", f"Use {home}")
+    return _Reader(Tree.open(path)).catalog()
+
+
+def looks_like_cars196(path: Path) -> bool:
+    """Whether this is Cars196, whole or not, or a folder inside it."""
+    if path.is_dir() and _home_of(path) is not None:
+        return True
+    images = [name for name in Tree.open(path).files if is_image(name)]
+    if 2 * sum(_OFFICIAL.fullmatch(name) is not None for name in images) > len(images):
+        return True
+    labels = [label for name in images if (label := _class_of(name)) is not None]
+    return len(set(labels)) > 1 and len(labels) >= 0.9 * len(images)
+
+
+def is_part(name: str) -> bool:
+    """Whether a file of a copy belongs to the set: images, and the lists that `annotated` reads."""
+    return is_image(name) or name.endswith((".mat", ".csv"))
+
+
+class _Reader:
+    """Reads one tree, whatever its layout."""
+
+    def __init__(self, tree: Tree) -> None:
+        self.tree = tree
+        self.images = [name for name in tree.files if is_image(name)]
+        self.known = annotated(tree)
+        self.unlabelled = 0  # images of the test half that nothing labels
+        self.is_split = True
+
+    def catalog(self) -> Catalog:
+        official = {name: match[1] for name in self.images if (match := _OFFICIAL.fullmatch(name))}
+        rows = list(self._by_list(official) if 2 * len(official) > len(self.images) else self._by_folder())
+        rows.sort(key=lambda row: (SPLITS.index(row.split), row.id))
+        if not rows and self.unlabelled:
+            self._refuse_unlabelled("cars_test")
+        catalog = Catalog.from_rows(
+            rows, root=self.tree.root, class_names=classes(), name=NAME, container=self.tree.container
+        )
+        cropped = {split for split in SPLITS if _is_cropped(catalog, split)}
+        if cropped:  # the boxes are those of the pictures before
+            rows = [replace(row, box=None) if row.split in cropped else row for row in rows]
+        return Catalog.from_rows(
+            rows,
+            root=self.tree.root,
+            class_names=classes(),
+            name=NAME,
+            container=self.tree.container,
+            remark=self._remark(rows, cropped),
+        )
+
+    def _by_list(self, official: dict[str, str]) -> Iterator[Row]:
+        """Images in the official folders, labelled by the devkit."""
+        folders = {name.split("/")[0] for name in self.known}
+        for name, place in official.items():
+            folder = place.split("/")[0]
+            if folder == "cars_test" and folder not in folders:
+                self.unlabelled += 1
+                continue
+            if folder not in folders:
+                self._refuse_unlabelled(folder)
+            if place not in self.known:
+                self._refuse(f"'{name}' is in no list of the devkit", "Remove it, or restore the devkit.")
+            known = self.known[place]
+            yield Row(name, known.label, known.split, known.box, place)
+
+    def _by_folder(self) -> Iterator[Row]:
+        """Images in class folders, with splits above them or without."""
+        splits = {name: _split_of(name) for name in self.images}
+        self.is_split = None not in splits.values()
+        if not self.is_split and len(set(splits.values())) > 1:
+            name = next(name for name, split in splits.items() if split is None)
+            self._refuse(f"'{name}' lies in neither train/ nor test/", "Keep only these two, or neither.")
+        for name, split in splits.items():
+            label = _class_of(name)
+            if label is None:
+                self._refuse(f"'{name}' lies in the folder of no class of Cars196", "Move or remove it.")
+            file = name.rpartition("/")[2]
+            known = self._known(file, label, split)
+            box = None if known is None else known.box
+            folder = classes()[label].replace("/", "-")
+            if split is not None:
+                yield Row(name, label, split, box, f"{split}/{folder}/{file}")
+            else:
+                yield Row(name, label, "train", box, f"{folder}/{file}")
+
+    def _known(self, file: str, label: int, split: Split | None) -> Annotation | None:
+        """What the devkit says of an image in a class folder, when it kept its name."""
+        known = self.known.get(f"cars_{split}/{file}" if split else f"car_ims/{file}")
+        return known if known is not None and known.label == label else None
+
+    def _remark(self, rows: list[Row], cropped: set[Split]) -> str:
+        """What must be said beside a number that is measured on this copy."""
+        counts = Counter(row.split for row in rows)
+        here, kinds = len(rows), len({row.label for row in rows})
+        said = []
+        if self.is_split and (here, kinds) == (COUNTS["train"], CLASSES) and counts["train"] == here:
+            said.append(f"half: {here:,} of the {TOTAL:,} images")
+        elif self.is_split and (here, kinds) == (COUNTS["test"], CLASSES) and counts["test"] == here:
+            said.append(f"test half: {here:,} of the {TOTAL:,} images")
+        elif here != TOTAL or kinds != CLASSES:
+            said.append(f"part: {here:,} of the {TOTAL:,} images")
+            said += [f"{kinds} of the {CLASSES} classes"] if kinds != CLASSES else []
+        elif self.is_split and any(counts[split] != COUNTS[split] for split in COUNTS):
+            said.append(f"another split: {', '.join(f'{counts[split]:,} {split}' for split in SPLITS)} images")
+        if cropped == set(counts):
+            said[:1] = [f"cropped {said[0]}"] if said else [f"cropped: all {TOTAL:,} images"]
+            said.append("already cropped to their boxes")
+        elif cropped:
+            said.append(f"those of {' and '.join(sorted(cropped))} already cropped to their boxes")
+        if not self.is_split:
+            said.append("without the official split")
+        if self.unlabelled:
+            said.append(f"{self.unlabelled:,} test images left out for want of cars_test_annos_withlabels.mat")
+        return ", ".join(said)
+
+    def _refuse_unlabelled(self, folder: str) -> NoReturn:
+        file = {"car_ims": "cars_annos.mat", "cars_train": "cars_train_annos.mat"}.get(
+            folder, "cars_test_annos_withlabels.mat"
+        )
+        self._refuse(
+            f"the images of {folder}/ have no labels: {file} is missing",
+            f"Put it and cars_meta.mat into {self.tree.root / 'devkit'}"
+            if folder != "car_ims"
+            else f"Put it beside {folder}/ (files of the devkit label cars_train/ and cars_test/ only).",
+        )
+
+    def _refuse(self, what: str, remedy: str) -> NoReturn:
+        raise InputError(f"{self.tree.root}: {what}.", remedy)
+
+
+def top_of(tree: Tree) -> str:
+    """The part that all names share above the set's own folders; "" when it is not the same for all."""
+    files = [name for name in tree.files if is_part(name)]
+    top = ""
+    while heads := {name.removeprefix(top).split("/")[0] for name in files}:
+        head = heads.pop()
+        if heads or head.lower() in _SPLITS or head == "car_ims" or label_of(head) is not None:
+            break
+        if any("/" not in name.removeprefix(top) for name in files):
+            break
+        top += f"{head}/"
+    return top
+
+
+def _class_of(name: str) -> int | None:
+    """The label by the folder that an image lies in; a name with a slash in it has become two folders."""
+    *above, folder, _ = ["", "", *name.split("/")]
+    label = label_of(folder)
+    return label if label is not None else label_of(above[-1] + folder)
+
+
+def _split_of(name: str) -> Split | None:
+    """The split by the nearest folder above that is called like one."""
+    folders = [part.lower() for part in name.split("/")[:-1]]
+    return next((_SPLITS[folder] for folder in reversed(folders) if folder in _SPLITS), None)
+
+
+def _home_of(path: Path) -> Path | None:
+    """The set's own folder, when `path` is one of those in it."""
+    inside = path.resolve()
+    if inside.name not in {"car_ims", "cars_train", "cars_test", "devkit"}:
+        return None
+    home = inside.parent
+    if any((inside / name).is_dir() for name in ("car_ims", "cars_train", "cars_test")) or not home.is_dir():
+        return None
+    lists = [*home.glob("*.mat"), *home.glob("devkit/*.mat")]
+    has_images = any((home / name).is_dir() for name in ("car_ims", "cars_train", "cars_test"))
+    return home if has_images and any(MATS.fullmatch(one.name) for one in lists) else None
+
+
+def _is_cropped(catalog: Catalog, split: Split) -> bool:
+    """Whether the images of a split are as large as their boxes; a pixel more or less does not matter."""
+    rows = [row for row in catalog.rows_of(split).tolist() if catalog.boxes[row] is not None]
+    if not rows:
+        return False
+    some = sorted({rows[place] for place in np.linspace(0, len(rows) - 1, LOOKED_AT).astype(int)})
+    agree = [same for row in some if (same := _is_as_large_as_its_box(catalog, row)) is not None]
+    return bool(agree) and sum(agree) >= CROPPED * len(agree)
+
+
+def _is_as_large_as_its_box(catalog: Catalog, row: int) -> bool | None:
+    """None for an image that cannot be opened: whoever needs it will say so."""
+    try:
+        with Image.open(io.BytesIO(catalog.read_bytes(row))) as image:
+            width, height = image.size
+    except (InputError, OSError, ValueError, Image.DecompressionBombError):
+        return None
+    left, top, right, bottom = catalog.boxes[row] or (0, 0, 0, 0)
+    return abs(width - (right - left)) <= 1 and abs(height - (bottom - top)) <= 1

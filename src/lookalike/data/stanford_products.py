@@ -1,0 +1,125 @@
+"""Stanford Online Products in its official layout, from a folder or a zip.
+
+    Stanford_Online_Products/Ebay_train.txt   image_id class_id super_class_id path, below a header
+                             Ebay_test.txt    likewise
+                             bicycle_final/*.JPG, cabinet_final/, ...    120,053 images of 22,634 products
+
+The two lists share no class: they are the zero-shot split. Labels are the official numbers of the classes less one.
+Source: Oh Song et al., Deep Metric Learning via Lifted Structured Feature Embedding, 2016.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import NoReturn
+
+from lookalike.data.catalog import Catalog, Row, Split
+from lookalike.data.folder import Tree, is_image
+from lookalike.errors import InputError
+
+NAME = "stanford-products"
+CLASSES = 22_634
+COUNTS: dict[Split, int] = {"train": 59_551, "test": 60_502}
+CLASSES_OF: dict[Split, int] = {"train": 11_318, "test": 11_316}
+TOTAL = sum(COUNTS.values())
+LISTS: dict[Split, str] = {"train": "Ebay_train.txt", "test": "Ebay_test.txt"}
+HEADER = ["image_id", "class_id", "super_class_id", "path"]
+
+
+def read_stanford_products(path: str | Path) -> Catalog:
+    """Read Stanford Online Products.
+
+    Args:
+        path: the folder `Stanford_Online_Products`, one just above it, or a zip of it.
+
+    Returns:
+        The catalog, in the order of the lists: splits "train" and "test" as published, one class for each product
+        (named by its kind and number, such as "bicycle 1"), ids are the official paths. Images that are listed and
+        missing are left out, and `remark` says what the copy lacks, or "".
+
+    Raises:
+        InputError: a list that is missing or malformed, a class in both lists, or none of the listed images.
+    """
+    tree = Tree.open(Path(path))
+    top = top_of(tree)
+    here = set(tree.files)
+    names: dict[int, str] = {}
+    rows: list[Row] = []
+    seen: dict[int, Split] = {}
+    for split, file in LISTS.items():
+        if top + file not in here:
+            _refuse(tree, f"{top}{file} is missing", "Unpack the whole Stanford_Online_Products.zip.")
+        for number, place in _lines(tree, top + file):
+            if seen.setdefault(number, split) != split:
+                _refuse(tree, f"class {number} is in both lists", "Restore them.")
+            names[number] = f"{place.partition('/')[0].removesuffix('_final')} {number}"
+            if top + place in here:
+                rows.append(Row(top + place, number - 1, split, None, place))
+    count = max(names, default=0)
+    if sorted(names) != list(range(1, count + 1)):
+        _refuse(tree, "the lists do not count their classes from 1", "Restore them.")
+    return Catalog.from_rows(
+        rows,
+        root=tree.root,
+        class_names=[names[number] for number in range(1, count + 1)],
+        class_ids=[str(number) for number in range(1, count + 1)],
+        name=NAME,
+        container=tree.container,
+        remark=_remark(rows),
+    )
+
+
+def looks_like_stanford_products(path: Path) -> bool:
+    """Whether this is Stanford Online Products, whole or not; cheap for a folder."""
+    if path.is_dir():
+        homes = (path, path / "Stanford_Online_Products")
+        return any((home / file).is_file() for home in homes for file in LISTS.values())
+    return any(name.rpartition("/")[2] in LISTS.values() for name in Tree.open(path).files)
+
+
+def is_part(name: str) -> bool:
+    """Whether a file of a copy belongs to the set: images, and the two lists."""
+    return is_image(name) or name.rpartition("/")[2] in LISTS.values()
+
+
+def top_of(tree: Tree) -> str:
+    """The part of the names before the lists.
+
+    Raises:
+        InputError: there are no lists, or they lie in different folders.
+    """
+    tops = {name.rpartition("/")[0] for name in tree.files if name.rpartition("/")[2] in LISTS.values()}
+    if len(tops) != 1:
+        what = "neither Ebay_train.txt nor Ebay_test.txt" if not tops else "lists in more than one folder"
+        _refuse(tree, f"{what} in it", "Use the folder Stanford_Online_Products.")
+    top = tops.pop()
+    return f"{top}/" if top else ""
+
+
+def _lines(tree: Tree, name: str) -> list[tuple[int, str]]:
+    """Number of the class and path of each line of a list."""
+    header, *lines = tree.read_text(name).splitlines() or [""]
+    if header.split() != HEADER:
+        _refuse(tree, f"{name} does not begin with '{' '.join(HEADER)}'", "Restore this file.")
+    found = []
+    for place, line in enumerate(lines, start=2):
+        parts = line.split(maxsplit=3)
+        if not parts:
+            continue
+        if len(parts) != 4 or not all(part.isdecimal() for part in parts[:3]) or int(parts[1]) < 1:
+            _refuse(tree, f"{name}, line {place} is not '{' '.join(HEADER)}'", "Restore this file.")
+        found.append((int(parts[1]), parts[3].strip()))
+    return found
+
+
+def _remark(rows: list[Row]) -> str:
+    counts = Counter(row.split for row in rows)
+    kinds = len({row.label for row in rows})
+    if kinds == CLASSES and dict(counts) == COUNTS:
+        return ""
+    return f"part: {len(rows):,} of the {TOTAL:,} images, {kinds:,} of the {CLASSES:,} products"
+
+
+def _refuse(tree: Tree, what: str, remedy: str) -> NoReturn:
+    raise InputError(f"{tree.root}: {what}.", remedy)
