@@ -15,7 +15,7 @@ from lookalike.data.read import read
 from lookalike.errors import InputError
 from lookalike.evaluation.classification import summary
 from lookalike.evaluation.evaluate import logits_of
-from lookalike.evaluation.measure import in_classes_of, measure
+from lookalike.evaluation.measure import in_classes_of, measure, read_as_trained
 from lookalike.image import decode
 from lookalike.models.build import build
 from lookalike.models.pretrained import ModelConfig, Pretrained
@@ -143,8 +143,33 @@ def test_a_split_without_labels_is_refused(catalog: Catalog) -> None:
         measure(model_of(tuple(ANIMALS)), bare, "test")
 
 
+def test_validation_images_are_those_that_the_model_was_not_trained_on(tmp_path: Path) -> None:
+    for name in ANIMALS:
+        (tmp_path / name).mkdir()
+        for number in range(10):
+            Image.new("RGB", (SIZE, SIZE), (number, 0, 0)).save(tmp_path / name / f"{number}.png")
+
+    def validation(catalog: Catalog) -> list[str]:
+        return [catalog.ids[row] for row in catalog.rows_of("val")]
+
+    older = model_of(tuple(ANIMALS)).config
+    config = older.model_copy(update={"val_fraction": 0.4, "split_seed": 7})
+    trained_with = validation(read(tmp_path, val_fraction=0.4, split_seed=7))
+    assert len(trained_with) == 12
+    assert trained_with != validation(read(tmp_path, val_fraction=0.4)), "a seed that is lost would be seen"
+    assert validation(read_as_trained(tmp_path, config)) == trained_with
+    assert validation(read_as_trained(tmp_path, older)) == validation(read(tmp_path))
+    asked = read_as_trained(tmp_path, config, val_fraction=0.2, split_seed=0)
+    assert validation(asked) == validation(read(tmp_path, val_fraction=0.2))
+    assert validation(read_as_trained(tmp_path, older, split_seed=7)) == validation(read(tmp_path, split_seed=7))
+
+
 def test_progress_is_told_to_the_end(catalog: Catalog) -> None:
     told: list[tuple[int, int]] = []
     model = model_of(tuple(ANIMALS))
-    measure(model, catalog, batch_size=4, progress=lambda done, total: told.append((done, total)))
-    assert told == [(4, 9), (8, 9), (9, 9)]
+    packed: list[tuple[int, int]] = []
+    for _ in range(2):  # the pack is made once
+        told.clear()
+        measure(model, catalog, batch_size=4, packing=lambda *p: packed.append(p), progress=lambda *p: told.append(p))
+        assert told == [(4, 9), (8, 9), (9, 9)]
+        assert packed == [(9, 9)]

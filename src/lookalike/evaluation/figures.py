@@ -1,8 +1,8 @@
 """Charts as inline SVG: crisp at any size, a few kilobytes, coloured by the page's own style sheet.
 
-Classes that the style sheet gives a look: `axis`, `grid`, `tick`, `first` and `second` for the series and their
-labels, `bar`, `few`, `count`, `ideal`. Sizes are in units of a view box that is `WIDTH` wide; how large that is, the
-page decides.
+Classes that the style sheet gives a look: `axis`, `grid`, `tick`, `first` to `fourth` for the series and
+their labels, `bar`, `few`, `count`, `ideal`. Sizes are in units of a view box that is `WIDTH` wide; how large that is,
+the page decides.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ WIDTH, HEIGHT = 480, 270
 LEFT, RIGHT, TOP, BOTTOM = 54, 106, 14, 46  # around the plot; labels of the lines stand at the right
 MOST_POINTS = 300  # of a line; more are averaged
 DOTTED = 40  # lines of at most so many points show each of them
-LOOKS = ("first", "second")
+LOOKS = ("first", "second", "third", "fourth")
 QUARTERS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 Format = Callable[[float], str]
@@ -113,7 +113,7 @@ def line_chart(
     """Lines over x from zero up, each named at its end; None when there is no point at all.
 
     Args:
-        lines: one or two.
+        lines: one to four.
         about: what the chart shows, for those who cannot see it.
         x_name: under the x axis.
         form: how y values are written.
@@ -131,15 +131,15 @@ def line_chart(
     x_ticks, y_ticks = ticks(0, max(xs), 6), ticks(min(0.0, *ys), max(ys))
     frame = Frame((0, max(xs) or 1.0), (y_ticks[0], y_ticks[-1]))
     parts = [
-        _y_axis(frame, y_ticks, form),
-        _x_axis(frame, [x for x in x_ticks if x <= 1.01 * frame.x[1]], plain, x_name),
+        y_axis(frame, y_ticks, form),
+        x_axis(frame, [x for x in x_ticks if x <= 1.01 * frame.x[1]], plain, x_name),
     ]
     ends = []
     for line, look in zip(kept, LOOKS, strict=False):
         parts.append(_path(frame, line, look, form, stairs))
         ends.append((frame.down(line.points[-1][1]), look, line.name, form(line.points[-1][1])))
     parts.append(_labels(frame, ends))
-    return _svg(about, parts)
+    return svg(about, parts)
 
 
 def reliability_diagram(before: Sequence[Bin], after: Sequence[Bin], *, few: int, about: str) -> Markup:
@@ -156,7 +156,7 @@ def reliability_diagram(before: Sequence[Bin], after: Sequence[Bin], *, few: int
     frame = Frame((0, 1), (0, 1), right=WIDTH - 24, bottom=300)
     base = frame.bottom + gap + strip
     most, total = max(b.count for b in before), sum(b.count for b in before)
-    parts, counts = [_y_axis(frame, QUARTERS, percent)], []
+    parts, counts = [y_axis(frame, QUARTERS, percent)], []
     for b in before:
         words = f"{b.count:,} images, {percent(b.confidence)} sure, {percent(b.accuracy)} right"
         look = "bar few" if b.count < few else "bar"
@@ -171,24 +171,24 @@ def reliability_diagram(before: Sequence[Bin], after: Sequence[Bin], *, few: int
     words = f"images (highest bar: {percent(most / total)})"
     parts.append(Markup('<text class="tick" x="{}" y="{}">{}</text>').format(LEFT, frame.bottom + gap - 8, words))
     below = Frame((0, 1), (0, 1), right=frame.right, bottom=base)
-    return _svg(about, [*parts, *counts, _x_axis(below, QUARTERS, percent, "confidence")], base + BOTTOM)
+    return svg(about, [*parts, *counts, x_axis(below, QUARTERS, percent, "confidence")], base + BOTTOM)
 
 
-def histogram(shares: Sequence[float], *, about: str, bins: int = 20) -> Markup:
+def histogram(shares: Sequence[float], *, about: str, bins: int = 20, x_name: str = "accuracy of a class") -> Markup:
     """How many classes have which accuracy: shares in 0..1, in equally wide bins; 1 belongs to the last."""
     counts = [0] * bins
     for share in shares:
         counts[min(int(share * bins), bins - 1)] += 1
     whole = [t for t in ticks(0, max(counts)) if t == int(t)]
     frame = Frame((0, 1), (0, whole[-1]), right=WIDTH - 24)
-    parts = [_y_axis(frame, whole, plain)]
+    parts = [y_axis(frame, whole, plain)]
     for number, count in enumerate(counts):
         low, high = number / bins, (number + 1) / bins
         words = f"{percent(low)} to {percent(high)}: {count} classes"
         if count:
             parts.append(_bar(frame, low, high, frame.bottom, frame.bottom - frame.down(count), "bar", words))
-    parts.append(_x_axis(frame, QUARTERS, percent, "accuracy of a class"))
-    return _svg(about, parts)
+    parts.append(x_axis(frame, QUARTERS, percent, x_name))
+    return svg(about, parts)
 
 
 def _bar(frame: Frame, low: float, high: float, base: float, tall: float, look: str, words: str) -> Markup:
@@ -198,13 +198,15 @@ def _bar(frame: Frame, low: float, high: float, base: float, tall: float, look: 
     return rect.format(look, left, base - tall, width, tall, words)
 
 
-def _svg(about: str, parts: Sequence[Markup], height: float = HEIGHT) -> Markup:
+def svg(about: str, parts: Sequence[Markup], height: float = HEIGHT) -> Markup:
+    """A chart of its parts, with what it shows in words for those who cannot see it."""
     return Markup('<svg viewBox="0 0 {} {:g}" role="img" aria-label="{}">{}</svg>').format(
         WIDTH, height, about, Markup("").join(parts)
     )
 
 
-def _y_axis(frame: Frame, at: Sequence[float], form: Format) -> Markup:
+def y_axis(frame: Frame, at: Sequence[float], form: Format) -> Markup:
+    """Lines across the frame, and their values at its left."""
     line = Markup('<line class="{}" x1="{}" x2="{}" y1="{y}" y2="{y}"/>')
     text = Markup('<text class="tick" x="{}" y="{}" text-anchor="end">{}</text>')
     parts = []
@@ -214,7 +216,8 @@ def _y_axis(frame: Frame, at: Sequence[float], form: Format) -> Markup:
     return Markup("").join(parts)
 
 
-def _x_axis(frame: Frame, at: Sequence[float], form: Format, name: str) -> Markup:
+def x_axis(frame: Frame, at: Sequence[float], form: Format, name: str) -> Markup:
+    """Values below the frame, and the name of the axis below them."""
     text = Markup('<text class="tick" x="{}" y="{}" text-anchor="middle">{}</text>')
     parts = [text.format(frame.across(x), frame.bottom + 18, form(x)) for x in at]
     middle = (LEFT + frame.right) / 2

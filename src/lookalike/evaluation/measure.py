@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,11 @@ from numpy.typing import NDArray
 
 from lookalike.data.catalog import Catalog, Split
 from lookalike.data.pack import pack
+from lookalike.data.read import read
 from lookalike.errors import InputError
 from lookalike.evaluation.classification import summary
 from lookalike.evaluation.evaluate import Progress, logits_of
-from lookalike.models.pretrained import Pretrained
+from lookalike.models.pretrained import ModelConfig, Pretrained
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,27 @@ class Measured:
     images: NDArray[np.uint8]
 
 
+def read_as_trained(
+    source: str | Path, config: ModelConfig, *, val_fraction: float | None = None, split_seed: int | None = None
+) -> Catalog:
+    """Read a data set; where it names no val split, the validation images are those that the model did not train on.
+
+    Args:
+        source: as for `lookalike.data.read.read`.
+        config: the model's.
+        val_fraction: share of each class's training images for validation; None: the model's, else `read`'s own.
+        split_seed: which ones; None: likewise.
+
+    Raises:
+        InputError: as `read` does.
+    """
+    split: dict[str, Any] = {
+        "val_fraction": config.val_fraction if val_fraction is None else val_fraction,
+        "split_seed": config.split_seed if split_seed is None else split_seed,
+    }
+    return read(source, **{key: value for key, value in split.items() if value is not None})
+
+
 def measure(
     model: Pretrained,
     catalog: Catalog,
@@ -40,6 +63,7 @@ def measure(
     *,
     flip: bool = False,
     batch_size: int = 500,
+    packing: Progress | None = None,
     progress: Progress | None = None,
 ) -> Measured:
     """Measure a model on a split: whole images at its own size, float32.
@@ -52,7 +76,8 @@ def measure(
         split: "train", "val" or "test".
         flip: average with the mirrored image.
         batch_size: images at a time.
-        progress: called with (images done, images in all).
+        packing: called with (images decoded, images in all); not at all when the pack is there.
+        progress: called with (images measured, images in all).
 
     Raises:
         InputError: an empty or unlabelled split, or a class that the model does not know.
@@ -60,7 +85,7 @@ def measure(
     rows = catalog.rows_of(split)
     if not len(rows):
         raise InputError(f"{catalog.root}: the {split} split has no images.", "Choose another --split.")
-    chosen = pack(catalog.select(rows), model.config.image_size)
+    chosen = pack(catalog.select(rows), model.config.image_size, crop_boxes=model.config.crop_boxes, progress=packing)
     if (chosen.labels < 0).any():
         raise InputError(f"{catalog.root}: the {split} split has no labels.", "Choose another --split.")
     labels = in_classes_of(model, catalog)[chosen.labels]

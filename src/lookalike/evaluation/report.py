@@ -8,22 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from lookalike.errors import InputError
-from lookalike.evaluation import figures
+from lookalike.evaluation import figures, page
 from lookalike.evaluation.calibration import fit_temperature, log_softmax, reliability
 from lookalike.evaluation.figures import Line
 from lookalike.evaluation.findings import ClassRow, Findings
 
-TEMPLATE = Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8")  # once: a long run keeps its own
 ALL_CLASSES = 40  # with more, only the best and worst are shown at once, and there is no confusion matrix
 EXTREMES = 15
 LISTED = 1000  # classes in the list of all; more would make the file large
@@ -64,18 +60,15 @@ def write_report(
         InputError: logits and labels that cannot be measured, or a file that cannot be written.
     """
     findings = Findings(logits, labels, images, class_names)
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["percent"] = figures.percent
-    text = environment.from_string(TEMPLATE).render(
+    text = page.rendered(
+        "report.html.j2",
         title=title,
-        lead=lead(receipt),
+        lead=page.lead(receipt),
         remark=remark,
         recipe_yaml=recipe_yaml,
         results=receipt["results"],
         how=how_measured(receipt["results"], len(labels)),
-        facts=facts(receipt),
+        facts=page.facts(receipt),
         charts=training_charts(history),
         **headline(receipt["results"], findings),
         **confidence(findings),
@@ -84,19 +77,7 @@ def write_report(
         mistakes=findings.surest_mistakes(MISTAKES),
         wrong=int(findings.wrong.sum()),
     )
-    _write(path, text)
-
-
-def lead(receipt: dict[str, Any]) -> str:
-    """The line below the title: which network, how large, on which data, trained for how long; what is known of it."""
-    words = [receipt.get("model", "")]
-    if parameters := receipt.get("parameters"):
-        words.append(f"{parameters / 1e6:.3g} million parameters")
-    if name := receipt.get("data", {}).get("name"):
-        words.append(str(name))
-    if "seconds" in receipt:
-        words.append(f"trained in {duration(receipt['seconds'])}")
-    return " · ".join(word for word in words if word)
+    page.write(path, text)
 
 
 def headline(results: dict[str, Any], findings: Findings) -> dict[str, Any]:
@@ -137,7 +118,11 @@ def wilson(share: float, n: int) -> tuple[float, float]:
 
 
 def how_measured(results: dict[str, Any], n: int) -> list[str]:
-    """How the numbers came about, in a few words each."""
+    """How the numbers came about, in a few words each.
+
+    >>> how_measured({"split": "val", "image_size": 64, "flip": False}, 1200)
+    ['val split', '1,200 images', '64 × 64 pixels', 'no flip averaging']
+    """
     images = f"{n:,} image{'' if n == 1 else 's'}"
     words = [f"{results['split']} split" if "split" in results else "", images]
     if "image_size" in results:
@@ -240,80 +225,3 @@ def quartiles(known: Sequence[ClassRow], shares: Sequence[float]) -> str:
         f"Half of the classes lie between {low} and {high}, around {middle}. The best is {best.name}, "
         f"{figures.percent(max(shares))}; the worst {worst.name}, {figures.percent(min(shares))}."
     )
-
-
-def facts(receipt: dict[str, Any]) -> list[tuple[str, str]]:
-    """What a receipt says of how the numbers came about: (what, in words); only what is there."""
-    data, machine = receipt.get("data", {}), receipt.get("hardware", {})
-    found: list[tuple[str, str | None]] = [
-        ("Network", receipt.get("model")),
-        ("Parameters", _number(receipt.get("parameters"))),
-        ("Data", data.get("name")),
-        ("Training images", _number(data.get("train"))),
-        ("Validation images", _number(data.get("val"))),
-        ("Left out, undecodable", _number(data.get("skipped") or None)),
-        ("Data fingerprint", data.get("fingerprint")),
-        ("Epochs", _number(receipt.get("epochs"))),
-        ("Steps", _number(receipt.get("steps"))),
-        ("Batch size", _number(receipt.get("batch_size"))),
-        ("Seed", _number(receipt.get("seed"))),
-        ("Time", duration(receipt["seconds"]) if "seconds" in receipt else None),
-        ("Processor time", duration(receipt["cpu_seconds"]) if "cpu_seconds" in receipt else None),
-        ("Device", machine.get("gpu") or receipt.get("device")),
-        ("Processor", f"{machine['cores']} cores of {machine['cpu']}" if machine.get("cpu") else None),
-        ("Memory", f"{machine['memory_gib']} GiB" if machine.get("memory_gib") else None),
-        ("System", machine.get("system")),
-        ("Processes × threads", _product(receipt.get("processes"), receipt.get("threads"))),
-        ("Versions", ", ".join(f"{name} {version}" for name, version in receipt.get("versions", {}).items())),
-        ("Commit", receipt.get("commit")),
-        ("Date", moment(receipt["date"]) if "date" in receipt else None),
-        ("Command", receipt.get("command")),
-    ]
-    return [(what, words) for what, words in found if words]
-
-
-def duration(seconds: float) -> str:
-    """A time in the two units that matter.
-
-    >>> [duration(s) for s in (4.2, 61, 3599.7, 7500)]
-    ['4.2 s', '1 min 1 s', '1 h 0 min', '2 h 5 min']
-    """
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    minutes = round(whole / 60)
-    return f"{minutes // 60} h {minutes % 60} min"
-
-
-def moment(date: str) -> str:
-    """An ISO date and time as one reads it: "2025-05-01 12:30 UTC"."""
-    return datetime.fromisoformat(date).strftime("%Y-%m-%d %H:%M %Z").strip()
-
-
-def _number(value: int | None) -> str | None:
-    return None if value is None else f"{value:,}"
-
-
-def _product(one: int | None, other: int | None) -> str | None:
-    return None if one is None or other is None else f"{one} × {other}"
-
-
-def _write(path: Path, text: str) -> None:
-    """Write beside the place and rename into it.
-
-    Raises:
-        InputError: that cannot be done.
-    """
-    beside = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
-    except OSError as error:
-        if beside.is_file():
-            beside.unlink()
-        raise InputError(
-            f"{path}: cannot write the report ({error.strerror}).", "Choose another place for it, or make room there."
-        ) from None

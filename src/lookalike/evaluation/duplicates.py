@@ -1,0 +1,144 @@
+"""Near-duplicates: images that show the same picture, re-encoded, scaled or a little changed.
+
+A query that finds its own copy has recognised nothing. Two images are near-duplicates if their difference hashes differ
+in few bits and their thumbnails in few gray levels; the second keeps apart what is only built alike (plain shapes on
+white, say). Source of the hash: N. Krawetz, "Kind of like that", 2013, https://www.hackerfactor.com/blog/?/archives/529
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lookalike.errors import InputError
+
+BITS = 5  # of 64 that may differ
+LEVELS = 8.0  # mean difference of thumbnails, of 255 levels
+NOISE = 1.0  # gray levels: a step that is not larger is none, so that flat parts give the same bits
+THUMBNAIL = 8  # pixels of a side
+CHUNK = 256  # images looked at at a time
+TILE = 4096  # hashes compared with as many others at a time
+
+
+@dataclass(frozen=True)
+class NearDuplicates:
+    """Pairs of images that are nearly the same.
+
+    Args:
+        pairs: (P, 2) int64, row and other row, in ascending order; within one set the lower row comes first.
+        exact: (P,) bool, where the pixels are equal.
+    """
+
+    pairs: NDArray[np.int64]
+    exact: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+
+def near_duplicates(
+    images: NDArray[np.uint8], others: NDArray[np.uint8] | None = None, *, bits: int = BITS, levels: float = LEVELS
+) -> NearDuplicates:
+    """Pairs of near-duplicates within a set of images, or across two.
+
+    Args:
+        images: (N, size, size, 3) uint8, as in a pack.
+        others: (M, size, size, 3) uint8 of the same size; by default pairs within `images`.
+        bits: how many of the 64 bits of the hash may differ.
+        levels: how large the mean difference of the thumbnails may be, of 255.
+
+    Raises:
+        InputError: arrays that are not images of one size.
+    """
+    if others is not None and images.shape[1:] != others.shape[1:]:
+        raise InputError(
+            f"images of {images.shape[1:]} and {others.shape[1:]} cannot be compared.", "Pack both at one size."
+        )
+    hashes, thumbnails = _looks(images)
+    their_hashes, their_thumbnails = (hashes, thumbnails) if others is None else _looks(others)
+    theirs = images if others is None else others
+    found: list[NDArray[np.int64]] = []
+    exact: list[NDArray[np.bool_]] = []
+    for rows, columns in _candidates(hashes, their_hashes, bits, within=others is None):
+        for low in range(0, len(rows), TILE):
+            a, b = rows[low : low + TILE], columns[low : low + TILE]
+            alike = np.abs(thumbnails[a] - their_thumbnails[b]).mean(1) <= levels
+            a, b = a[alike], b[alike]
+            found.append(np.stack([a, b], 1))
+            exact.append(np.array([np.array_equal(images[i], theirs[j]) for i, j in found[-1]], bool))
+    if not found:
+        return NearDuplicates(np.empty((0, 2), np.int64), np.empty(0, bool))
+    pairs, same = np.concatenate(found), np.concatenate(exact)
+    order = np.lexsort((pairs[:, 1], pairs[:, 0]))
+    return NearDuplicates(pairs[order], same[order])
+
+
+def groups_of(pairs: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """A group id for each of `count` images, (count,) int64: the lowest row that a chain of pairs leads to.
+
+    For pairs across two sets, of N and M images, add N to the second column and give N + M as the count.
+
+    Args:
+        pairs: (P, 2) int, rows below `count`.
+        count: images in all.
+
+    >>> groups_of(np.array([[0, 2], [2, 3]]), 5).tolist()
+    [0, 1, 0, 0, 4]
+    """
+    root = list(range(count))
+
+    def find(row: int) -> int:
+        while root[row] != row:
+            root[row] = root[root[row]]
+            row = root[row]
+        return row
+
+    for one, other in np.asarray(pairs).tolist():
+        low, high = sorted((find(one), find(other)))
+        root[high] = low
+    return np.array([find(row) for row in range(count)], np.int64)
+
+
+def _candidates(
+    hashes: NDArray[np.float32], others: NDArray[np.float32], bits: int, *, within: bool
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Rows and columns whose hashes, (N, 64) of -1 and 1, differ in few bits."""
+    ours, theirs = torch.from_numpy(hashes), torch.from_numpy(others)
+    for top in range(0, len(ours), TILE):
+        for left in range(top if within else 0, len(theirs), TILE):
+            agreement = ours[top : top + TILE] @ theirs[left : left + TILE].T  # 64 - 2 × bits that differ, exactly
+            near = agreement >= ours.shape[1] - 2 * bits
+            if within and left == top:
+                near = near.triu(1)
+            rows, columns = near.nonzero(as_tuple=True)
+            yield rows.numpy() + top, columns.numpy() + left
+
+
+def _looks(images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Hash, (N, 64) of -1 and 1, and thumbnail, (N, 192) of 0..255, of each image, both float32."""
+    if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8 or not images.size:
+        raise InputError(f"an array of {images.shape} {images.dtype} is no set of images.", "Give (N, H, W, 3) uint8.")
+    height, width = images.shape[1:3]
+    hashes = np.empty((len(images), 64), np.float32)
+    thumbnails = np.empty((len(images), THUMBNAIL * THUMBNAIL * 3), np.float32)
+    down, across, across_hash = _means(height, THUMBNAIL), _means(width, THUMBNAIL), _means(width, 9)
+    for start in range(0, len(images), CHUNK):
+        some = images[start : start + CHUNK].astype(np.float32).transpose(0, 3, 1, 2)  # (n, 3, H, W)
+        rows = down @ some  # (n, 3, 8, W)
+        gray = rows.mean(1) @ across_hash.T  # (n, 8, 9)
+        rises = (gray[:, :, 1:] - gray[:, :, :-1]) > NOISE
+        hashes[start : start + CHUNK] = np.where(rises, 1, -1).reshape(len(some), -1)
+        thumbnails[start : start + CHUNK] = (rows @ across.T).reshape(len(some), -1)
+    return hashes, thumbnails
+
+
+def _means(pixels: int, cells: int) -> NDArray[np.float32]:
+    """(cells, pixels): each row averages its share of a line of pixels, those at the edges in part."""
+    edges = np.linspace(0, pixels, cells + 1)
+    places = np.arange(pixels)
+    covered = np.clip(np.minimum(edges[1:, None], places + 1) - np.maximum(edges[:-1, None], places), 0, None)
+    return np.asarray(covered / covered.sum(1, keepdims=True), np.float32)

@@ -1,0 +1,277 @@
+"""Protocols of retrieval: which classes train, which are tested, and what must be said beside the numbers.
+
+All are zero-shot: the classes tested are never trained on. Every test image is a query, against all other test images,
+itself left out; a query whose class has no second image is left out and counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lookalike.data.catalog import UNLABELLED, Catalog
+from lookalike.errors import InputError, nearest
+
+Labels = NDArray[np.int64]
+Crop = Literal["boxes", "whole", "already cropped"]
+RULE = "every test image against all other test images, itself left out; queries without a positive left out"
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A way to measure retrieval that has a name.
+
+    Args:
+        name: such as "cars196-zero-shot".
+        about: which classes train and which are tested, in a sentence.
+        choose: gives the labels that train and those that are tested, each ascending.
+        classes: how many classes train and are tested in the full set, where it is a certain set.
+        images: how many images they have there.
+        rule: who is query, who is gallery, what is left out.
+    """
+
+    name: str
+    about: str
+    choose: Callable[[Catalog], tuple[Labels, Labels]]
+    classes: tuple[int, int] | None = None
+    images: tuple[int, int] | None = None
+    rule: str = RULE
+
+    def divide(self, catalog: Catalog) -> Divided:
+        """Training and test classes of a catalog, each relabelled from 0; classes without images are left out.
+
+        Images without a label are left out too, and counted. Splits stay as they are and mean nothing here.
+
+        Raises:
+            InputError: a catalog that the protocol is not made for, classes on both sides, fewer than two classes to
+                train on, or no class of two images to be tested.
+        """
+        chosen = self.choose(catalog)
+        if both := sorted(set(chosen[0].tolist()) & set(chosen[1].tolist())):
+            raise InputError(
+                f"{catalog.root}: class '{catalog.class_ids[both[0]]}' would be trained and tested by {self.name}.",
+                "Its classes must be disjoint: mend the splits of the data.",
+            )
+        present = np.unique(catalog.labels[catalog.labels != UNLABELLED])
+        training, test = (catalog.of_classes(side[np.isin(side, present)]) for side in chosen)
+        if len(training.class_ids) < 2:
+            raise InputError(
+                f"{catalog.root}: {self.name} finds {len(training.class_ids)} classes to train on.",
+                "It needs two with images.",
+            )
+        if not len(test) or np.bincount(test.labels).max() < 2:
+            raise InputError(
+                f"{catalog.root}: {self.name} finds no class of two images to test.", "No query could find anything."
+            )
+        return Divided(self, catalog, training, test)
+
+
+@dataclass(frozen=True)
+class Divided:
+    """A catalog divided by a protocol.
+
+    Args:
+        protocol: the protocol.
+        source: the whole catalog.
+        training: images of the training classes, labelled from 0.
+        test: images of the test classes, labelled from 0.
+    """
+
+    protocol: Protocol
+    source: Catalog
+    training: Catalog
+    test: Catalog
+
+    @property
+    def complete(self) -> bool | None:
+        """Whether classes and images are as many as in the full set; None where the protocol knows no full set."""
+        if self.protocol.classes is None:
+            return None
+        return self.protocol.classes == self._classes and self.protocol.images == self._images
+
+    @property
+    def remark(self) -> str:
+        """What must be said beside every number: the catalog's own remark, and what there is of the full set."""
+        said = [self.source.remark] if self.source.remark else []
+        if self.protocol.classes is not None and self.protocol.images is not None and not self.complete:
+            sides = zip(("train", "test"), self._images, self.protocol.images, strict=True)
+            images = ", ".join(f"{side} {here:,} of {full:,} images" for side, here, full in sides)
+            sides = zip(("train", "test"), self._classes, self.protocol.classes, strict=True)
+            classes = ", ".join(f"{side} {here:,} of {full:,} classes" for side, here, full in sides)
+            said.append(f"not the full set: {images}; {classes}")
+        return "; ".join(said)
+
+    @property
+    def _classes(self) -> tuple[int, int]:
+        return len(self.training.class_ids), len(self.test.class_ids)
+
+    @property
+    def _images(self) -> tuple[int, int]:
+        return len(self.training), len(self.test)
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Classes, images and classes of a single image of both sides, and the unlabelled images left out."""
+        sides = {"train": self.training, "test": self.test}
+        found = {
+            side: {
+                "classes": len(catalog.class_ids),
+                "images": len(catalog),
+                "classes_of_one_image": int((np.bincount(catalog.labels) == 1).sum()),
+            }
+            for side, catalog in sides.items()
+        }
+        return {**found, "left_out": {"unlabelled": int((self.source.labels == UNLABELLED).sum())}}
+
+
+def named(name: str) -> Protocol:
+    """The protocol of this name.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name not in PROTOCOLS:
+        raise InputError(
+            f"'{name}' is no protocol.{nearest(name, PROTOCOLS)}", f"The protocols are: {', '.join(PROTOCOLS)}."
+        )
+    return PROTOCOLS[name]
+
+
+def card(
+    divided: Divided,
+    *,
+    crop: Crop,
+    resolution: int,
+    dim: int,
+    excluded_queries: int | None = None,
+    near_duplicates: int | None = None,
+) -> dict[str, Any]:
+    """What must stand beside a result so that it can be compared, ready for JSON.
+
+    Args:
+        divided: the data.
+        crop: "boxes" where images were cut to their boxes, "already cropped" where the copy's images are, or "whole".
+        resolution: side of the images in pixels.
+        dim: numbers of an embedding.
+        excluded_queries: queries without a positive (`excluded` of the summary); by default the test classes of one
+            image.
+        near_duplicates: pairs of near-duplicates among the test images; None where nobody looked.
+
+    Raises:
+        InputError: a crop of another name.
+    """
+    if crop not in ("boxes", "whole", "already cropped"):
+        raise InputError(f"'{crop}' is no crop.", "It is boxes, whole or already cropped.")
+    counts = divided.counts()
+    alone = counts["test"]["classes_of_one_image"] if excluded_queries is None else excluded_queries
+    return {
+        "protocol": divided.protocol.name,
+        "about": divided.protocol.about,
+        "rule": divided.protocol.rule,
+        "data": divided.source.name,
+        "train": counts["train"],
+        "test": counts["test"],
+        "complete": divided.complete,
+        "crop": crop,
+        "resolution": resolution,
+        "dim": dim,
+        "excluded": {"self": True, "queries_without_positive": alone, **counts["left_out"]},
+        "near_duplicates": near_duplicates,
+        "remark": divided.remark,
+    }
+
+
+def _first_of(count: int, training: int) -> Callable[[Catalog], tuple[Labels, Labels]]:
+    """The first `training` of `count` classes, in the official order, train; the rest are tested."""
+
+    def choose(catalog: Catalog) -> tuple[Labels, Labels]:
+        _expect(catalog, count)
+        return np.arange(training), np.arange(training, count)
+
+    return choose
+
+
+def _by_split(count: int) -> Callable[[Catalog], tuple[Labels, Labels]]:
+    """Classes with images in the training split train, those with images in the test split are tested."""
+
+    def choose(catalog: Catalog) -> tuple[Labels, Labels]:
+        _expect(catalog, count)
+        known = catalog.labels != UNLABELLED
+        train, test = (np.unique(catalog.labels[known & (catalog.splits == split)]) for split in ("train", "test"))
+        return train.astype(np.int64), test.astype(np.int64)
+
+    return choose
+
+
+def _expect(catalog: Catalog, count: int) -> None:
+    if len(catalog.class_ids) != count:
+        raise InputError(
+            f"{catalog.root}: {len(catalog.class_ids):,} classes, and this protocol is for the set of {count:,}.",
+            "Use half-zero-shot for data of your own.",
+        )
+
+
+def _halves(catalog: Catalog) -> tuple[Labels, Labels]:
+    present = np.unique(catalog.labels[catalog.labels != UNLABELLED]).astype(np.int64)
+    return _half(present)
+
+
+def _half_of_each_family(catalog: Catalog) -> tuple[Labels, Labels]:
+    families: dict[str, list[int]] = {}
+    for label, name in enumerate(catalog.class_ids):
+        families.setdefault(name.partition("-")[0], []).append(label)
+    if alone := [family for family, labels in families.items() if len(labels) < 2]:
+        raise InputError(
+            f"{catalog.root}: the family '{alone[0]}' has one class, which cannot be divided.",
+            "This protocol is for the built-in data, whose classes are named FAMILY-MEMBER; use half-zero-shot.",
+        )
+    halves = [_half(labels) for labels in families.values()]
+    train, test = (np.sort(np.concatenate(side)) for side in zip(*halves, strict=True))
+    return train, test
+
+
+def _half(labels: Sequence[int] | Labels) -> tuple[Labels, Labels]:
+    middle = len(labels) // 2
+    array = np.asarray(labels, np.int64)
+    return array[:middle], array[middle:]
+
+
+PROTOCOLS: dict[str, Protocol] = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol(
+            "cars196-zero-shot",
+            "Cars196: the first 98 classes train, the last 98 are tested; images of both official splits",
+            _first_of(196, 98),
+            (98, 98),
+            (8_054, 8_131),
+        ),
+        Protocol(
+            "cub200-zero-shot",
+            "CUB-200-2011: the first 100 classes train, the last 100 are tested; images of both official splits",
+            _first_of(200, 100),
+            (100, 100),
+            (5_864, 5_924),
+        ),
+        Protocol(
+            "sop-zero-shot",
+            "Stanford Online Products: the classes of Ebay_train train, those of Ebay_test are tested",
+            _by_split(22_634),
+            (11_318, 11_316),
+            (59_551, 60_502),
+        ),
+        Protocol(
+            "half-zero-shot",
+            "the first half of the classes, in label order, trains (rounded down), the rest is tested",
+            _halves,
+        ),
+        Protocol(
+            "builtin-zero-shot",
+            "the built-in data: in each family of four classes the first two train, the last two are tested",
+            _half_of_each_family,
+        ),
+    )
+}
