@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from lookalike.data.catalog import Catalog, Row
 from lookalike.data.pack import Pack
@@ -26,7 +27,8 @@ from lookalike.recipe import Recipe
 from lookalike.run import Run, hardware
 from lookalike.training import optim
 from lookalike.training.distributed import join
-from lookalike.training.loop import new_network, train
+from lookalike.training.loop import train
+from lookalike.training.task import make_task
 
 CLASSES = 200
 
@@ -42,8 +44,8 @@ def made_up(count: int) -> Pack:
 
 def bare_step(recipe: Recipe, size: int) -> Any:
     """A function that does one forward, backward and step on a batch that stays the same."""
-    network = new_network(recipe, CLASSES).to(memory_format=torch.channels_last).train()
-    optimizer = optim.make_optimizer(network, recipe.optimizer)
+    network = make_task(recipe, CLASSES).network.to(memory_format=torch.channels_last).train()
+    optimizer = optim.make_optimizer(network, nn.Identity(), recipe.optimizer)
     x = torch.randn(recipe.training.batch_size, 3, size, size).to(memory_format=torch.channels_last)
     y = torch.randint(0, CLASSES, (len(x),))
 

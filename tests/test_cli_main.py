@@ -77,9 +77,10 @@ def test_a_failure_that_is_no_bad_input_is_code_1() -> None:
 
 
 def test_a_bug_keeps_its_traceback() -> None:
-    done = subprocess.run(with_verb("[].pop()"), capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "IndexError: pop from empty list" in done.stderr
+    for body, words in (("[].pop()", "IndexError: pop from empty list"), ("next(iter([]))", "StopIteration")):
+        done = subprocess.run(with_verb(body), capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert words in done.stderr
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -93,8 +94,9 @@ def test_signals_end_it_quietly(number: signal.Signals, code: int) -> None:
     assert "Traceback" not in complaints
 
 
-def test_a_full_memory_is_said() -> None:
-    done = subprocess.run(with_verb("bytearray(1 << 62)"), capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("body", ["bytearray(1 << 62)", "import torch; torch.empty(1 << 60)"])
+def test_a_full_memory_is_said(body: str) -> None:
+    done = subprocess.run(with_verb(body), capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("error: not enough memory.\n  ")
 

@@ -15,11 +15,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import torch
+import yaml
 from PIL import Image
 
 from lookalike import recipe as recipes
 from lookalike.cli import main
 from lookalike.data import synthetic
+from lookalike.models.build import build
+from lookalike.models.pretrained import ModelConfig, Pretrained
 from lookalike.run import Run
 from lookalike.training import results, study
 
@@ -107,7 +111,7 @@ def test_training_says_what_came_out_and_where_to_look(trained: Run, album: Path
     assert code == 0, err
     said = trained.receipt()["results"]
     first, second, *where = out.splitlines()
-    assert first.startswith(f"top-1 {said['top1']:.2%}  top-5 {said['top5']:.2%}")
+    assert first.startswith(f"top-1 {said['top1']:.2%}  (")  # the top 5 of four classes say nothing
     assert "(my pictures val, single crop, 32 px)" in first
     assert second.startswith("trained ")
     assert second.endswith(" min on cpu, seed 0")
@@ -156,12 +160,67 @@ def test_evaluate_prints_what_the_receipt_says(lookalike: Command, trained: Run,
     said = lookalike("evaluate", trained.model_dir, album)
     assert said.code == 0, said.err
     expected = trained.receipt()["results"]
-    assert said.out.splitlines()[:3] == [
+    assert said.out.splitlines() == [
         "my pictures: 4 images (val, single crop, 32 px)",
-        f"top-1 {expected['top1']:.2%}",
-        f"top-5 {expected['top5']:.2%}",
+        f"top-1 {expected['top1']:.2%}",  # and no top-5: there are four classes
+        f"negative log-likelihood {expected['nll']:.4f} nats",
+        f"calibration error {expected['ece']:.4f}",
+        f"temperature {expected['temperature']:.3f}: with it, calibration error {expected['ece_scaled']:.4f}",
     ]
-    assert f"negative log-likelihood {expected['nll']:.4f} nats" in said.out
+    assert said.err == ""  # no bars where there is no terminal
+
+
+def test_evaluate_shows_its_progress_on_a_terminal(
+    lookalike: Command, trained: Run, album: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal, as far as the bars are concerned
+    monkeypatch.setenv("LOOKALIKE_CACHE", str(trained.path / "cache"))
+    said = lookalike("evaluate", trained.model_dir, album, "--json")
+    assert "decoding" in said.err
+    assert "measuring" in said.err
+    assert "4/4" in said.err
+    assert json.loads(said.out)["n"] == 4
+
+
+def test_evaluate_measures_on_images_that_the_model_was_not_trained_on(
+    lookalike: Command, album: Path, here: Path
+) -> None:
+    split = ("data.val_fraction=0.5", "data.split_seed=3")
+    assert lookalike("train", "small.yaml", *split, "--data", album).code == 0
+    run = Run(here / "runs" / "small")
+
+    def measured(*options: object) -> dict[str, Any]:
+        return dict(json.loads(lookalike("evaluate", run.model_dir, album, "--json", *options).out))
+
+    as_trained, expected = measured(), run.receipt()["results"]
+    assert as_trained["n"] == expected["n"] == 16
+    assert as_trained["nll"] == pytest.approx(expected["nll"], abs=1e-6)
+    assert measured("--val-fraction", 0.25)["n"] == 8
+    assert measured("--split-seed", 0)["nll"] != pytest.approx(expected["nll"], abs=1e-6)
+    refused(lookalike("evaluate", run.model_dir, album, "--val-fraction", 1), "val_fraction is 1.0", "below 1")
+    config_path = run.model_dir / "config.json"
+    config = json.loads(config_path.read_text())
+    assert (config.pop("val_fraction"), config.pop("split_seed")) == (0.5, 3)
+    config_path.write_text(json.dumps(config))  # as older ones are
+    assert measured()["n"] == 4
+
+
+def test_top_5_and_temperature_are_said_where_they_say_something(lookalike: Command, album: Path, here: Path) -> None:
+    config = ModelConfig(
+        name="weave",
+        options={"widths": [16, 32], "pairs": [1, 1]},
+        image_size=32,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.25, 0.25, 0.25),
+        class_names=synthetic.CLASS_NAMES,
+        class_ids=synthetic.CLASS_NAMES,
+    )
+    Pretrained(build(config.name, config.num_classes, config.options), config).save_pretrained(here / "model")
+    said = lookalike("evaluate", here / "model", album)
+    assert said.code == 0, said.err
+    assert [line.split()[0] for line in said.out.splitlines()] == [
+        "my", "top-1", "top-5", "negative", "calibration",
+    ]  # fmt: skip
 
 
 def test_evaluate_as_json_names_how_it_was_measured(lookalike: Command, trained: Run, album: Path) -> None:
@@ -190,24 +249,89 @@ def test_evaluate_names_the_flip_and_writes_a_report(lookalike: Command, trained
 # reproduce and demo
 
 
-def test_reproduce_trains_prints_the_table_and_writes_the_page(lookalike: Command, album: Path, here: Path) -> None:
-    command = ("reproduce", "tiny-imagenet", *TINY, *NARROW, f"data.source={album}", "--page", "docs/results.md")
-    said = lookalike(*command, "--only", "resnet18", "--only", "cubs_resnet_2")
+@pytest.fixture
+def studies(album: Path, here: Path) -> Path:
+    """A folder with the study `small`, two networks of which are trained in seconds."""
+    own = [f"data.source={album}"]
+    rows = [
+        {"task": "2", "network": "ResNet-18", "recipe": str(here / "small.yaml"), "published": 44.27},
+        {"task": "3", "network": "CUBS-ResNet-2", "recipe": str(here / "small.yaml"), "published": 44.03},
+    ]
+    rows[0]["overrides"], rows[1]["overrides"] = own, [*own, "model.name=cubs_resnet_2"]
+    budgets = {"30m": "seconds", "2h": "seconds"}
+    folder = here / "studies"
+    folder.mkdir()
+    (folder / "small.yaml").write_text(
+        yaml.safe_dump({"title": "Small", "about": "", "budgets": budgets, "rows": rows}, sort_keys=False)
+    )
+    return folder
+
+
+def test_reproduce_trains_prints_the_table_and_writes_the_page(
+    lookalike: Command, studies: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study, "STUDIES", studies)
+    command = ("reproduce", "small", "--page", "docs/results.md")
+    said = lookalike(*command)
     assert said.code == 0, said.err
+    assert "top-5" not in said.out  # there are four classes
     for words in ("ResNet-18", "44.27 %", "CUBS-ResNet-2", "44.03 %"):
         assert words in said.out
     assert said.out.splitlines()[-1] == "written  docs/results.md"
-    runs = [Run(here / "runs" / f"tiny_imagenet-30m-{name}") for name in ("resnet18", "cubs_resnet_2")]
+    runs = [Run(here / "runs" / f"small-30m-{name}") for name in ("resnet18", "cubs_resnet_2")]
     receipts = {run.path.name: run.receipt() for run in runs}
-    assert (here / "docs" / "results.md").read_text() == results.page("tiny-imagenet", receipts)
+    assert (here / "docs" / "results.md").read_text() == results.page("small", receipts)
     assert sorted(path.stem for path in (here / "docs" / "receipts").iterdir()) == sorted(receipts)
-    assert f"{100 * receipts['tiny_imagenet-30m-resnet18']['results']['top1']:.2f} %" in said.out
+    assert f"{100 * receipts['small-30m-resnet18']['results']['top1']:.2f} %" in said.out
 
     again = lookalike(*command, "--only", "resnet18")
     assert "is finished and kept" in again.err
     assert runs[0].receipt() == receipts[runs[0].path.name]
     assert "CUBS-ResNet-2" not in again.out  # not asked for
-    assert "CUBS-ResNet-2" in (here / "docs" / "results.md").read_text()  # but still on the page
+    page = (here / "docs" / "results.md").read_text()
+    assert "CUBS-ResNet-2" in page  # but still on the page
+
+    (here / "docs").rename(here / "kept")
+    said = lookalike(*command, "--only", "resnet18", "training.seed=1")
+    assert said.code == 0, said.err
+    (changed,) = (here / "runs").glob("*-changed-*")
+    assert changed.name.startswith("small-30m-resnet18-changed-")
+    assert Run(changed).recipe.training.seed == 1
+    assert "ResNet-18" in said.out
+    assert "written" not in said.out
+    last = f"not on docs/results.md, for their recipes are not the study's: runs/{changed.name}"
+    assert said.out.splitlines()[-1] == last
+    assert not (here / "docs").exists()
+    assert runs[0].receipt() == receipts[runs[0].path.name]
+
+
+LAUNCHED = """
+import os, sys
+from pathlib import Path
+from lookalike.cli.main import run
+from lookalike.training import results, study
+study.STUDIES = Path(sys.argv.pop(1))
+write = results.write_page
+def told(*arguments):
+    print("page by process", os.environ["RANK"], flush=True)
+    write(*arguments)
+results.write_page = told
+run()
+"""
+
+
+def test_of_several_processes_one_prints_the_table_and_writes_the_page(studies: Path, here: Path) -> None:
+    (here / "launched.py").write_text(LAUNCHED)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launch, "launched.py", str(studies), "reproduce", "small", "--page", "page.md", "--only", "resnet18"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("page by process 0") == done.stdout.count("page by process") == 1
+    assert done.stdout.count("ResNet-18") == 1
+    assert done.stdout.count("written  page.md") == 1
+    assert done.stderr.count("1 of 1: ResNet-18") == 1
+    assert Run(here / "runs" / "small-30m-resnet18").receipt()["processes"] == 2
 
 
 def test_demo_shows_finished_runs_and_what_to_try_next(lookalike: Command, here: Path) -> None:
@@ -215,11 +339,13 @@ def test_demo_shows_finished_runs_and_what_to_try_next(lookalike: Command, here:
         run = Run.create(here / "runs", p.name, p.recipe)
         measured = {"top1": 0.5 + 0.1 * (number == 1), "top5": 0.9}
         extra = {"cpu_seconds": 100.0, "parameters": 2_000_000, "epochs": 15}
-        run.write_receipt(measured, seconds=50, data={}, seed=0, device="cpu", command="lookalike demo", **extra)
+        run.write_receipt(
+            measured, seconds=50, data={"classes": 24}, seed=0, device="cpu", command="lookalike demo", **extra
+        )
     said = lookalike("demo")
     assert said.code == 0, said.err
     assert said.err.count("is finished and kept") == 3
-    for words in ("WeaveNet", "ResNet-18", "CUBS-ResNet-2", "60.00 %", "50.00 %"):
+    for words in ("WeaveNet", "ResNet-18", "CUBS-ResNet-2", "60.00 %", "50.00 %", "top-5", "90.00 %"):
         assert words in said.out
     assert "published" not in said.out
     assert "Look at   runs/demo-resnet18/report.html" in said.out  # the best of them
@@ -350,6 +476,8 @@ def test_a_table_with_an_image_that_is_not_there(lookalike: Command, album: Path
         (["data.image_size=8"], "8 pixels are too small for resnet18", "Use larger ones"),
         (["--name", "a/b"], "'a/b' cannot name a run", "letters, digits"),
         (["--name", ".."], "'..' cannot name a run", "letters, digits"),
+        (["--name", "n" * 300], "cannot name a run: it is longer than 100 bytes", "shorter --name"),
+        (["model.name=simple_cnn"], "'simple_cnn' has no option 'stem'", "model.options={} takes away"),
         (["--root", "small.yaml"], "small.yaml/small: cannot make this folder", "Choose another --root"),
     ],
 )
@@ -424,6 +552,22 @@ def test_reproduce_refuses(arguments: list[str], what: str, lookalike: Command, 
     refused(lookalike("reproduce", *arguments), what)
     assert not list(here.glob("runs/*"))
     assert not (here / "docs").exists()
+
+
+def test_options_that_another_network_does_not_have_can_be_taken_away() -> None:
+    model = recipes.load("demo", ["model.name=simple_cnn", "model.options={}"]).model
+    with torch.device("meta"):
+        assert build(model.name, 4, model.options).head.out_features == 4
+
+
+def test_without_a_compiler_nothing_is_compiled(album: Path, here: Path) -> None:
+    command = [sys.executable, "-m", "lookalike.cli.main", "train", "small.yaml", "--data", str(album)]
+    nothing = {"CXX": str(here / "no-compiler"), "TORCHINDUCTOR_CACHE_DIR": str(here / "compiled")}
+    whole = [*command, "training.compile=true"]
+    done = subprocess.run(whole, capture_output=True, text=True, check=False, env={**os.environ, **nothing})
+    said = Said(done.returncode, done.stdout, done.stderr)
+    refused(said, "training.compile=true needs a C++ compiler, and none works here", "training.compile=false")
+    assert not list(here.glob("runs/*"))
 
 
 def test_a_run_that_diverges_is_a_failure_and_no_bad_input(lookalike: Command, album: Path, here: Path) -> None:

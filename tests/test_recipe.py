@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import get_args
 
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from lookalike import recipe
 from lookalike.errors import InputError
-from lookalike.recipe import Augment, Data, Model, Optimizer, Recipe, Schedule, Training
+from lookalike.recipe import Augment, Data, Head, Model, Optimizer, Recipe, Schedule, Section, Training
 
 SHIPPED = recipe.shipped()
 
@@ -67,6 +68,18 @@ def test_a_misspelt_key_is_answered_with_the_nearest(override: str, message: str
         Recipe.from_yaml("", "mine.yaml", overrides=[override])
     assert caught.value.message == f"mine.yaml: {message}"
     assert caught.value.remedy.startswith(keys)
+
+
+def test_a_misspelt_key_is_named_before_the_one_that_is_missing_for_it() -> None:
+    class Row(Section):
+        network: str
+        published: float = 0.0
+
+    with pytest.raises(InputError) as caught:
+        recipe.validate(Row, {"published": "many", "netwrok": "resnet18"}, "study")
+    assert caught.value.message == "study: unknown key 'netwrok'. Did you mean 'network'?"
+    with pytest.raises(InputError, match=r"^study: 'network' field required\.") as caught:
+        recipe.validate(Row, {}, "study")
 
 
 def test_overrides_are_applied_in_order_with_yaml_values() -> None:
@@ -190,3 +203,29 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "photo.yaml").write_bytes(b"\xff\xd8\xff\xe0")
     with pytest.raises(InputError, match=r"photo\.yaml: cannot be read as text"):
         recipe.load(str(tmp_path / "photo.yaml"))
+
+
+EMBEDDING = ["model.head.dim=64", "loss.name=multi_similarity", "data.protocol=half-zero-shot"]
+
+
+def test_an_embedding_is_a_head_a_loss_and_a_protocol() -> None:
+    recipe = Recipe.from_yaml("", overrides=EMBEDDING)
+    assert recipe.model.head == Head(dim=64)
+    assert Recipe.from_yaml(recipe.to_yaml()) == recipe
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (EMBEDDING[1:], "loss.name=multi_similarity needs an embedding, such as model.head.dim=512"),
+        (EMBEDDING[:1], "model.head needs a loss for embeddings, such as loss.name=multi_similarity"),
+        (EMBEDDING[:2], "loss.name=multi_similarity needs a data.protocol, such as half-zero-shot"),
+        ([*EMBEDDING, "training.accumulate=2"], "training.accumulate must be 1"),
+        ([*EMBEDDING, "data.augment.mixup=0.2"], "needs whole labels"),
+        (["data.sampler.classes=4"], "classes=4, images=0 makes no pairs"),
+        (["data.sampler={classes: 4, images: 4}"], "makes batches of 4 x 4 images, but training.batch_size is 256"),
+    ],
+)
+def test_parts_that_do_not_go_together_are_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        Recipe.from_yaml("", overrides=overrides)

@@ -56,6 +56,21 @@ def test_a_name_must_be_a_plain_folder_name(tmp_path: Path, name: str) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["n" * 101, "n" * 255, "n" * 256, "n" * 5000, "é" * 51])
+def test_a_name_must_be_one_that_files_can_have(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match=r"^'[né]{20}\.{3}' cannot name a run: it is longer than 100 bytes") as caught:
+        Run.create(tmp_path, name, RECIPE)
+    assert "--name" in caught.value.remedy
+    assert not list(tmp_path.iterdir())
+    assert not Run(tmp_path / name).exists
+    with pytest.raises(InputError, match="no run here"):
+        Run.open(tmp_path / name)
+
+
+def test_the_longest_name_is_taken(tmp_path: Path) -> None:
+    assert Run.create(tmp_path, "n" * 100, RECIPE).exists
+
+
 def test_a_root_that_is_a_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("")
     with pytest.raises(InputError, match=r"runs/first: cannot make this folder"):

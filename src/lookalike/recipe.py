@@ -61,17 +61,46 @@ class Augment(Section):
         return pair
 
 
+class Sampler(Section):
+    """Batches of `classes` classes with `images` images each (P x K), as losses on pairs need; 0 and 0: shuffled."""
+
+    classes: int = Field(0, ge=0)
+    images: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _makes_pairs(self) -> Sampler:
+        if (self.classes, self.images) != (0, 0) and (self.classes < 2 or self.images < 2):
+            raise ValueError(f"classes={self.classes}, images={self.images} makes no pairs: both must be at least 2")
+        return self
+
+
 class Data(Section):
-    """Where the images come from and how they reach the network."""
+    """Where the images come from and how they reach the network. With a `protocol`, the network is trained on some
+    classes and tested by retrieval on others (`lookalike.evaluation.protocols`); without, on the splits of the source.
+    """
 
     source: str = "builtin"  # "builtin", "tiny-imagenet", or a folder, zip, CSV or Parquet file
     image_size: int = Field(64, ge=8, le=1024)  # pixels of the square images in the pack
     val_fraction: Fraction = 0.1  # taken from training, stratified and seeded, where the source names no val split
     split_seed: int = 0
+    protocol: str = ""  # such as "cars196-zero-shot"
+    crop_boxes: bool = False  # cut images to their boxes, where the source has them
+    sampler: Sampler = Sampler()
     skip_undecodable: bool = False  # leave images out that cannot be decoded (counted and named) instead of stopping
     mean: tuple[float, float, float] = (0.4802, 0.4481, 0.3975)  # of RGB in 0..1 over Tiny ImageNet's training images
     std: tuple[Positive, Positive, Positive] = (0.2770, 0.2691, 0.2821)
     augment: Augment = Augment()
+
+
+class Head(Section):
+    """An embedding in the place of the classifier: pooling of the last feature map, then a linear layer or an MLP with
+    one hidden layer, to `dim` numbers of unit length.
+    """
+
+    dim: int = Field(512, ge=2)
+    pooling: Literal["avg", "max", "both", "gem"] = "avg"
+    kind: Literal["linear", "mlp"] = "linear"
+    hidden: int = Field(1024, ge=1)  # of an MLP
 
 
 class Model(Section):
@@ -79,6 +108,21 @@ class Model(Section):
 
     name: str = "resnet18"
     options: dict[str, Scalar | list[Scalar]] = {}
+    init: str = ""  # a model folder or Hub id whose weights, but for the head, are the start; empty: random ones
+    head: Head | None = None  # None: a classifier
+
+
+class Loss(Section):
+    """Cross entropy for a classifier; for an embedding a loss on pairs or proxies, such as `multi_similarity`,
+    `proxy_anchor`, or `pml/NAME` for any of pytorch-metric-learning. `options` are its keyword arguments.
+    """
+
+    name: str = "cross_entropy"
+    options: dict[str, Scalar] = {}
+    miner: str = ""  # `pml/NAME`, for a loss of that library
+    miner_options: dict[str, Scalar] = {}
+    memory: int = Field(0, ge=0)  # embeddings of past batches to compare with (cross-batch memory); 0 is off
+    memory_start: int = Field(0, ge=0)  # batches before they are
 
 
 class Optimizer(Section):
@@ -91,6 +135,7 @@ class Optimizer(Section):
     weight_decay: float = Field(5e-4, ge=0.0)
     decay_all: bool = False
     clip_norm: float = Field(0.0, ge=0.0)  # 0 is off
+    head_lr: Positive = 1.0  # rate of the head and of the loss's own weights, over that of the rest
 
 
 class Schedule(Section):
@@ -118,6 +163,8 @@ class Training(Section):
     checkpoint_seconds: float = Field(120.0, ge=0.0)  # 0 writes one after every step
     precision: Literal["bf16", "float32"] = "bf16"
     channels_last: bool = True
+    head_warmup: Fraction = 0.0  # share of the run in which only the head and the loss's own weights learn
+    freeze_norm: bool = False  # batch norms keep the statistics they start with
     compile: bool = False
     device: str = "auto"  # "auto", "cpu", "cuda", "cuda:1", "mps"
     seed: int = 0
@@ -154,10 +201,32 @@ class Recipe(Section):
     about: str = ""
     data: Data = Data()
     model: Model = Model()
+    loss: Loss = Loss()
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Recipe:
+        wants_head = self.loss.name != "cross_entropy"
+        if wants_head and self.model.head is None:
+            raise ValueError(f"loss.name={self.loss.name} needs an embedding, such as model.head.dim=512")
+        if self.model.head is not None and not wants_head:
+            raise ValueError("model.head needs a loss for embeddings, such as loss.name=multi_similarity")
+        if wants_head and not self.data.protocol:
+            raise ValueError(f"loss.name={self.loss.name} needs a data.protocol, such as half-zero-shot")
+        if wants_head and self.training.accumulate > 1:
+            raise ValueError(f"training.accumulate must be 1: loss.name={self.loss.name} compares the whole batch")
+        if wants_head and (self.data.augment.mixup or self.data.augment.cutmix):
+            raise ValueError(f"loss.name={self.loss.name} needs whole labels: no data.augment.mixup or cutmix")
+        sampler = self.data.sampler
+        if sampler.classes and sampler.classes * sampler.images != self.training.batch_size:
+            raise ValueError(
+                f"data.sampler makes batches of {sampler.classes} x {sampler.images} images, "
+                f"but training.batch_size is {self.training.batch_size}"
+            )
+        return self
 
     def to_yaml(self) -> str:
         """YAML that `Recipe.from_yaml` reads back equal."""
@@ -259,7 +328,9 @@ def _apply(tree: dict[str, Any], override: str) -> None:
 
 
 def _explain(cls: type[Section], error: ValidationError, where: str) -> InputError:
-    fault = error.errors()[0]
+    faults = error.errors()
+    # a misspelt key first: it may be why another is missing
+    fault = next((fault for fault in faults if fault["type"] == "extra_forbidden"), faults[0])
     location = [str(part) for part in fault["loc"]]
     key = ".".join(location)
     if fault["type"] == "extra_forbidden":
@@ -270,7 +341,8 @@ def _explain(cls: type[Section], error: ValidationError, where: str) -> InputErr
         )
     message = fault["msg"].removeprefix("Value error, ")
     given = f" (given: {fault['input']!r})" if not isinstance(fault["input"], dict) else ""
-    return InputError(f"{where}: '{key}' {message[0].lower()}{message[1:]}{given}.", "Mend that value.")
+    subject = f"'{key}' " if key else ""  # a fault of the whole names its keys itself
+    return InputError(f"{where}: {subject}{message[0].lower()}{message[1:]}{given}.", "Mend that value.")
 
 
 def _fields(cls: type[BaseModel], location: Sequence[str]) -> list[str]:

@@ -29,6 +29,8 @@ from lookalike import __version__
 from lookalike.errors import InputError, nearest
 from lookalike.recipe import Recipe
 
+LONGEST_NAME = 100  # bytes; file systems take 255, with what is hung on to it
+
 
 class Run:
     """One run's folder. Make it with `Run.create` or `Run.open`.
@@ -53,7 +55,7 @@ class Run:
 
         Args:
             root: the folder of all runs; made when missing.
-            name: the new folder's name: letters, digits, `-`, `_` and `.`.
+            name: the new folder's name: letters, digits, `-`, `_` and `.`; up to 100 bytes.
             recipe: the resolved recipe.
             overwrite: remove a run of that name first. A folder that is not a run is never removed.
 
@@ -64,8 +66,13 @@ class Run:
             raise InputError(
                 f"'{name}' cannot name a run.", "Use letters, digits, '-', '_' and '.', not starting with '.'."
             )
+        if len(name.encode()) > LONGEST_NAME:
+            raise InputError(
+                f"'{name[:20]}...' cannot name a run: it is longer than {LONGEST_NAME} bytes.",
+                "Choose a shorter --name.",
+            )
         run = cls(Path(root) / name)
-        if run.recipe_path.is_file():
+        if run.exists:
             if not overwrite:
                 raise InputError(
                     f"{run.path}: this run exists already.", "Continue it with --resume, or choose another --name."
@@ -93,7 +100,7 @@ class Run:
             InputError: there is no run at `path` (the nearest name beside it is suggested).
         """
         run = cls(Path(path))
-        if not run.recipe_path.is_file():
+        if not run.exists:
             beside = run.path.parent
             names = [p.parent.name for p in beside.glob("*/recipe.yaml")] if beside.is_dir() else []
             raise InputError(
@@ -101,6 +108,14 @@ class Run:
                 "Point at a folder that 'lookalike train' made; it holds a recipe.yaml.",
             )
         return run
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a run in this folder."""
+        try:
+            return self.recipe_path.is_file()
+        except OSError:  # such as a name that is too long for any file
+            return False
 
     @cached_property
     def recipe(self) -> Recipe:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from typing import Any
 
 import pytest
@@ -166,6 +168,7 @@ def test_an_unknown_option_names_the_nearest(name: str) -> None:
     with pytest.raises(InputError, match=f"'{name}' has no option 'droput'. Did you mean 'dropout'") as caught:
         build(name, CLASSES, {"droput": 0.1})
     assert "dropout" in caught.value.remedy
+    assert "model.options={}" in caught.value.remedy  # where it is the recipe's
 
 
 @pytest.mark.parametrize(("wrong", "right"), [("resnet81", "resnet18"), ("cubs_resnet1", "cubs_resnet_1")])
@@ -188,12 +191,30 @@ def test_an_unknown_network_names_the_nearest(wrong: str, right: str) -> None:
         ("weave", {"widths": [16, 32]}),
         ("weave", {"stride": 3}),
         ("weave", {"widths": []}),
+        ("resnet18", {"width": 0}),
+        ("resnet50", {"width": 0}),
+        ("resnet18", {"width": 1, "stem": "patch"}),
+        ("resnet18", {"width": 8.0}),
+        ("resnet18", {"width": True}),
+        ("resnet18", {"dropout": math.nan}),
+        ("cubs_resnet_1", {"dim": 0}),
+        ("cubs_resnet_3", {"dim": -4}),
+        ("cubs_resnet_2", {"features": 0}),
+        ("cubs_resnet_4", {"tokens": 8.0}),
+        ("cubs_resnet_5", {"width": 10**9}),
+        ("weave", {"widths": [16, 0, 64]}),
+        ("weave", {"widths": [-16, 32, 64]}),
+        ("weave", {"widths": [2, 32, 64]}),
+        ("weave", {"pairs": [1, -1, 1]}),
+        ("weave", {"stride": 2.0}),
         ("simple_cnn", {"dropout": -1}),
     ],
 )
 def test_a_value_that_does_not_fit_is_refused(name: str, options: dict[str, Any]) -> None:
     key, value = next(iter(options.items()))
-    with pytest.raises(InputError) as caught:
+    with warnings.catch_warnings(record=True) as warned, pytest.raises(InputError) as caught:
         build(name, CLASSES, options)
+    assert not warned
     assert f"'{name}' refuses" in caught.value.message
     assert f"{key}={value!r}" in caught.value.message
+    assert "\n" not in caught.value.message

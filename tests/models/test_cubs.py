@@ -10,9 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lookalike.models.build import build
-from lookalike.models.cubs import CubsChannel, CubsSpatial, Similarity, Sum
+from lookalike.models.cubs import CubsChannel, CubsSpatial, Similarities, Similarity, Sum
 
 KINDS: list[Similarity] = ["cosine", "squared_difference"]
 
@@ -171,6 +172,39 @@ def test_a_weight_is_the_same_over_what_it_is_not_about() -> None:
     by_channel, by_position = CubsChannel(8, 16, 4)(x) / x, CubsSpatial(8, 4)(x) / x
     torch.testing.assert_close(by_channel, by_channel[:, :, :1, :1].expand_as(x))
     torch.testing.assert_close(by_position, by_position[:, :1].expand_as(x))
+
+
+def test_on_a_gpu_autocast_leaves_the_matrix_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen on tensors without content, which need no GPU; PyTorch's autocast treats them like real ones."""
+    similarities = Similarities("cosine")
+    was = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
+    torch.set_autocast_enabled("cuda", True)
+    torch.set_autocast_dtype("cuda", torch.bfloat16)
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            s = torch.empty(2, 9, 9, device="cuda", dtype=torch.bfloat16)
+            assert torch.softmax(s, dim=-1).dtype == torch.float32  # what it would do
+            monkeypatch.setattr(similarities, "matrix", lambda *_: s)
+            assert similarities(s, s).dtype == torch.bfloat16
+    finally:
+        torch.set_autocast_enabled("cuda", was[0])
+        torch.set_autocast_dtype("cuda", was[1])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_gpu_says_the_same_in_bfloat16_and_keeps_little(kind: Similarity) -> None:
+    torch.manual_seed(0)
+    block = CubsSpatial(16, 8, kind)
+    x = torch.randn(2, 16, 16, 16)
+    kept: list[Tensor] = []
+    with (
+        torch.autocast("cuda", torch.bfloat16),
+        torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t), t)[1], lambda t: t),
+    ):
+        there = block.cuda()(x.cuda())
+    assert {t.dtype for t in kept if t.shape == (2, 256, 256)} == {torch.bfloat16}
+    torch.testing.assert_close(there.cpu(), block.cpu()(x), rtol=0.02, atol=0.02)
 
 
 def count(network: nn.Module, kind: type[nn.Module]) -> int:

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lookalike.errors import InputError
@@ -32,7 +34,8 @@ class Part:
     def __init__(self, settings: Optimizer = SGD, ema: float = 0.9, seed: int = 0, width: int = 7) -> None:
         torch.manual_seed(seed)
         self.network = nn.Sequential(nn.Linear(5, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, 3))
-        self.optimizer = make_optimizer(self.network, settings)
+        self.loss = nn.Linear(2, 2)  # any loss with weights of its own
+        self.optimizer = make_optimizer(self.network, self.loss, settings)
         self.average = Average(self.network, ema) if ema else None
 
     def step(self, number: int) -> None:
@@ -44,11 +47,11 @@ class Part:
             self.average.update(self.network, number)
 
     def save(self, folder: Path, state: State, data: str = DATA) -> Path:
-        save_last(folder, state, self.network, self.optimizer, self.average, data)
+        save_last(folder, state, self.network, self.loss, self.optimizer, self.average, data)
         return folder / "last.pt"
 
     def load(self, folder: Path, data: str = DATA) -> State | None:
-        return load_last(folder, self.network, self.optimizer, self.average, data)
+        return load_last(folder, self.network, self.loss, self.optimizer, self.average, data)
 
     def bits(self) -> dict[str, Any]:
         """Everything that the next step depends on, as bytes."""
@@ -97,7 +100,7 @@ def test_a_run_goes_on_from_it_as_if_nothing_had_been(settings: Optimizer, ema: 
 
 
 def test_numbers_that_are_no_numbers_come_back_too(folder: Path) -> None:
-    state = State(seconds=0.1 + 0.2, best_top1=1 / 3, stopped_early=True)
+    state = State(seconds=0.1 + 0.2, best_score=1 / 3, stopped_early=True)
     part = Part()
     with torch.no_grad():
         part.network[0].bias[:3] = torch.tensor([float("inf"), float("-inf"), -0.0])
@@ -226,7 +229,7 @@ def test_whole_modules_are_refused_like_any_other_code(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [torch.zeros(3), [1, 2], "hello", None, 7, {}, nn.Linear(2, 2).state_dict(), {"format": 1}, {1: 2}],
+    [torch.zeros(3), [1, 2], "hello", None, 7, {}, nn.Linear(2, 2).state_dict(), {"format": 2}, {1: 2}],
     ids=lambda content: type(content).__name__,
 )
 def test_a_foreign_file_is_refused(content: Any, folder: Path) -> None:
@@ -255,7 +258,7 @@ def test_what_does_not_fit_is_refused(change: str, folder: Path) -> None:
         content["optimizer"]["param_groups"].pop()
     torch.save(content, path)
     message = refusal(Part(), folder).message
-    assert ("has format 99, not 1" if change == "format" else "cannot be read") in message
+    assert ("has format 99, not 2" if change == "format" else "cannot be read") in message
 
 
 def test_other_data_are_refused_with_both_ways_out(folder: Path) -> None:
@@ -275,7 +278,26 @@ def test_the_best_weights_come_back_bit_by_bit(folder: Path) -> None:
     assert _bytes(load_best(folder)) == _bytes({name: tensor.contiguous() for name, tensor in weights.items()})
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "garbage", "missing", "pickle"])
+def test_a_single_bit_of_the_best_weights_that_has_flipped_is_found(folder: Path) -> None:
+    weights = {name: tensor.clone() for name, tensor in Part().network.state_dict().items()}
+    save_best(folder, weights)
+    path = folder / "best.safetensors"
+    content = path.read_bytes()
+    dice = random.Random(0)
+    refused = 0
+    for _ in range(300):
+        place, bit = dice.randrange(len(content)), dice.randrange(8)
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :])
+        try:
+            read = load_best(folder)
+        except InputError:
+            refused += 1
+        else:  # it was in the padding
+            assert _bytes(read) == _bytes(weights)
+    assert refused > 290
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "garbage", "missing", "pickle", "no checksum", "other weights"])
 def test_best_weights_that_are_none_are_named(damage: str, folder: Path) -> None:
     weights = Part().network.state_dict()
     save_best(folder, weights)
@@ -283,6 +305,12 @@ def test_best_weights_that_are_none_are_named(damage: str, folder: Path) -> None
     whole = path.read_bytes()
     if damage == "pickle":
         torch.save(weights, path)
+    elif damage == "no checksum":
+        save_file(weights, path)
+    elif damage == "other weights":
+        with safe_open(path, "pt") as file:
+            sum_of_them = file.metadata()
+        save_file({**weights, "0.bias": weights["0.bias"] + 1}, path, sum_of_them)
     elif damage == "missing":
         path.unlink()
     else:
@@ -293,8 +321,8 @@ def test_best_weights_that_are_none_are_named(damage: str, folder: Path) -> None
 
 def test_the_format_is_raised_when_the_content_changes(folder: Path) -> None:
     content = torch.load(Part().save(folder, State()), weights_only=True)
-    assert checkpoint.FORMAT == 1
-    assert sorted(content) == ["average", "data", "format", "network", "optimizer", "state"]
+    assert checkpoint.FORMAT == 2
+    assert sorted(content) == ["average", "data", "format", "loss", "network", "optimizer", "state"]
     assert sorted(content["state"]) == [
-        "best_step", "best_top1", "cpu_seconds", "seconds", "stale", "step", "stopped_early",
+        "best_score", "best_step", "cpu_seconds", "seconds", "stale", "step", "stopped_early",
     ]  # fmt: skip

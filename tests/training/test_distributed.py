@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from lookalike.errors import InputError
 from lookalike.recipe import Recipe
@@ -151,6 +152,49 @@ def test_a_mistake_is_said_once_and_leaves_nothing(torchrun: Torchrun) -> None:
     assert "Error:" not in complaints.replace("ChildFailedError:", "")  # no traceback of the other process
     assert "exitcode  : 2" in complaints
     assert not torchrun.run("mistake").path.exists()
+
+
+STATISTICS = """
+import sys
+from pathlib import Path
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from lookalike.training.distributed import join
+world = join("cpu")
+torch.manual_seed(world.rank)
+network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+for _ in range(world.rank + 1):
+    network(torch.randn(8, 3, 5, 5) + world.rank)
+before = {name: buffer.clone() for name, buffer in network.named_buffers()}
+weights = {name: weight.detach().clone() for name, weight in network.named_parameters()}
+world.share_statistics(network)
+assert all(torch.equal(weight, weights[name]) for name, weight in network.named_parameters())
+after = dict(network.named_buffers())
+for when, buffers in (("before", before), ("after", after)):
+    save_file(buffers, Path(sys.argv[1], f"{when}-{world.rank}.safetensors"))
+"""
+
+
+def test_statistics_are_the_leading_processes_once_they_are_shared(tmp_path: Path) -> None:
+    (tmp_path / "statistics.py").write_text(STATISTICS)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*launch, str(tmp_path / "statistics.py"), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    before, after = (
+        [load_file(tmp_path / f"{when}-{rank}.safetensors") for rank in (0, 1)] for when in ("before", "after")
+    )
+    assert sorted(before[0]) == ["1.num_batches_tracked", "1.running_mean", "1.running_var"]
+    for name, of_the_leading in before[0].items():
+        assert not torch.equal(of_the_leading, before[1][name]), name  # each its own
+        for rank in (0, 1):
+            assert torch.equal(of_the_leading, after[rank][name]), (name, rank)
 
 
 # what a single process answers

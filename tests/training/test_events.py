@@ -38,7 +38,20 @@ def test_a_process_that_does_not_lead_says_nothing(root: Path) -> None:
     with Events(run, False, lambda record, total: 1 / 0, 40, since=0) as events:
         events.train(10, 1.0, 2.5, 0.1, 64, 100.0)
         events.evaluate(10, 1.0, SCORES)
+        events.stopped(10)
     assert [path.name for path in run.path.iterdir()] == ["recipe.yaml"]
+
+
+def test_that_it_is_stopped_is_told_and_written_nowhere(root: Path) -> None:
+    run = Run.create(root, "run", Recipe())
+    heard: list[tuple[dict[str, Any], int]] = []
+    with Events(run, True, lambda record, total: heard.append((record, total)), 40, since=0) as events:
+        events.stopped(7)
+    assert heard == [({"kind": "stopped", "step": 7}, 40)]
+    assert run.history() == []
+    assert EventAccumulator(str(run.events_dir)).Reload().Tags()["scalars"] == []
+    with Events(run, True, None, 40, since=0) as events:
+        events.stopped(7)
 
 
 def test_after_a_resume_tensorboard_shows_each_step_once(root: Path) -> None:

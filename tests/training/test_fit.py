@@ -18,10 +18,10 @@ from lookalike.data.catalog import Catalog, Row, Split
 from lookalike.data.read import read
 from lookalike.errors import InputError, TrainingError
 from lookalike.evaluation.measure import measure
-from lookalike.recipe import Recipe
+from lookalike.recipe import Recipe, Training
 from lookalike.run import Run
 from lookalike.training import checkpoint
-from lookalike.training.fit import Watch, check_trainable, difference, fit
+from lookalike.training.fit import Watch, advice, check_trainable, difference, fit, what_lacks
 
 RECIPE = """
 data: {image_size: 32, augment: {crop: none, flip: 0.5}}
@@ -81,6 +81,11 @@ def test_the_folder_holds_what_is_promised_and_nothing_half_written(finished: Ru
         "recipe.yaml", "metrics.jsonl", "receipt.json", "report.html", "checkpoint/last.pt",
         "checkpoint/best.safetensors", "model/model.safetensors", "model/config.json", "model/README.md",
     }  # fmt: skip
+
+
+def test_the_model_knows_which_images_it_was_not_trained_on(finished: Run) -> None:
+    config = lookalike.load(finished.model_dir).config
+    assert (config.val_fraction, config.split_seed) == (0.1, 0)
 
 
 def test_the_recipe_in_it_is_the_whole_recipe(finished: Run, album: Path) -> None:
@@ -149,8 +154,8 @@ def test_whoever_watches_is_told(finished: Run, told: dict[str, list[Any]]) -> N
     assert told["stage"] == [
         "train: 32 images of album at 32 pixels",
         "val: 12 images of album at 32 pixels",
-        "measuring",
-        "writing the report",
+        "4 steps in all teach a network little: use a smaller training.batch_size or more training.epochs",
+        "measuring, then the report",
     ]
 
 
@@ -168,6 +173,22 @@ def test_resuming_a_finished_run_keeps_its_results(finished: Run, album: Path) -
     for file in ("metrics.jsonl", "recipe.yaml", "model/model.safetensors", "model/config.json"):
         assert after[file] == before[file], file
     assert finished.receipt()["results"] == receipt["results"]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "batch_size", "words"),
+    [
+        (25, 16, ""),  # 50 steps
+        (24, 16, "48 steps in all"),
+        (1000, 32, ""),
+        (1000, 33, "a batch of 33 is more than all 32 training images"),
+    ],
+)
+def test_a_run_of_too_few_steps_is_advised(epochs: int, batch_size: int, words: str) -> None:
+    said = advice(Training(epochs=epochs, batch_size=batch_size), 32)
+    assert said.startswith(words)
+    assert bool(said) == bool(words)
+    assert ("training.batch_size" in said and "training.epochs" in said) == bool(words)
 
 
 # what is refused
@@ -231,11 +252,30 @@ def test_data_that_cannot_be_trained_on_leave_no_run(copy: Path, root: Path) -> 
         ("model.name=resnet81", "no network named 'resnet81'. Did you mean 'resnet18'?"),
         ("model.options={stm: patch}", "'resnet18' has no option 'stm'. Did you mean 'stem'?"),
         ("training.resolution=[[0, 8], [0.5, 32]]", "images of 8 pixels are too small for resnet18"),
+        ("training.resolution=[[0, 32], [0.5, 16000000]]", "cpu has not enough memory for this run."),  # petabytes
+        ("model.options.width=0", "width=0 (width must be a whole number from 1 on)."),
     ],
 )
 def test_what_cannot_work_leaves_the_name_free(override: str, message: str, album: Path, root: Path) -> None:
     assert message in refusal(recipe_for(album, override), root).message
     assert not list(root.glob("*"))
+
+
+def test_only_what_the_machine_lacks_is_said_to_be_lacking() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    lack = what_lacks(caught.value, torch.device("cpu"))
+    assert lack is not None
+    assert "training.batch_size" in lack.remedy
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2, 3) @ torch.empty(2, 3)
+    assert what_lacks(caught.value, torch.device("cpu")) is None
+
+
+def test_a_name_that_is_too_long_is_refused(album: Path, root: Path) -> None:
+    for resume in (False, True):
+        assert "cannot name a run" in refusal(recipe_for(album), root, "n" * 300, resume=resume).message
+    assert not root.exists()
 
 
 def test_an_image_that_cannot_be_decoded_is_named_and_can_be_left_out(copy: Path, root: Path) -> None:

@@ -12,25 +12,64 @@ from torch import nn
 
 from lookalike.models.build import build
 from lookalike.recipe import Optimizer, Schedule
-from lookalike.training.optim import Average, learning_rate, make_optimizer, parameter_groups
+from lookalike.training.optim import (
+    Average,
+    freeze_statistics,
+    learning_rate,
+    make_optimizer,
+    parameter_groups,
+    set_rate,
+)
 
 
 def test_norms_biases_and_scales_are_not_decayed() -> None:
     network = build("cubs_resnet_1", 5, {"width": 8})
-    decayed, plain = parameter_groups(network, Optimizer(weight_decay=0.1))
+    groups = parameter_groups(network, nn.Identity(), Optimizer(weight_decay=0.1))
     names = {id(p): name for name, p in network.named_parameters()}
-    assert decayed["weight_decay"] == 0.1
-    assert plain["weight_decay"] == 0.0
-    assert all(names[id(p)].endswith("weight") and p.ndim >= 2 for p in decayed["params"])  # type: ignore[union-attr]
-    assert any(names[id(p)].endswith("log_scale") for p in plain["params"])  # type: ignore[attr-defined]
-    together = [*decayed["params"], *plain["params"]]  # type: ignore[misc]
+    decayed = [p for group in groups if group["weight_decay"] == 0.1 for p in group["params"]]
+    plain = [p for group in groups if group["weight_decay"] == 0.0 for p in group["params"]]
+    assert all(names[id(p)].endswith("weight") and p.ndim >= 2 for p in decayed)
+    assert any(names[id(p)].endswith("log_scale") for p in plain)
+    together = [*decayed, *plain]
     assert len(together) == len(set(map(id, together))) == len(list(network.parameters()))
 
 
 def test_decay_all_decays_all() -> None:
     network = build("simple_cnn", 5)
-    (group,) = parameter_groups(network, Optimizer(decay_all=True, weight_decay=0.1))
-    assert len(group["params"]) == len(list(network.parameters()))  # type: ignore[arg-type]
+    groups = parameter_groups(network, nn.Identity(), Optimizer(decay_all=True, weight_decay=0.1))
+    assert {group["weight_decay"] for group in groups} == {0.1}
+    assert sum(len(group["params"]) for group in groups) == len(list(network.parameters()))
+
+
+def test_the_head_and_the_losss_own_weights_have_a_rate_of_their_own() -> None:
+    network, loss = build("resnet18", 5, {"width": 8}), nn.Linear(3, 3)
+    optimizer = make_optimizer(network, loss, Optimizer(head_lr=10.0))
+    before = {name: p.detach().clone() for name, p in [*network.named_parameters(), *loss.named_parameters("loss")]}
+
+    def step(*, head_only: bool) -> set[str]:
+        set_rate(optimizer, 0.01, head_only=head_only)
+        (network(torch.randn(4, 3, 32, 32)).sum() + loss(torch.randn(2, 3)).sum()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        now = [*network.named_parameters(), *loss.named_parameters("loss")]
+        return {name for name, p in now if not torch.equal(p, before[name])}
+
+    own = {"head.weight", "head.bias", "loss.weight", "loss.bias"}
+    assert step(head_only=True) == own
+    assert step(head_only=False) > own
+    names = {id(p): name for name, p in [*network.named_parameters(), *loss.named_parameters("loss")]}
+    rates = {names[id(p)]: group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert {name for name, rate in rates.items() if rate == pytest.approx(0.1)} == own
+    assert {rate for name, rate in rates.items() if name not in own} == {0.01}
+
+
+def test_frozen_norms_keep_their_statistics_and_learn_their_weights() -> None:
+    network = build("resnet18", 5, {"width": 8}).train()
+    freeze_statistics(network)
+    before = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    network(torch.randn(4, 3, 32, 32)).sum().backward()
+    assert all(torch.equal(buffer, before[name]) for name, buffer in network.named_buffers())
+    assert network.blocks[0].branch[0][1].weight.grad is not None
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
@@ -38,7 +77,7 @@ def test_one_step_is_the_textbook_step(name: str) -> None:
     torch.manual_seed(0)
     layer = nn.Linear(3, 2)
     settings = Optimizer(name=name, lr=0.1, weight_decay=0.01, momentum=0.9)  # type: ignore[arg-type]
-    optimizer = make_optimizer(layer, settings)
+    optimizer = make_optimizer(layer, nn.Identity(), settings)
     before, bias = layer.weight.detach().clone(), layer.bias.detach().clone()
     layer(torch.ones(4, 3)).square().sum().backward()
     gradient, bias_gradient = layer.weight.grad.clone(), layer.bias.grad.clone()  # type: ignore[union-attr]

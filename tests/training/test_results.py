@@ -167,7 +167,7 @@ def test_the_page_is_written_from_the_folder_beside_it(tmp_path: Path) -> None:
         (tmp_path / "receipts" / f"{name}.json").write_text(json.dumps(each))
     path = tmp_path / "results.md"
     path.write_text("typed by hand: 99.99 %")
-    write_page("tiny-imagenet", path)
+    write_page(path)
     assert path.read_text() == page("tiny-imagenet", receipts)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["receipts", "results.md"]
 
@@ -179,7 +179,7 @@ def test_a_receipt_that_is_none_is_named_and_the_page_stays(content: str, tmp_pa
     (tmp_path / "receipts").mkdir()
     (tmp_path / "receipts" / "bad.json").write_text(content)
     with pytest.raises(InputError, match=r"bad\.json: not a receipt.*Delete it"):
-        write_page("tiny-imagenet", path)
+        write_page(path)
     assert path.read_text() == "as it was"
 
 

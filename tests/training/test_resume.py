@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -108,6 +109,9 @@ class Bench:
             finally:
                 process.kill()
         assert "Traceback" not in said, said
+        told = re.search(r"^stopped at step (\d+) of 12; go on with: lookalike train .*--resume$", said, re.MULTILINE)
+        assert (told is None) == (process.returncode not in (130, 143)), said
+        assert told is None or int(told[1]) == step_of(run)
         return process.returncode
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ TINY = study.load("tiny-imagenet")
 
 
 def test_the_studies_of_the_package_are_there() -> None:
-    assert study.names() == ["demo", "tiny-imagenet"]
+    assert study.names() == ["cars196", "demo", "tiny-imagenet"]
     assert list(TINY.budgets) == ["30m", "2h", "full"]
     assert list(study.load("demo").budgets) == ["demo"]
 
@@ -31,15 +32,20 @@ def test_every_budget_has_a_recipe_for_every_network(name: str, budget: str) -> 
     assert len(planned) == len(study.load(name).rows)
     assert len({p.name for p in planned}) == len(planned)  # each has a folder of its own
     for p in planned:
-        build(p.recipe.model.name, 200, p.recipe.model.options)
+        build(p.recipe.model.name, 200, p.recipe.model.options, p.recipe.model.head)
         last = max((pixels for _, pixels in p.recipe.training.resolution), default=p.recipe.data.image_size)
         assert last <= p.recipe.data.image_size
-        assert p.recipe.data.source == {"demo": "builtin", "tiny-imagenet": "tiny-imagenet"}[name]
+        assert p.recipe.data.source == {"demo": "builtin"}.get(name, name)
+        if p.start:
+            assert p.start.recipe.model.name == p.recipe.model.name
+            assert p.start.recipe.model.options == p.recipe.model.options
 
 
 def test_no_recipe_of_a_study_is_forgotten() -> None:
-    used = {row.recipe.format(budget=budget) for budget in TINY.budgets for row in TINY.rows}
-    assert used == {name for name in recipes.shipped() if name.startswith("tiny_imagenet/")}
+    for name, folder in {"tiny-imagenet": "tiny_imagenet/", "cars196": "cars196/"}.items():
+        its = study.load(name)
+        used = {row.recipe.format(budget=budget) for budget in its.budgets for row in its.rows}
+        assert used == {recipe for recipe in recipes.shipped() if recipe.startswith(folder)}
 
 
 def test_the_published_numbers_are_those_of_the_brief() -> None:
@@ -57,7 +63,7 @@ def test_the_published_numbers_are_those_of_the_brief() -> None:
 def test_an_unknown_study_is_answered_with_the_nearest() -> None:
     with pytest.raises(InputError, match=r"no study named 'tiny_imagenet'. Did you mean 'tiny-imagenet'\?") as caught:
         study.load("tiny_imagenet")
-    assert caught.value.remedy == "There are demo, tiny-imagenet."
+    assert caught.value.remedy == "There are cars196, demo, tiny-imagenet."
 
 
 @pytest.mark.parametrize("name", ["", "../studies/demo", "demo.yaml", "/etc/passwd"])
@@ -95,7 +101,24 @@ def test_overrides_change_every_recipe_and_come_after_the_rows_own() -> None:
     first, second = study.plan(made, "b", ["training.seed=7"])
     assert (first.recipe.training.seed, first.recipe.training.epochs) == (7, 9)
     assert (second.recipe.training.seed, second.recipe.training.epochs) == (7, recipes.load("demo").training.epochs)
-    assert first.name == "two_words-resnet18"
+    assert first.changed
+    assert second.changed
+
+
+def test_a_changed_recipe_has_a_name_of_its_own_that_the_same_changes_find_again() -> None:
+    (plain,) = study.plan(TINY, "30m", only=["resnet18"])
+    (same,) = study.plan(TINY, "30m", [f"training.epochs={plain.recipe.training.epochs}"], ["resnet18"])
+    assert same == plain
+    assert not plain.changed
+    names = []
+    for changes in (["training.seed=1"], ["training.seed=1", "training.device=auto"], ["training.seed=2"]):
+        (changed,) = study.plan(TINY, "30m", changes, ["resnet18"])
+        assert changed.changed
+        assert re.fullmatch(r"tiny_imagenet-30m-resnet18-changed-[0-9a-f]{8}", changed.name)
+        names.append(changed.name)
+    assert names[0] == names[1] != names[2]
+    made = Study(title="Two Words", about="", budgets={"b": "one"}, rows=(Row(task="", network="a", recipe="demo"),))
+    assert [p.name for p in study.plan(made, "b")] == ["two_words-resnet18"]
 
 
 @pytest.mark.parametrize(
@@ -123,13 +146,12 @@ SMALL = ["training.epochs=1", "training.batch_size=16", "data.image_size=32", "t
 
 
 def planned_for(album: Path, *overrides: str) -> list[Planned]:
-    options = "model.options={stem: patch, width: 8}"
+    own = (*SMALL, "model.options={stem: patch, width: 8}", f"data.source={album}", *overrides)
     rows = (
-        Row(task="2", network="ResNet", recipe="demo", overrides=(options,), published=10.0),
-        Row(task="3", network="CUBS", recipe="demo", overrides=(options, "model.name=cubs_resnet_2"), published=100.0),
+        Row(task="2", network="ResNet", recipe="demo", overrides=own, published=10.0),
+        Row(task="3", network="CUBS", recipe="demo", overrides=(*own, "model.name=cubs_resnet_2"), published=100.0),
     )
-    made = Study(title="Small", about="", budgets={"only": "seconds"}, rows=rows)
-    return study.plan(made, "only", [*SMALL, f"data.source={album}", *overrides])
+    return study.plan(Study(title="Small", about="", budgets={"only": "seconds"}, rows=rows), "only")
 
 
 def test_runs_are_trained_in_order_and_kept_when_they_are_finished(
@@ -159,14 +181,25 @@ def test_runs_are_trained_in_order_and_kept_when_they_are_finished(
     assert again[1].receipt_path.stat().st_mtime_ns > dates[1]
     assert len(done) == 4
 
-    with pytest.raises(InputError, match=r"small-resnet18: this run has training\.seed=0, not 1"):
+    with pytest.raises(InputError, match=r"small-resnet18: this run has training\.seed=0, not 1") as caught:
         study.reproduce(planned_for(album, "training.seed=1"), root=root)
+    assert caught.value.remedy == "Delete or rename this folder, or choose another --root."
     assert again[0].receipt_path.stat().st_mtime_ns == dates[0]
 
     study.keep_receipt(runs[0], tmp_path / "docs" / "receipts")
     (kept,) = (tmp_path / "docs" / "receipts").iterdir()
     assert kept.name == "small-resnet18.json"
     assert json.loads(kept.read_text()) == runs[0].receipt()
+
+
+def test_a_folder_that_is_no_run_is_left_alone(album: Path, tmp_path: Path) -> None:
+    (tmp_path / "small-resnet18").mkdir()
+    note = tmp_path / "small-resnet18" / "note.txt"
+    note.write_text("mine")
+    with pytest.raises(InputError, match="small-resnet18: this folder exists and is not a run") as caught:
+        study.reproduce(planned_for(album), root=tmp_path)
+    assert caught.value.remedy == "Delete or rename this folder, or choose another --root."
+    assert [*tmp_path.rglob("*.*")] == [note]
 
 
 def test_what_a_table_says_is_what_the_receipt_says() -> None:

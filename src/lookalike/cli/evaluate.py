@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from lookalike.cli.results import TOP
 
 
 class SplitName(StrEnum):
@@ -22,20 +26,57 @@ def evaluate(
     data: Annotated[str, typer.Argument(help="A data set's name, a folder, zip, CSV or Parquet file.")],
     split: Annotated[SplitName, typer.Option("--split", help="Which images.")] = SplitName.val,
     flip: Annotated[bool, typer.Option("--flip", help="Average with the mirrored image; named in the result.")] = False,
+    val_fraction: Annotated[
+        float | None,
+        typer.Option(
+            "--val-fraction",
+            help="Share of each class to measure on, where DATA names no val split; default: as trained.",
+        ),
+    ] = None,
+    split_seed: Annotated[
+        int | None, typer.Option("--split-seed", help="Which images these are; default: as trained.")
+    ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            "--protocol",
+            help="Measure retrieval by this: cars196-zero-shot, half-zero-shot, ...; an embedding by its own.",
+        ),
+    ] = None,
+    with_duplicates: Annotated[
+        bool, typer.Option("--with-duplicates", help="Retrieval: also with near-duplicates of the query left out.")
+    ] = False,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print all numbers as JSON.")] = False,
     report: Annotated[Path | None, typer.Option("--report", help="Write an HTML report here.")] = None,
 ) -> None:
-    """Measure a model on labelled images: top-1, top-5, log-likelihood, calibration."""
+    """Measure a model on labelled images: top-1, top-5, log-likelihood, calibration; or retrieval, by a protocol."""
     import json
 
     import lookalike
-    from lookalike.data.read import read
-    from lookalike.evaluation.measure import measure
+    from lookalike.evaluation.measure import measure, read_as_trained
 
     loaded = lookalike.load(model, device=device)
-    catalog = read(data)
-    measured = measure(loaded, catalog, split.value, flip=flip)
+    if by := protocol or (loaded.config.protocol if loaded.config.head else ""):
+        from lookalike.cli.evaluate_retrieval import evaluate_retrieval
+
+        with _bars() as bar:
+            lines = evaluate_retrieval(
+                model,
+                loaded,
+                data,
+                by,
+                flip=flip,
+                with_duplicates=with_duplicates,
+                as_json=as_json,
+                report=report,
+                bar=bar,
+            )
+        typer.echo("\n".join(lines))
+        return
+    catalog = read_as_trained(data, loaded.config, val_fraction=val_fraction, split_seed=split_seed)
+    with _bars() as bar:
+        measured = measure(loaded, catalog, split.value, flip=flip, packing=bar("decoding"), progress=bar("measuring"))
     results = measured.results
     if report is not None:
         from lookalike.evaluation.report import write_report
@@ -57,9 +98,30 @@ def evaluate(
         return
     how = f"{results['split']}, single crop{', flip averaged' if flip else ''}, {results['image_size']} px"
     typer.echo(f"{catalog.name}: {results['n']:,} images ({how})")
-    typer.echo(f"top-1 {results['top1']:.2%}\ntop-5 {results['top5']:.2%}")
+    typer.echo(f"top-1 {results['top1']:.2%}")
+    if loaded.config.num_classes > TOP:
+        typer.echo(f"top-5 {results['top5']:.2%}")
     typer.echo(f"negative log-likelihood {results['nll']:.4f} nats\ncalibration error {results['ece']:.4f}")
+    if (temperature := loaded.config.temperature) != 1:
+        typer.echo(f"temperature {temperature:.3f}: with it, calibration error {results['ece_scaled']:.4f}")
     if catalog.remark:
         typer.echo(catalog.remark)
     if report is not None:
         typer.echo(f"report {report}")
+
+
+@contextmanager
+def _bars() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
+    """Makes bars on stderr, by what they are of, that are moved with (done, in all); none where that is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+
+        def bar(what: str) -> Callable[[int, int], None]:
+            task = bars.add_task(what, total=None, visible=False)
+            return lambda done, total: bars.update(task, completed=done, total=total, visible=True, refresh=True)
+
+        yield bar

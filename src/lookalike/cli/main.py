@@ -21,6 +21,8 @@ from lookalike.cli.reproduce import demo, reproduce
 from lookalike.cli.train import train
 from lookalike.errors import InputError, LookalikeError
 
+NO_MEMORY = ("DefaultCPUAllocator", "can't allocate memory", "out of memory")  # what PyTorch's errors hold
+
 app = typer.Typer(
     name="lookalike",
     help="Train image recognition from scratch, measure it honestly, and use it.",
@@ -72,7 +74,9 @@ def run() -> None:
     except BrokenPipeError:
         _drop_output()
         sys.exit(1)
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not any(words in str(error) for words in NO_MEMORY):
+            raise
         _fail(InputError("not enough memory.", "Use a smaller batch_size or image_size, or a machine with more."))
     except OSError as error:
         if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:

@@ -7,7 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lookalike.cli.results import TOP, leads
+
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from lookalike.run import Run
     from lookalike.training.study import Planned
 
@@ -15,11 +19,13 @@ Root = Annotated[Path, typer.Option("--root", help="Folder of all runs.")]
 
 
 def reproduce(
-    name: Annotated[str, typer.Argument(metavar="STUDY", help="What to reproduce: tiny-imagenet.")],
+    name: Annotated[str, typer.Argument(metavar="STUDY", help="What to reproduce: tiny-imagenet, cars196.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to every recipe.")
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to every recipe; kept off the page.")
     ] = None,
-    budget: Annotated[str, typer.Option("--budget", help="Time for each network: 30m, 2h or full.")] = "30m",
+    budget: Annotated[
+        str | None, typer.Option("--budget", help="Time for each network: 30m, 2h or full; by default the least.")
+    ] = None,
     only: Annotated[
         list[str] | None, typer.Option("--only", help="Only this network, such as resnet18; may be repeated.")
     ] = None,
@@ -31,25 +37,34 @@ def reproduce(
     """Train the networks of a published table and set your numbers beside it. Give the command again to go on."""
     from lookalike.training import results, study
 
-    planned = study.plan(study.load(name), budget, overrides or [], only or [])
+    wanted = study.load(name)
+    planned = study.plan(wanted, budget or next(iter(wanted.budgets)), overrides or [], only or [])
 
     def finished(p: Planned, run: Run) -> None:
-        study.keep_receipt(run, page.parent / "receipts")
-        results.write_page(name, page)
+        if not p.changed:
+            study.keep_receipt(run, page.parent / "receipts")
+            results.write_page(page)
 
     runs = _train(planned, root, finished)
+    if not leads():
+        return
     _show(planned, runs)
-    typer.echo(f"written  {page}")
+    if not all(p.changed for p in planned):
+        typer.echo(f"written  {page}")
+    if changed := [run.path for p, run in zip(planned, runs, strict=True) if p.changed]:
+        typer.echo(f"not on {page}, for their recipes are not the study's: {', '.join(map(str, changed))}")
 
 
 def demo(root: Root = Path("runs")) -> None:
-    """See the whole thing work: three networks on built-in pictures, in a few minutes on two cores."""
+    """See the whole thing work on built-in pictures, recognition and retrieval, in a few minutes on two cores."""
     from lookalike.training import study
 
     planned = study.plan(study.load("demo"), "demo")
     runs = _train(planned, root, None)
+    if not leads():
+        return
     _show(planned, runs)
-    best = max(runs, key=lambda run: float(run.receipt()["results"]["top1"]))
+    best = max(runs, key=lambda run: float(run.receipt()["results"].get("top1", 0)))
     typer.echo(
         f"""
 Look at   {best.report_path}
@@ -72,19 +87,57 @@ def _train(planned: list[Planned], root: Path, finished: Any) -> list[Run]:
 
 
 def _show(planned: list[Planned], runs: list[Run]) -> None:
+    """A table of the runs that recognise, and one of those that retrieve."""
     from rich.console import Console
+
+    from lookalike.training.study import is_retrieval
+
+    pairs = [(p, run.receipt()) for p, run in zip(planned, runs, strict=True)]
+    if recognised := [(p, receipt) for p, receipt in pairs if not is_retrieval(receipt)]:
+        Console().print(_recognition_table(recognised))
+    if retrieved := [(p, receipt) for p, receipt in pairs if is_retrieval(receipt)]:
+        Console().print(_retrieval_table(retrieved))
+
+
+def _recognition_table(pairs: list[tuple[Planned, dict[str, Any]]]) -> Table:
     from rich.table import Table
 
     from lookalike.training.study import measured
 
     table = Table("task", "network", title_justify="left")
-    compared = any(p.row.published is not None for p in planned)
+    left_out = set()
+    if all(p.row.published is None for p, _ in pairs):
+        left_out.add("published")
+    if all(receipt["data"]["classes"] <= TOP for _, receipt in pairs):
+        left_out.add("top-5")
     for heading in ("published", "top-1", "top-5", "minutes", "parameters"):
-        if compared or heading != "published":
+        if heading not in left_out:
             table.add_column(heading, justify="right")
-    for p, run in zip(planned, runs, strict=True):
-        m = measured(p.row, run.receipt())
-        published = [f"{m['published']:.2f} %" if m["published"] is not None else ""] if compared else []
-        cells = [f"{m['top1']:.2f} %", f"{m['top5']:.2f} %", f"{m['minutes']:.1f}", f"{m['parameters'] / 1e6:.1f} M"]
-        table.add_row(m["task"], m["network"], *published, *cells)
-    Console().print(table)
+    for p, receipt in pairs:
+        m = measured(p.row, receipt)
+        cells = {
+            "published": f"{m['published']:.2f} %" if m["published"] is not None else "",
+            "top-1": f"{m['top1']:.2f} %",
+            "top-5": f"{m['top5']:.2f} %",
+            "minutes": f"{m['minutes']:.1f}",
+            "parameters": f"{m['parameters'] / 1e6:.1f} M",
+        }
+        table.add_row(m["task"], m["network"], *(cells[heading] for heading in cells if heading not in left_out))
+    return table
+
+
+def _retrieval_table(pairs: list[tuple[Planned, dict[str, Any]]]) -> Table:
+    from rich.table import Table
+
+    from lookalike.training.study import measured, views
+
+    table = Table("task", "network", "vectors", title_justify="left")
+    for heading in ("Recall@1", "@2", "@4", "@8", "minutes"):
+        table.add_column(heading, justify="right")
+    for p, receipt in pairs:
+        m = measured(p.row, receipt)
+        for number, (view, values) in enumerate(views(receipt).items()):
+            recall = [f"{values[f'recall_at_{k}']:.1f} %" for k in (1, 2, 4, 8)]
+            minutes = "" if number else f"{m['minutes']:.1f}"
+            table.add_row("" if number else m["task"], "" if number else m["network"], view, *recall, minutes)
+    return table

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import math
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,8 +12,10 @@ from torch import nn
 
 from lookalike.errors import InputError, nearest
 from lookalike.models import cubs, resnet
+from lookalike.models.heads import EmbeddingNetwork
 from lookalike.models.simple_cnn import SimpleCNN
 from lookalike.models.weave import WeaveNet
+from lookalike.recipe import Head
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "simple_cnn": SimpleCNN,
@@ -26,24 +30,30 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "cubs_resnet_5": cubs.cubs_resnet_5,
 }
 TIMM = "timm/"
+LEAST = {"width": 1, "widths": 1, "pairs": 0, "stride": 1, "features": 1, "tokens": 1, "dim": 1}  # of options
 
 
-def build(name: str, num_classes: int, options: Mapping[str, Any] | None = None) -> nn.Module:
+def build(name: str, num_classes: int, options: Mapping[str, Any] | None = None, head: Head | None = None) -> nn.Module:
     """Build a network with random weights.
 
     Args:
         name: one of `NETWORKS`, or "timm/" and the name of a timm model (needs the `timm` extra).
         num_classes: outputs of the classifier.
         options: keyword arguments of its constructor.
+        head: an embedding head to stand in the place of the classifier.
 
     Returns:
-        A module with `forward(x)` from normalised images (B, 3, H, W) to logits (B, num_classes),
-        `forward_features(x)` to the last feature map, `num_features`, and the classifier `head`.
+        A module with `forward(x)` from normalised images (B, 3, H, W) to logits (B, num_classes), or with a `head` to
+        embeddings (B, dim) of length 1; `forward_features(x)` to the last feature map, `num_features`, and the `head`.
 
     Raises:
         InputError: no such network, no such option (the nearest is named), or a value the network refuses.
     """
-    options = dict(options or {})
+    network = _build(name, num_classes, dict(options or {}))
+    return EmbeddingNetwork(network, head) if head else network
+
+
+def _build(name: str, num_classes: int, options: dict[str, Any]) -> nn.Module:
     if name.startswith(TIMM):
         from lookalike.models.timm import TimmNetwork
 
@@ -58,13 +68,34 @@ def build(name: str, num_classes: int, options: Mapping[str, Any] | None = None)
         if key not in known:
             raise InputError(
                 f"model.options: '{name}' has no option '{key}'.{nearest(key, known)}",
-                f"It has {', '.join(known) or 'none'}.",
+                f"It has {', '.join(known) or 'none'}; model.options={{}} takes away what the recipe sets.",
             )
     try:
-        return NETWORKS[name](num_classes, **options)
-    except (ValueError, TypeError, KeyError, RuntimeError) as error:
+        for key, value in options.items():
+            _check_number(key, value)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Initializing zero-element")  # refused below
+            network = NETWORKS[name](num_classes, **options)
+        if empty := [key for key, parameter in network.named_parameters() if not parameter.numel()]:
+            raise ValueError(f"{empty[0]} would have no weights")
+    except (ValueError, TypeError, KeyError, RuntimeError, ArithmeticError) as error:
         given = ", ".join(f"{key}={value!r}" for key, value in options.items())
-        raise InputError(f"model.options: '{name}' refuses {given} ({error}).", "Mend that value.") from None
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise InputError(f"model.options: '{name}' refuses {given} ({reason}).", "Mend that value.") from None
+    return network
+
+
+def _check_number(key: str, value: Any) -> None:
+    """Refuse sizes and counts that are none, which PyTorch may take and fail on later.
+
+    Raises:
+        ValueError: not a whole number, too small a one, or no finite one.
+    """
+    for number in value if isinstance(value, list | tuple) else [value]:
+        if key in LEAST and (isinstance(number, bool) or not isinstance(number, int) or number < LEAST[key]):
+            raise ValueError(f"{key} must be a whole number from {LEAST[key]} on")
+        if isinstance(number, float) and not math.isfinite(number):
+            raise ValueError(f"{key} must be finite")
 
 
 def options_of(name: str) -> dict[str, Any]:

@@ -51,11 +51,17 @@ class Similarities(nn.Module):
             return (F.normalize(q, dim=-1) * scale) @ F.normalize(k, dim=-1).mT
         # |q - k|^2 = |q|^2 + |k|^2 - 2 q.k, in one matrix product
         q_norms, k_norms = (scale * x.square().sum(-1) for x in (q, k))
-        return (2 * scale * q) @ k.mT - q_norms[:, :, None] - k_norms[:, None, :]
+        products = (2 * scale * q) @ k.mT
+        return products - q_norms[:, :, None].to(products.dtype) - k_norms[:, None, :].to(products.dtype)
 
     def forward(self, q: Tensor, k: Tensor) -> Tensor:
-        """Weights A (B, N, N), each row a softmax over the keys; float32 sums whatever the precision of q and k."""
-        return torch.softmax(self.matrix(q, k, self.log_scale.exp().to(q.dtype)), dim=-1)
+        """Weights A (B, N, N), each row a softmax over the keys; float32 sums whatever the precision of q and k.
+
+        The matrix keeps its precision, which has to be said: on a GPU, autocast would make float32 of it, three times
+        the memory (64-pixel maps have 4096 positions: 32 MiB an image in bfloat16).
+        """
+        s = self.matrix(q, k, self.log_scale.exp().to(q.dtype))
+        return torch.softmax(s, dim=-1, dtype=s.dtype)
 
 
 class CubsChannel(nn.Module):

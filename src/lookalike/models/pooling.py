@@ -13,3 +13,8 @@ def global_average(x: Tensor) -> Tensor:
     convolutions below it then reorder their input: CUBS-ResNet-2 trained a tenth slower with it.
     """
     return F.adaptive_avg_pool2d(x, 1).flatten(1)
+
+
+def global_max(x: Tensor) -> Tensor:
+    """The maximum over positions: (B, C, H, W) to (B, C)."""
+    return F.adaptive_max_pool2d(x, 1).flatten(1)

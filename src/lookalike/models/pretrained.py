@@ -30,7 +30,7 @@ from lookalike.models import folder
 from lookalike.models.build import build
 from lookalike.models.pooling import global_average
 from lookalike.models.prepare import Picture, prepare
-from lookalike.recipe import Positive, Scalar, Section
+from lookalike.recipe import Fraction, Head, Positive, Scalar, Section
 
 Precision = Literal["float32", "float16"]
 
@@ -38,13 +38,19 @@ Precision = Literal["float32", "float16"]
 class ModelConfig(Section):
     """What a network is, how pictures are put before it, and what its outputs mean.
 
+    With a `head` the outputs are embeddings, and the classes those that they were trained on, by `protocol`.
     `precision` is how the weights are stored; in memory they are float32. `temperature` divides the logits before the
-    softmax. Of `dataset` and its `remark`, see `Catalog`.
+    softmax. Of `dataset` and its `remark`, see `Catalog`. `crop_boxes` says whether it saw images cut to their boxes;
+    `val_fraction` and `split_seed` which it was not trained on, where the data name no val split; None in folders that
+    do not know.
     """
 
     format: Literal[1] = 1
     name: str
     options: dict[str, Scalar | list[Scalar]] = Field(default_factory=dict)
+    head: Head | None = None
+    protocol: str = ""
+    crop_boxes: bool = False
     image_size: int = Field(ge=8, le=1024)
     mean: tuple[float, float, float]
     std: tuple[Positive, Positive, Positive]
@@ -53,6 +59,8 @@ class ModelConfig(Section):
     dataset: str = ""
     remark: str = ""
     temperature: Positive = 1.0
+    val_fraction: Fraction | None = None
+    split_seed: int | None = None
     precision: Precision = "float32"
 
     @model_validator(mode="after")
@@ -67,7 +75,8 @@ class ModelConfig(Section):
 
     def of_vectors(self) -> str:
         """JSON of the fields that an embedding depends on; stored beside the weights, and so in their fingerprint."""
-        return self.model_dump_json(include={"name", "options", "image_size", "mean", "std"})
+        fields = {"name", "options", "image_size", "mean", "std"}
+        return self.model_dump_json(include=fields | {"head"} if self.head else fields)
 
 
 @dataclass(frozen=True)
@@ -84,7 +93,7 @@ class Pretrained(nn.Module, ModelHubMixin):
     """A network that takes pictures and answers with labels or vectors.
 
     Args:
-        network: what `build(config.name, config.num_classes, config.options)` makes, trained.
+        network: what `build(config.name, config.num_classes, config.options, config.head)` makes, trained.
         config: what it is; to change a field, `Pretrained(model.network, model.config.model_copy(update={...}))`.
     """
 
@@ -130,8 +139,12 @@ class Pretrained(nn.Module, ModelHubMixin):
             For each image, `top` predictions. Probabilities are over all classes.
 
         Raises:
-            InputError: an image that cannot be read, or numbers below one.
+            InputError: an image that cannot be read, numbers below one, or a model of embeddings.
         """
+        if self.config.head:
+            raise InputError(
+                "this model has an embedding in the place of a classifier.", "Use embed, or search a gallery with it."
+            )
         if top < 1:
             raise InputError(f"top must be at least 1, not {top}.", "Give the number of answers per image.")
         logits = torch.from_numpy(self.logits(images, flip=flip, batch_size=batch_size))
@@ -146,7 +159,8 @@ class Pretrained(nn.Module, ModelHubMixin):
     def logits(
         self, images: Sequence[Picture] | NDArray[np.uint8], *, flip: bool = False, batch_size: int = 64
     ) -> NDArray[np.float32]:
-        """The network's outputs, before temperature and softmax. The network is left in eval mode.
+        """The network's outputs, before temperature and softmax (of a model of embeddings, these). The network is left
+        in eval mode.
 
         Args:
             images: as for `predict`; images that have the model's size already, such as those of a pack
@@ -161,7 +175,8 @@ class Pretrained(nn.Module, ModelHubMixin):
             InputError: an image that cannot be read.
         """
         self.eval()
-        parts = [np.empty((0, self.config.num_classes), np.float32)]
+        columns = self.config.head.dim if self.config.head else self.config.num_classes
+        parts = [np.empty((0, columns), np.float32)]
         for x in self._batches(images, batch_size):
             logits = self.network(x)
             if flip:
@@ -173,7 +188,8 @@ class Pretrained(nn.Module, ModelHubMixin):
     def embed(
         self, images: Sequence[Picture] | NDArray[np.uint8], *, flip: bool = False, batch_size: int = 64
     ) -> NDArray[np.float32]:
-        """Vectors whose dot products say how alike images look: the mean of the last feature map over its positions.
+        """Vectors whose dot products say how alike images look: a model's embedding; of one that has a classifier, the
+        mean of the last feature map over its positions.
 
         Args:
             images: as for `predict`.
@@ -181,7 +197,7 @@ class Pretrained(nn.Module, ModelHubMixin):
             batch_size: images at a time.
 
         Returns:
-            (N, D) float32, rows of length 1; D is the channels of the last feature map.
+            (N, D) float32, rows of length 1; D is the embedding's, else the channels of the last feature map.
 
         Raises:
             InputError: an image that cannot be read.
@@ -205,6 +221,8 @@ class Pretrained(nn.Module, ModelHubMixin):
         return vectors
 
     def _features(self, x: Tensor) -> Tensor:  # (B, 3, H, W) -> (B, D)
+        if self.config.head:
+            return self.network(x)  # type: ignore[no-any-return]
         return global_average(self.network.forward_features(x))  # type: ignore[operator]
 
     def _batches(self, images: Sequence[Picture] | NDArray[np.uint8], batch_size: int) -> Iterator[Tensor]:
@@ -306,6 +324,6 @@ def _build(config: ModelConfig, path: Path) -> nn.Module:
     options: dict[str, Any] = dict(config.options)
     options.pop("pretrained", None)  # a timm model's own weights: ours replace them
     try:
-        return build(config.name, config.num_classes, options)
+        return build(config.name, config.num_classes, options, config.head)
     except InputError as error:
         raise InputError(f"{path}: {error.message}", error.remedy) from None

@@ -24,6 +24,7 @@ class SimpleCNN(nn.Module):
     """
 
     num_features = 2048
+    map_channels = WIDTHS[-1]
 
     def __init__(self, num_classes: int, dropout: float = 0.5) -> None:
         super().__init__()
@@ -50,6 +51,10 @@ class SimpleCNN(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+
+    def drop_classifier(self) -> None:
+        """Leave the convolutions alone."""
+        del self.pool, self.dense, self.head
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images (B, 3, H, W) to the last feature map (B, 512, H/32, W/32)."""

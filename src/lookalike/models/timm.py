@@ -43,13 +43,17 @@ class TimmNetwork(nn.Module):
             )
         try:
             self.network = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **options)
-        except (RuntimeError, TypeError, ValueError, KeyError, OSError) as error:
+        except (RuntimeError, TypeError, ValueError, KeyError, OSError, AssertionError, ArithmeticError) as error:
             raise InputError(f"timm/{name}: cannot be made ({error}).", "Mend model.options.") from None
         self.num_features: int = self.network.num_features
 
     @property
     def head(self) -> nn.Module:
         return self.network.get_classifier()  # type: ignore[no-any-return]
+
+    def drop_classifier(self) -> None:
+        """Leave the backbone alone."""
+        self.network.reset_classifier(0)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images (B, 3, H, W) to the last feature map (B, C, H', W'); of a transformer (B, C, 1, tokens)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import pickle
@@ -13,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from lookalike.errors import InputError
 from lookalike.training.optim import Average
 
-FORMAT = 1
+FORMAT = 2
 DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
@@ -30,7 +31,7 @@ class State:
 
     Args:
         step: optimiser steps taken.
-        best_top1, best_step: the best evaluation so far; -1 before the first.
+        best_score, best_step: the best evaluation so far, by the task's score; -1 before the first.
         stale: evaluations since then.
         seconds: wall-clock time of training so far, over all sittings.
         cpu_seconds: processor time of this process, likewise.
@@ -38,7 +39,7 @@ class State:
     """
 
     step: int = 0
-    best_top1: float = -1.0
+    best_score: float = -1.0
     best_step: int = -1
     stale: int = 0
     seconds: float = 0.0
@@ -50,11 +51,12 @@ def save_last(
     folder: Path,
     state: State,
     network: nn.Module,
+    loss: nn.Module,
     optimizer: torch.optim.Optimizer,
     average: Average | None,
     data: str,
 ) -> None:
-    """Write `last.pt`: state, weights, optimiser, average, and the fingerprint of the data.
+    """Write `last.pt`: state, weights, the loss's own weights and memory, optimiser, average, fingerprint of the data.
 
     A function of the recipe and the step needs no place here: order, augmentation, dropout and learning rate.
     """
@@ -63,6 +65,7 @@ def save_last(
         "format": FORMAT,
         "state": asdict(state),
         "network": network.state_dict(),
+        "loss": loss.state_dict(),
         "optimizer": optimizer.state_dict(),
         "average": average.network.state_dict() if average else None,
         "data": data,
@@ -88,11 +91,12 @@ def _write(path: Path, content: bytes | memoryview) -> None:
 def load_last(
     folder: Path,
     network: nn.Module,
+    loss: nn.Module,
     optimizer: torch.optim.Optimizer,
     average: Average | None,
     data: str,
 ) -> State | None:
-    """Read `last.pt` into network, optimiser and average.
+    """Read `last.pt` into network, loss, optimiser and average.
 
     Returns:
         The state to go on from, or None when there is no checkpoint yet.
@@ -113,6 +117,7 @@ def load_last(
                 f"{path}: the data have changed since this run began.", "Bring them back, or start a new run."
             )
         network.load_state_dict(content["network"])
+        loss.load_state_dict(content["loss"])
         optimizer.load_state_dict(content["optimizer"])
         if average:
             average.network.load_state_dict(content["average"])
@@ -137,9 +142,10 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def save_best(folder: Path, weights: Mapping[str, Tensor]) -> None:
-    """Write `best.safetensors`, the weights of the best evaluation so far."""
+    """Write `best.safetensors`, the weights of the best evaluation so far and their checksum."""
     folder.mkdir(exist_ok=True)
-    _write(folder / "best.safetensors", save({name: tensor.contiguous() for name, tensor in weights.items()}))
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in weights.items()}
+    _write(folder / "best.safetensors", save(tensors, {"sha256": _sha256(tensors)}))
 
 
 def load_best(folder: Path) -> dict[str, Tensor]:
@@ -150,6 +156,19 @@ def load_best(folder: Path) -> dict[str, Tensor]:
     """
     path = folder / "best.safetensors"
     try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
+        with safe_open(path, "pt") as file:
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no dict)
+            if (file.metadata() or {}).get("sha256") != _sha256(weights):
+                raise ValueError("its checksum is not that of what is in it")
+    except (*DAMAGE, SafetensorError) as error:
         raise InputError(f"{path}: the best weights cannot be read ({error}).", "Train the run again.") from None
+    return weights
+
+
+def _sha256(weights: Mapping[str, Tensor]) -> str:
+    """Of names, types, shapes and bytes of contiguous tensors on the CPU, in the order of the names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -17,7 +17,7 @@ class Events:
     Args:
         run: where to.
         leads: whether this process leads; otherwise nothing is written.
-        watch: called with each record and the number of steps in all.
+        watch: called with each record, and at the end with `stopped`'s, and the number of steps in all.
         total: steps in all.
         since: the step the run goes on from; TensorBoard drops what it had seen beyond it.
     """
@@ -47,6 +47,11 @@ class Events:
     def evaluate(self, step: int, epoch: float, scores: dict[str, float]) -> None:
         """Top-1, top-5 and negative log-likelihood on the validation images."""
         self._say({"kind": "eval", "step": step, "epoch": round(epoch, 4), **scores})
+
+    def stopped(self, step: int) -> None:
+        """A signal ends this sitting after so many steps: whoever watches is told, and it is written nowhere."""
+        if self.writer and self.watch:
+            self.watch({"kind": "stopped", "step": step}, self.total)
 
     def _say(self, record: dict[str, Any]) -> None:
         if self.writer is None:

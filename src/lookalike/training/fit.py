@@ -1,10 +1,8 @@
-"""A whole run: recipe and data in; run folder with model, report and receipt out."""
+"""A whole run: recipe and data in; run folder with model, report and receipt out. See `finish` for its end."""
 
 from __future__ import annotations
 
-import shlex
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -17,15 +15,16 @@ from lookalike.data.catalog import Catalog, Split
 from lookalike.data.pack import Pack, pack
 from lookalike.data.read import read
 from lookalike.errors import InputError
-from lookalike.evaluation.calibration import fit_temperature
-from lookalike.evaluation.classification import summary
-from lookalike.evaluation.evaluate import logits_of
-from lookalike.evaluation.report import write_report
-from lookalike.models.pretrained import ModelConfig, Pretrained
-from lookalike.recipe import Recipe
+from lookalike.evaluation.protocols import named
+from lookalike.recipe import Recipe, Training
 from lookalike.run import Run, commit
 from lookalike.training import loop
 from lookalike.training.distributed import World, join
+from lookalike.training.finish import Material, finish
+
+FEW_STEPS = 50
+NO_MEMORY = ("DefaultCPUAllocator", "can't allocate memory")  # what PyTorch's errors hold; it has no types for them
+NO_COMPILER = ("InvalidCxxCompiler", "CppCompileError", "Failed to find C compiler")
 
 Packing = Callable[[int, int], None]
 
@@ -71,34 +70,40 @@ def fit(recipe: Recipe, *, root: Path, name: str, resume: bool = False, watch: W
     sources = commit()  # now: they may change while a long run goes on
     world = join(recipe.training.device)
     watch = watch if world.leads else Watch()
-    catalog = world.in_turn(lambda: read_trainable(recipe))
-    is_new = world.leads and not Run(root / name).recipe_path.is_file()
+    material = world.in_turn(lambda: read_material(recipe))
+    is_new = world.leads and not Run(root / name).exists
     run = world.in_turn(lambda: open_run(recipe, root, name, resume or not world.leads))
     try:
-        training, validation = (
-            world.in_turn(partial(pack_split, catalog, split, recipe, watch)) for split in ("train", "val")
+        training, measured = (
+            world.in_turn(partial(pack_images, material, side, recipe, watch)) for side in ("train", material.measured)
         )
         check_classes(training.catalog)  # undecodable images may have been left out
-        trained = train(run, world, training, validation, watch)
+        if hint := advice(recipe.training, len(training.images)):
+            watch.say(hint)
+        trained = train(run, world, training, measured, watch)
     except InputError:
         if is_new and not run.checkpoint_dir.exists():
             shutil.rmtree(run.path)  # it never began: the name is free for the next try
         raise
-    world.in_turn(
-        lambda: finish(run, world, trained, catalog, training, validation, sources, watch) if world.leads else None
-    )
+    if world.leads:
+        watch.say("measuring, then the report")
+    world.in_turn(lambda: finish(run, world, trained, material, training, measured, sources) if world.leads else None)
     return run
 
 
-def read_trainable(recipe: Recipe) -> Catalog:
-    """The recipe's data, checked.
+def read_material(recipe: Recipe) -> Material:
+    """The recipe's data, checked: by its protocol, or by the splits of the source.
 
     Raises:
-        InputError: they cannot be read, or not be trained on.
+        InputError: they cannot be read, not be trained on, or not be measured on.
     """
+    protocol = named(recipe.data.protocol) if recipe.data.protocol else None
     catalog = read(recipe.data.source, val_fraction=recipe.data.val_fraction, split_seed=recipe.data.split_seed)
+    if protocol:
+        divided = protocol.divide(catalog)
+        return Material(catalog, {"train": divided.training, "test": divided.test}, divided)
     check_trainable(catalog)
-    return catalog
+    return Material(catalog, {split: catalog.select(catalog.rows_of(split)) for split in ("train", "val")})
 
 
 def check_trainable(catalog: Catalog) -> None:
@@ -138,7 +143,7 @@ def open_run(recipe: Recipe, root: Path, name: str, resume: bool) -> Run:
     Raises:
         InputError: the name is taken, or cannot be one; or the run there has another recipe.
     """
-    if not resume or not Run(root / name).recipe_path.is_file():
+    if not resume or not Run(root / name).exists:
         return Run.create(root, name, recipe)
     run = Run.open(root / name)
     if run.recipe != recipe:
@@ -163,13 +168,15 @@ def difference(old: Recipe, new: Recipe) -> str:
     return f"this run has {key}={was.get(key)}, not {now.get(key)}"
 
 
-def pack_split(catalog: Catalog, split: Split, recipe: Recipe, watch: Watch) -> Pack:
-    """The pack of one split, for a recipe."""
-    rows = catalog.rows_of(split)
-    watch.say(f"{split}: {len(rows):,} images of {catalog.name} at {recipe.data.image_size} pixels")
+def pack_images(material: Material, side: Split, recipe: Recipe, watch: Watch) -> Pack:
+    """The pack of one side of the material, for a recipe."""
+    images = material.sides[side]
+    classes = f" of {len(images.class_names)} classes" if material.divided else ""
+    watch.say(f"{side}: {len(images):,} images{classes} of {images.name} at {recipe.data.image_size} pixels")
     made = pack(
-        catalog.select(rows),
+        images,
         recipe.data.image_size,
+        crop_boxes=recipe.data.crop_boxes,
         skip_undecodable=recipe.data.skip_undecodable,
         progress=watch.packing,
     )
@@ -178,100 +185,37 @@ def pack_split(catalog: Catalog, split: Split, recipe: Recipe, watch: Watch) -> 
     return made
 
 
-def train(run: Run, world: World, training: Pack, validation: Pack, watch: Watch) -> loop.Trained:
-    """`loop.train`, with a word for a memory that is too small."""
+def advice(settings: Training, images: int) -> str:
+    """A word to a run of so few steps that a network learns little, given the number of training images; else empty."""
+    steps, more = loop.count_steps(settings, images), "a smaller training.batch_size or more training.epochs"
+    if settings.batch_size > images:
+        return f"a batch of {settings.batch_size} is more than all {images} training images: use {more}"
+    if steps < FEW_STEPS:
+        return f"{steps} steps in all teach a network little: use {more}"
+    return ""
+
+
+def train(run: Run, world: World, training: Pack, measured: Pack, watch: Watch) -> loop.Trained:
+    """`loop.train`, with a word for what the machine lacks: memory, or a compiler."""
     try:
-        return loop.train(run, world, training, validation, watch=watch.training)
-    except torch.OutOfMemoryError:
-        raise InputError(
-            f"{world.device} has not enough memory for this run.",
-            "Use a smaller training.batch_size, or training.accumulate=2.",
-        ) from None
+        return loop.train(run, world, training, measured, watch=watch.training)
+    except RuntimeError as error:
+        if lack := what_lacks(error, world.device):
+            raise lack from None
+        raise
 
 
-def finish(
-    run: Run,
-    world: World,
-    trained: loop.Trained,
-    catalog: Catalog,
-    training: Pack,
-    validation: Pack,
-    sources: str,
-    watch: Watch,
-) -> None:
-    """Measure the trained network and write `model/`, `receipt.json` and `report.html`."""
-    recipe = run.recipe
-    watch.say("measuring")
-    network = trained.network.to(world.device)
-    logits = logits_of(
-        network,
-        validation.images,
-        mean=recipe.data.mean,
-        std=recipe.data.std,
-        device=world.device,
-        batch_size=recipe.evaluation.batch_size,
-        flip=recipe.evaluation.flip,
-    )
-    labels = validation.labels
-    temperature = fit_temperature(logits, labels)
-    results = {
-        **summary(logits, labels, class_names=catalog.class_names, temperature=temperature),
-        "split": "val",
-        "crop": "single",
-        "flip": recipe.evaluation.flip,
-        "image_size": recipe.data.image_size,
-        "weights": "best of the evaluations" if trained.state.stopped_early else "last",
-    }
-    config = ModelConfig(
-        name=recipe.model.name,
-        options=recipe.model.options,
-        class_names=catalog.class_names,
-        class_ids=catalog.class_ids,
-        image_size=recipe.data.image_size,
-        mean=recipe.data.mean,
-        std=recipe.data.std,
-        temperature=temperature,
-        dataset=catalog.name,
-        remark=catalog.remark,
-    )
-    model = Pretrained(network.cpu(), config)
-    model.save_pretrained(run.model_dir)
-    run.write_receipt(
-        results,
-        seconds=trained.state.seconds,
-        cpu_seconds=round(trained.state.cpu_seconds, 3),
-        steps=trained.state.step,
-        epochs=recipe.training.epochs,
-        batch_size=recipe.training.batch_size,
-        processes=world.size,
-        threads=torch.get_num_threads(),
-        parameters=sum(p.numel() for p in network.parameters()),
-        model=recipe.model.name,
-        data={
-            "name": catalog.name,
-            "fingerprint": catalog.fingerprint,
-            "train": len(training.images),
-            "val": len(validation.images),
-            "classes": len(catalog.class_names),
-            "skipped": len(training.skipped) + len(validation.skipped),
-            "remark": catalog.remark,
-        },
-        seed=recipe.training.seed,
-        device=str(world.device),
-        gpu=torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else None,
-        command=shlex.join(["lookalike", *sys.argv[1:]]),
-        sources=sources,
-    )
-    watch.say("writing the report")
-    write_report(
-        run.report_path,
-        title=run.path.name,
-        recipe_yaml=recipe.to_yaml(),
-        receipt=run.receipt(),
-        history=run.history(),
-        logits=logits,
-        labels=labels,
-        images=validation.images,
-        class_names=catalog.class_names,
-        remark=catalog.remark or None,
-    )
+def what_lacks(error: RuntimeError, device: torch.device) -> InputError | None:
+    """The error to show for one of PyTorch's that says that the machine lacks something; None for any other."""
+    words = str(error)
+    if isinstance(error, torch.OutOfMemoryError) or any(word in words for word in NO_MEMORY):
+        return InputError(
+            f"{device} has not enough memory for this run.",
+            "Use a smaller training.batch_size or training.resolution, or training.accumulate=2.",
+        )
+    if any(word in words for word in NO_COMPILER):
+        return InputError(
+            "training.compile=true needs a C++ compiler, and none works here.",
+            "Install one (such as g++), or set training.compile=false.",
+        )
+    return None

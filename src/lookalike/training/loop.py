@@ -16,17 +16,16 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lookalike.data.loader import Loader, seeded
 from lookalike.data.pack import Pack
-from lookalike.errors import InputError, TrainingError
-from lookalike.evaluation.classification import negative_log_likelihood, top_k_accuracy
-from lookalike.evaluation.evaluate import logits_of
-from lookalike.models.build import build
+from lookalike.data.sampler import ClassBalanced, RowSampler, Shuffled
+from lookalike.errors import InputError
 from lookalike.models.limits import check_size
+from lookalike.models.start import Start
 from lookalike.recipe import Recipe, Training
 from lookalike.run import Run
 from lookalike.training import checkpoint, optim
@@ -34,8 +33,9 @@ from lookalike.training.checkpoint import State
 from lookalike.training.distributed import World
 from lookalike.training.events import Events
 from lookalike.training.interrupts import Interrupts, leave
+from lookalike.training.task import evaluate, make_task, not_finite
 
-WEIGHTS, STEP = 3, 4  # purposes of random streams, beside those of `data.loader`
+STEP, LOSS = 4, 7  # purposes of random streams, beside those of `data.loader`, `data.sampler` and `task`
 RECORDS = 400  # training records in a whole run
 
 Watch = Callable[[dict[str, Any], int], None]
@@ -49,10 +49,12 @@ class Trained:
         network: the final weights (averaged ones where the recipe says so; the best where it stopped early), in
             evaluation mode, on the CPU.
         state: steps, best result, time.
+        start: the model that the first weights came from, if any.
     """
 
     network: nn.Module
     state: State
+    start: Start | None
 
 
 def train(run: Run, world: World, training: Pack, validation: Pack, *, watch: Watch | None = None) -> Trained:
@@ -63,10 +65,11 @@ def train(run: Run, world: World, training: Pack, validation: Pack, *, watch: Wa
         world: the processes that share this run.
         training: images to learn from.
         validation: images to evaluate on along the way.
-        watch: called with each record and the number of steps in all.
+        watch: called with each record and the number of steps in all; at a signal last with {"kind": "stopped",
+            "step": ...}, which is in no metrics.
 
     Raises:
-        InputError: a batch that cannot be shared evenly, or a checkpoint that is not this run's.
+        InputError: a network, loss or batches that cannot be, or a checkpoint that is not this run's.
         TrainingError: the loss or the weights are no longer finite; the last good checkpoint stays.
         KeyboardInterrupt, SystemExit: Ctrl-C or SIGTERM, after a checkpoint.
     """
@@ -94,11 +97,13 @@ def train(run: Run, world: World, training: Pack, validation: Pack, *, watch: Wa
         std=recipe.data.std,
         seed=settings.seed,
         device=device,
+        sampler=make_sampler(recipe, training.labels),
     )
-    total = max(1, round(settings.epochs * len(loader) / settings.batch_size))  # steps
+    total = count_steps(settings, len(loader))
     every = max(1, total // RECORDS)
 
-    network = new_network(recipe, num_classes).to(device)
+    task = make_task(recipe, num_classes)
+    network, loss_of = task.network.to(device), task.loss.to(device)
     if settings.channels_last:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for size in sorted(
@@ -106,10 +111,10 @@ def train(run: Run, world: World, training: Pack, validation: Pack, *, watch: Wa
     ):
         check_size(network, size, recipe.model.name)
     network.train()
-    optimizer = optim.make_optimizer(network, recipe.optimizer)
+    optimizer = optim.make_optimizer(network, loss_of, recipe.optimizer)
     average = optim.Average(network, settings.ema) if settings.ema else None
     data = f"{training.catalog.fingerprint} {validation.catalog.fingerprint}"
-    state = checkpoint.load_last(run.checkpoint_dir, network, optimizer, average, data) or State()
+    state = checkpoint.load_last(run.checkpoint_dir, network, loss_of, optimizer, average, data) or State()
     measured = average.network if average else network
 
     model: nn.Module = network
@@ -130,7 +135,7 @@ def train(run: Run, world: World, training: Pack, validation: Pack, *, watch: Wa
             if not all(torch.isfinite(p).all() for p in network.parameters()):
                 raise not_finite("weights", state.step)
             if world.leads:
-                checkpoint.save_last(run.checkpoint_dir, state, network, optimizer, average, data)
+                checkpoint.save_last(run.checkpoint_dir, state, network, loss_of, optimizer, average, data)
             clock.saved()
 
         losses: list[Tensor] = []
@@ -138,8 +143,9 @@ def train(run: Run, world: World, training: Pack, validation: Pack, *, watch: Wa
             # one step: set the rate, add up the gradients of the batch's parts, move
             step = state.step
             rate = optim.learning_rate(recipe.schedule, recipe.optimizer.lr, step, total)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+            optim.set_rate(optimizer, rate, head_only=step < settings.head_warmup * total)
+            if settings.freeze_norm:
+                optim.freeze_statistics(network)
             torch.manual_seed(seeded(settings.seed, STEP, step, world.rank))  # of dropout
             size = resolution(settings, step / total, training.size)
             loss = torch.zeros((), device=device)
@@ -148,12 +154,15 @@ def train(run: Run, world: World, training: Pack, validation: Pack, *, watch: Wa
                 together = part == settings.accumulate - 1 or not isinstance(model, DistributedDataParallel)
                 with contextlib.nullcontext() if together else model.no_sync():  # type: ignore[operator]
                     with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-                        logits = model(batch.images)
-                    share = F.cross_entropy(logits.float(), batch.targets, label_smoothing=settings.label_smoothing)
-                    (share / settings.accumulate).backward()  # type: ignore[no-untyped-call]
+                        outputs = model(batch.images)
+                    if world.size > 1 and recipe.model.head:  # what a miner draws must be the same in all processes
+                        torch.manual_seed(seeded(settings.seed, LOSS, step))
+                    share = loss_of(outputs, batch.targets)
+                    (share / settings.accumulate).backward()
                 loss += share.detach() / settings.accumulate
             if recipe.optimizer.clip_norm:
-                nn.utils.clip_grad_norm_(network.parameters(), recipe.optimizer.clip_norm)
+                weights = [*network.parameters(), *loss_of.parameters()]
+                nn.utils.clip_grad_norm_(weights, recipe.optimizer.clip_norm)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             if average:
@@ -176,7 +185,7 @@ def train(run: Run, world: World, training: Pack, validation: Pack, *, watch: Wa
                     world.share_statistics(measured)
                     scores = evaluate(measured, validation, recipe, world, state.step)
                     events.evaluate(state.step, epoch, scores)
-                    if keep_if_best(state, scores["top1"], settings.patience) and world.leads:
+                    if keep_if_best(state, scores[task.score], settings.patience) and world.leads:
                         checkpoint.save_best(run.checkpoint_dir, measured.state_dict())
 
             # stop, save, go on
@@ -184,23 +193,35 @@ def train(run: Run, world: World, training: Pack, validation: Pack, *, watch: Wa
             if signal or world.any(clock.is_time_to_save(settings.checkpoint_seconds)) or state.step == total:
                 save()
             if signal:
+                events.stopped(state.step)
                 leave(signal)
 
         if state.stopped_early:
             save()
         if signal := world.any(interrupts.noted):  # it came while the last checkpoint was written
+            events.stopped(state.step)
             leave(signal)
     if state.stopped_early:
         world.wait()
         measured.load_state_dict(checkpoint.load_best(run.checkpoint_dir))
-    return Trained(measured.eval().cpu(), replace(state))
+    return Trained(measured.eval().cpu(), replace(state), task.start)
 
 
-def new_network(recipe: Recipe, num_classes: int) -> nn.Module:
-    """The recipe's network with the random weights of its seed; PyTorch's own generator is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seeded(recipe.training.seed, WEIGHTS))
-        return build(recipe.model.name, num_classes, recipe.model.options)
+def make_sampler(recipe: Recipe, labels: NDArray[np.int64]) -> RowSampler:
+    """Shuffled epochs, or batches of P classes with K images each where the recipe asks for them.
+
+    Raises:
+        InputError: there are fewer classes than P.
+    """
+    settings, seed = recipe.data.sampler, recipe.training.seed
+    if settings.classes:
+        return ClassBalanced(labels, settings.classes, settings.images, seed)
+    return Shuffled(len(labels), recipe.training.batch_size, seed)
+
+
+def count_steps(settings: Training, images: int) -> int:
+    """Steps of a whole run on so many training images."""
+    return max(1, round(settings.epochs * images / settings.batch_size))
 
 
 def resolution(settings: Training, done: float, full: int) -> int:
@@ -212,48 +233,14 @@ def resolution(settings: Training, done: float, full: int) -> int:
     return size
 
 
-def evaluate(network: nn.Module, validation: Pack, recipe: Recipe, world: World, step: int) -> dict[str, float]:
-    """Top-1, top-5 and negative log-likelihood on the validation pack after step `step`, in the run's precision.
-
-    The images are shared among the processes; all of them get the result.
-
-    Raises:
-        TrainingError: logits that are not finite.
-    """
-    logits = logits_of(
-        network,
-        validation.images[world.rank :: world.size],
-        mean=recipe.data.mean,
-        std=recipe.data.std,
-        device=world.device,
-        batch_size=recipe.evaluation.batch_size,
-        precision=recipe.training.precision,
-    )
-    logits = world.gather_rows(logits, len(validation.images))
-    if not np.isfinite(logits).all():
-        raise not_finite("logits", step)
-    labels = validation.labels
-    top = top_k_accuracy(logits, labels, (1, 5))
-    return {"top1": top[1], "top5": top[5], "nll": negative_log_likelihood(logits, labels)}
-
-
-def keep_if_best(state: State, top1: float, patience: int) -> bool:
+def keep_if_best(state: State, score: float, patience: int) -> bool:
     """Take note of an evaluation: whether it is the best so far, and whether patience (0: endless) has run out."""
-    if top1 > state.best_top1:
-        state.best_top1, state.best_step, state.stale = top1, state.step, 0
+    if score > state.best_score:
+        state.best_score, state.best_step, state.stale = score, state.step, 0
         return True
     state.stale += 1
     state.stopped_early = bool(patience) and state.stale >= patience
     return False
-
-
-def not_finite(what: str, step: int) -> TrainingError:
-    """The error of a run that has diverged."""
-    verb = "is" if what == "loss" else "are"
-    return TrainingError(
-        f"the {what} {verb} not finite at step {step}; the last good checkpoint is kept.",
-        "Lower optimizer.lr, or clip the gradients with optimizer.clip_norm=1, under another --name.",
-    )
 
 
 class Clock:

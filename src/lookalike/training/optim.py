@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,27 +13,50 @@ from torch import Tensor, nn
 from lookalike.recipe import Optimizer, Schedule
 
 
-def parameter_groups(network: nn.Module, settings: Optimizer) -> list[dict[str, object]]:
-    """Two groups of parameters: with weight decay (matrices and kernels) and without (biases, norms, single numbers).
-
-    With `decay_all`, everything is in the first.
+def parameter_groups(network: nn.Module, loss: nn.Module, settings: Optimizer) -> list[dict[str, Any]]:
+    """Groups of parameters: of the backbone and of the head, to which the loss's own weights count; of each with weight
+    decay (matrices and kernels) and without (biases, norms, single numbers; none with `decay_all`). Empty ones are left
+    out. A group's "scale" is its learning rate over the recipe's: 1, and `head_lr` for the head.
     """
-    parameters = [p for p in network.parameters() if p.requires_grad]
-    decayed = [p for p in parameters if p.ndim >= 2 or settings.decay_all]
-    plain = [p for p in parameters if p.ndim < 2 and not settings.decay_all]
-    groups: list[dict[str, object]] = [{"params": decayed, "weight_decay": settings.weight_decay}]
-    if plain:
-        groups.append({"params": plain, "weight_decay": 0.0})
-    return groups
+    own = [*getattr(network, "head", nn.Identity()).parameters(), *loss.parameters()]
+    of_head = {id(p) for p in own}
+    parameters = [p for p in [*network.parameters(), *loss.parameters()] if p.requires_grad]
+    groups = []
+    for is_head, decays in itertools.product((False, True), (True, False)):
+        chosen = [
+            p for p in parameters if is_head == (id(p) in of_head) and decays == (p.ndim >= 2 or settings.decay_all)
+        ]
+        groups.append(
+            {
+                "params": chosen,
+                "weight_decay": settings.weight_decay if decays else 0.0,
+                "scale": settings.head_lr if is_head else 1.0,
+                "is_head": is_head,
+            }
+        )
+    return [group for group in groups if group["params"]]
 
 
-def make_optimizer(network: nn.Module, settings: Optimizer) -> torch.optim.Optimizer:
+def make_optimizer(network: nn.Module, loss: nn.Module, settings: Optimizer) -> torch.optim.Optimizer:
     """SGD with Nesterov momentum, or AdamW (Loshchilov & Hutter, arXiv:1711.05101), all parameters at once."""
-    groups = parameter_groups(network, settings)
+    groups = parameter_groups(network, loss, settings)
     if settings.name == "sgd":
         nesterov = settings.momentum > 0
         return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=nesterov, foreach=True)
     return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, foreach=True)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float, *, head_only: bool) -> None:
+    """Set the learning rate of a step; with `head_only` the backbone stands still."""
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0 if head_only and not group["is_head"] else rate * group["scale"]
+
+
+def freeze_statistics(network: nn.Module) -> None:
+    """Let batch norms use the statistics they have, as in evaluation, until the network is put into training again."""
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
 
 
 def learning_rate(settings: Schedule, peak: float, step: int, total: int) -> float:

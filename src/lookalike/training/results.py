@@ -9,8 +9,9 @@ from typing import Any
 
 from lookalike.errors import InputError
 from lookalike.training import study as studies
-from lookalike.training.study import Planned, Study, measured
+from lookalike.training.study import Planned, Study, is_retrieval, measured, views
 
+ABOUT = 2  # lines of a study without any receipt
 HEAD = """# Results
 
 Written by `lookalike reproduce` from the receipts in `receipts/`; no number here was typed. How they were measured:
@@ -37,14 +38,26 @@ def read_receipts(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def page(name: str, receipts: dict[str, dict[str, Any]]) -> str:
-    """The whole page of a study: one section for each budget that has a receipt."""
+    """The whole page with one study on it."""
+    return "\n".join([HEAD, *part(name, receipts)])
+
+
+def whole_page(receipts: dict[str, dict[str, Any]]) -> str:
+    """The page with every study that has a receipt, the demo aside, which is no measurement of anything."""
+    by_task = sorted(studies.names(), key=lambda name: studies.load(name).rows[0].task)
+    parts = [part(name, receipts) for name in by_task if name != "demo"]
+    return "\n".join([HEAD, *(line for lines in parts if len(lines) > ABOUT for line in lines)])
+
+
+def part(name: str, receipts: dict[str, dict[str, Any]]) -> list[str]:
+    """A study: what it is, and one section for each budget that has a receipt."""
     study = studies.load(name)
-    sections = [HEAD, f"## {study.title}\n", f"{study.about}\n"]
+    sections = [f"## {study.title}\n", f"{study.about}\n"]
     for budget, words in study.budgets.items():
         planned = [p for p in studies.plan(study, budget) if p.name in receipts]
         if planned:
             sections += [f"### Budget {budget}: {words}\n", section(name, study, budget, planned, receipts)]
-    return "\n".join(sections)
+    return sections
 
 
 def section(
@@ -65,7 +78,9 @@ def section(
 
 
 def table(planned: Sequence[Planned], receipts: dict[str, dict[str, Any]]) -> list[str]:
-    """Lines of a Markdown table: published against ours. Top-1 is bold where it is above the published number."""
+    """Lines of a Markdown table: published against ours, top-1 bold where it is above the published one; or recall."""
+    if is_retrieval(receipts[planned[0].name]):
+        return retrieval_table(planned, receipts)
     lines = [
         "| task | network | published top-1 | our top-1 | top-5 | minutes | CPU minutes | epochs | parameters |",
         "|---|---|---:|---:|---:|---:|---:|---:|---:|",
@@ -80,6 +95,27 @@ def table(planned: Sequence[Planned], receipts: dict[str, dict[str, Any]]) -> li
             f"| {m['task']} | {m['network']} | {published} | {top1} | {m['top5']:.2f} | {m['minutes']:.1f} | "
             f"{m['cpu_minutes']:.1f} | {m['epochs']} | {m['parameters'] / 1e6:.1f} M |"
         )
+    return lines
+
+
+def retrieval_table(planned: Sequence[Planned], receipts: dict[str, dict[str, Any]]) -> list[str]:
+    """Lines of a Markdown table: a line for each kind of vector of each run, in percent."""
+    lines = [
+        "| task | network | loss | vectors | Recall@1 | @2 | @4 | @8 | R@1, cosine > 0.75 | MAP@R | minutes "
+        "| CPU minutes | epochs |",
+        "|---|---|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for p in planned:
+        receipt = receipts[p.name]
+        m = measured(p.row, receipt)
+        for number, (view, values) in enumerate(views(receipt).items()):
+            recall = " | ".join(f"{values[f'recall_at_{k}']:.2f}" for k in (1, 2, 4, 8))
+            at_r = f"{values['map_at_r']:.2f}" if "map_at_r" in values else ""
+            times = [f"{m['minutes']:.1f}", f"{m['cpu_minutes']:.1f}", str(m["epochs"])] if number == 0 else [""] * 3
+            lines.append(
+                f"| {m['task']} | {m['network']} | {receipt['loss']} | {view} | {recall} "
+                f"| {values['threshold_recall_at_1']:.2f} | {at_r} | {' | '.join(times)} |"
+            )
     return lines
 
 
@@ -116,9 +152,9 @@ def commit(receipt: dict[str, Any]) -> str:
     return f"{mark[:9]}{plus}{dirty}"
 
 
-def write_page(name: str, path: Path) -> None:
+def write_page(path: Path) -> None:
     """Write the page at `path` from `receipts/` beside it."""
-    text = page(name, read_receipts(path.parent / "receipts"))
+    text = whole_page(read_receipts(path.parent / "receipts"))
     beside = path.with_name(path.name + ".partial")
     beside.write_text(text, encoding="utf-8")
     beside.replace(path)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +15,22 @@ from lookalike.errors import InputError, nearest
 from lookalike.recipe import Recipe, Section
 from lookalike.run import Run
 from lookalike.training import fit
+from lookalike.training.distributed import join
 
 STUDIES = Path(__file__).parent.parent / "studies"
 
 
 class Row(Section):
-    """One network of a study. `recipe` is the name of a shipped recipe, with "{budget}" where the budget stands;
+    """One run of a study. `recipe` is the name of a shipped recipe, with "{budget}" where the budget stands; `key`
+    tells runs of one network apart; `start` is the run "STUDY/BUDGET/NETWORK" whose model the weights come from;
     `published` is top-1 accuracy in percent.
     """
 
     task: str
     network: str
     recipe: str
+    key: str = ""
+    start: str = ""
     overrides: tuple[str, ...] = ()
     published: float | None = None
 
@@ -40,11 +46,20 @@ class Study(Section):
 
 @dataclass(frozen=True)
 class Planned:
-    """A row with its budget: which recipe, under which name."""
+    """A row with its budget: which recipe, under which name; `changed` where the recipe is not the study's own; the run
+    that it starts from, if any.
+    """
 
     row: Row
     recipe: Recipe
     name: str
+    changed: bool = False
+    start: Planned | None = None
+
+    @property
+    def key(self) -> str:
+        """What `only` calls it."""
+        return self.row.key or self.recipe.model.name
 
 
 def names() -> list[str]:
@@ -67,11 +82,14 @@ def load(name: str) -> Study:
 def plan(study: Study, budget: str, overrides: Sequence[str] = (), only: Sequence[str] = ()) -> list[Planned]:
     """The runs of a study under a budget, in order.
 
+    A recipe that overrides change is not the study's any more: its run has a name of its own, the plain one with
+    `-changed-` and eight hex digits of the recipe's SHA-256, so that the same changes find their run again.
+
     Args:
         study: what to train.
         budget: one of its budgets.
         overrides: `key=value` changes for every recipe.
-        only: keep these networks (names of models, such as "resnet18"); all when empty.
+        only: keep these networks (names of models, such as "resnet18", or keys of rows); all when empty.
 
     Raises:
         InputError: no such budget or network, or a bad override.
@@ -85,19 +103,28 @@ def plan(study: Study, budget: str, overrides: Sequence[str] = (), only: Sequenc
     for row in study.rows:
         name = row.recipe.format(budget=budget)
         recipe = recipes.load(name, [*row.overrides, *overrides])
-        short = recipe.model.name.replace("/", "-")
-        planned.append(
-            Planned(
-                row, recipe, f"{slug(study)}-{budget}-{short}" if len(study.budgets) > 1 else f"{slug(study)}-{short}"
-            )
-        )
-    known = [p.recipe.model.name for p in planned]
+        changed = bool(overrides) and recipe != recipes.load(name, row.overrides)
+        parts = [slug(study), (row.key or recipe.model.name).replace("/", "-")]
+        if len(study.budgets) > 1:
+            parts.insert(1, budget)
+        if changed:
+            parts += ["changed", hashlib.sha256(recipe.to_yaml().encode()).hexdigest()[:8]]
+        planned.append(Planned(row, recipe, "-".join(parts), changed, _start(row.start)))
+    known = list(dict.fromkeys(word for p in planned for word in (p.key, p.recipe.model.name)))
     for network in only:
         if network not in known:
             raise InputError(
                 f"this study has no network '{network}'.{nearest(network, known)}", f"It has {', '.join(known)}."
             )
-    return [p for p in planned if not only or p.recipe.model.name in only]
+    return [p for p in planned if not only or {p.key, p.recipe.model.name} & set(only)]
+
+
+def _start(words: str) -> Planned | None:
+    """The run of another study that a row starts from."""
+    if not words:
+        return None
+    name, budget, network = words.split("/")
+    return plan(load(name), budget, only=[network])[0]
 
 
 def slug(study: Study) -> str:
@@ -112,7 +139,10 @@ def reproduce(
     watch: fit.Watch | None = None,
     finished: Callable[[Planned, Run], None] | None = None,
 ) -> list[Run]:
-    """Train what is planned. Runs that are finished are kept, one that was stopped goes on.
+    """Train what is planned, and before it what it starts from. Runs that are finished are kept, one that was stopped
+    goes on.
+
+    Of several processes, the leading one speaks and calls `finished`.
 
     Args:
         planned: from `plan`.
@@ -121,21 +151,49 @@ def reproduce(
         finished: called after each run.
 
     Raises:
-        InputError: as `fit.fit` does; also when a run of that name has another recipe.
+        InputError: as `fit.fit` does; also when what is there under a run's name is no run, or has another recipe.
     """
     watch = watch or fit.Watch()
     runs = []
     for number, p in enumerate(planned, 1):
+        world = join(p.recipe.training.device)
+        watch = watch if world.leads else fit.Watch()
+        recipe = p.recipe
+        if p.start and not recipe.model.init:
+            watch.say(f"{number} of {len(planned)}, first what it starts from: {p.start.row.network}")
+            (first,) = reproduce([p.start], root=root, watch=replace(watch, stage=None))
+            recipe = starting_from(recipe, first)
         watch.say(f"{number} of {len(planned)}: {p.row.network}")
         run = Run(root / p.name)
-        if run.receipt_path.is_file() and run.recipe == p.recipe:
+        if world.in_turn(partial(is_finished, run, recipe)):
             watch.say(f"{run.path} is finished and kept")
         else:
-            run = fit.fit(p.recipe, root=root, name=p.name, resume=True, watch=watch)
+            run = fit.fit(recipe, root=root, name=p.name, resume=True, watch=watch)
         runs.append(run)
         if finished:
-            finished(p, run)
+            world.in_turn(partial(finished, p, run) if world.leads else lambda: None)
     return runs
+
+
+def starting_from(recipe: Recipe, first: Run) -> Recipe:
+    """The recipe with the weights of a finished run to start from."""
+    model = recipe.model.model_copy(update={"init": first.model_dir.as_posix()})
+    return recipe.model_copy(update={"model": model})
+
+
+def is_finished(run: Run, recipe: Recipe) -> bool:
+    """Whether a run has its receipt; one that is not there, or was stopped, has none.
+
+    Raises:
+        InputError: it has another recipe, or the folder is there and is no run.
+    """
+    remedy = "Delete or rename this folder, or choose another --root."
+    if run.recipe_path.is_file():
+        if run.recipe != recipe:
+            raise InputError(f"{run.path}: {fit.difference(run.recipe, recipe)}.", remedy)
+    elif run.path.is_dir() and {path.name for path in run.path.iterdir()} - {f"{run.recipe_path.name}.partial"}:
+        raise InputError(f"{run.path}: this folder exists and is not a run.", remedy)
+    return run.receipt_path.is_file()
 
 
 def keep_receipt(run: Run, folder: Path) -> None:
@@ -147,17 +205,31 @@ def keep_receipt(run: Run, folder: Path) -> None:
 
 
 def measured(row: Row, receipt: dict[str, Any]) -> dict[str, Any]:
-    """What a table says about a run: accuracies in percent, minutes, and the circumstances."""
+    """What a table says of any run: what it is, minutes, circumstances; of recognition accuracies in percent."""
     results = receipt["results"]
+    accuracies = {key: 100 * results[key] for key in ("top1", "top5") if key in results}
     return {
         "task": row.task,
         "network": row.network,
         "published": row.published,
-        "top1": 100 * results["top1"],
-        "top5": 100 * results["top5"],
+        **accuracies,
         "minutes": receipt["seconds"] / 60,
         "cpu_minutes": receipt["cpu_seconds"] / 60,
         "parameters": receipt["parameters"],
         "seed": receipt["seed"],
         "epochs": receipt["epochs"],
+    }
+
+
+def is_retrieval(receipt: dict[str, Any]) -> bool:
+    """Whether a run was measured by a protocol of retrieval."""
+    return "recall_at_1" in receipt["results"]
+
+
+def views(receipt: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """What a run of retrieval was measured on, the model's own vectors first: their numbers by name, in percent."""
+    results = receipt["results"]
+    return {
+        name: {key: 100 * value for key, value in numbers.items() if isinstance(value, float)}
+        for name, numbers in {results["view"]: results, **results["views"]}.items()
     }

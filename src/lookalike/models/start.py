@@ -1,0 +1,56 @@
+"""Weights to start from: those of a trained model, all but what stands above its last feature map."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+from torch import nn
+
+from lookalike.errors import InputError
+from lookalike.models import folder
+from lookalike.models.heads import EmbeddingNetwork, drop_classifier
+from lookalike.models.pretrained import Pretrained
+from lookalike.recipe import Model
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where weights came from, for receipts: the model as it was named, its SHA-256, and what it was trained on."""
+
+    model: str
+    fingerprint: str
+    dataset: str
+
+
+def start_from(network: nn.Module, model: Model) -> Start:
+    """Copy the backbone of `model.init` into a network of the same architecture.
+
+    Args:
+        network: what `build` made of `model`; its classifier or embedding head keeps its weights.
+        model: with `init`, a model folder or Hub id.
+
+    Raises:
+        InputError: no such model, or one of another architecture.
+    """
+    trained = Pretrained.from_pretrained(model.init)
+    there = trained.network
+    theirs = there.backbone if isinstance(there, EmbeddingNetwork) else there
+    ours = network.backbone if isinstance(network, EmbeddingNetwork) else network
+    if trained.config.name != model.name:
+        raise InputError(
+            f"model.init: {model.init} is a {trained.config.name}, not a {model.name}.",
+            f"Start from another model, or train with model.name={trained.config.name}.",
+        )
+    if not isinstance(there, EmbeddingNetwork):
+        drop_classifier(theirs)
+    bare = copy.deepcopy(ours)
+    if not isinstance(network, EmbeddingNetwork):
+        drop_classifier(bare)
+    try:
+        folder.fill(bare, theirs.state_dict(), folder.find(model.init)[1])
+    except InputError as error:
+        options = ", ".join(f"{key}={value}" for key, value in trained.config.options.items())
+        raise InputError(f"model.init: {error.message}", f"Its model.options are {{{options}}}.") from None
+    ours.load_state_dict(bare.state_dict(), strict=False)
+    return Start(model.init, trained.fingerprint, trained.config.dataset)

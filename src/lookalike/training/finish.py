@@ -1,0 +1,219 @@
+"""The end of a run: the trained network is measured, and model, receipt and report are written."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from lookalike.data.catalog import Catalog, Split
+from lookalike.data.pack import Pack
+from lookalike.evaluation.calibration import fit_temperature
+from lookalike.evaluation.classification import summary
+from lookalike.evaluation.evaluate import logits_of
+from lookalike.evaluation.measure_retrieval import measure_retrieval
+from lookalike.evaluation.protocols import Divided
+from lookalike.evaluation.report import write_report
+from lookalike.evaluation.retrieval_report import write_retrieval_report
+from lookalike.models.pretrained import ModelConfig, Pretrained
+from lookalike.recipe import Recipe
+from lookalike.run import Run
+from lookalike.training.distributed import World
+from lookalike.training.loop import Trained
+
+
+@dataclass(frozen=True)
+class Material:
+    """The images of a run.
+
+    Args:
+        catalog: all of the source.
+        sides: those that are trained on, "train", and those that are measured on: "val", or "test" by a protocol.
+        divided: what the protocol made of the catalog, if there is one.
+    """
+
+    catalog: Catalog
+    sides: Mapping[Split, Catalog]
+    divided: Divided | None = None
+
+    @property
+    def measured(self) -> Split:
+        return "test" if self.divided else "val"
+
+    @property
+    def remark(self) -> str:
+        return self.divided.remark if self.divided else self.catalog.remark
+
+
+def finish(
+    run: Run, world: World, trained: Trained, material: Material, training: Pack, measured: Pack, sources: str
+) -> None:
+    """Measure the trained network and write `model/`, `receipt.json` and `report.html`.
+
+    Args:
+        run: its folder.
+        world: of which this is the leading process.
+        trained: what came of the training.
+        material: the data.
+        training: the images trained on.
+        measured: the images to measure on.
+        sources: the commit that the run began with.
+
+    Raises:
+        InputError: outputs that cannot be measured, or a file that cannot be written.
+    """
+    write = finish_retrieval if material.divided else finish_recognition
+    write(run, world, trained, material, training, measured, sources)
+
+
+def finish_recognition(
+    run: Run, world: World, trained: Trained, material: Material, training: Pack, measured: Pack, sources: str
+) -> None:
+    """`finish` of a run without a protocol: top-1 and all that belongs to it, with a fitted temperature."""
+    recipe = run.recipe
+    network = trained.network.to(world.device)
+    logits = logits_of(
+        network,
+        measured.images,
+        mean=recipe.data.mean,
+        std=recipe.data.std,
+        device=world.device,
+        batch_size=recipe.evaluation.batch_size,
+        flip=recipe.evaluation.flip,
+    )
+    labels = measured.labels
+    temperature = fit_temperature(logits, labels)
+    results = {
+        **summary(logits, labels, class_names=material.catalog.class_names, temperature=temperature),
+        "split": "val",
+        "crop": "single",
+        "flip": recipe.evaluation.flip,
+        "image_size": recipe.data.image_size,
+        "weights": kind_of_weights(trained),
+    }
+    config = config_of(recipe, training.catalog, material.remark).model_copy(update={"temperature": temperature})
+    Pretrained(network.cpu(), config).save_pretrained(run.model_dir)
+    write_receipt(run, world, trained, material, training, measured, sources, results)
+    write_report(
+        run.report_path,
+        title=run.path.name,
+        recipe_yaml=recipe.to_yaml(),
+        receipt=run.receipt(),
+        history=run.history(),
+        logits=logits,
+        labels=labels,
+        images=measured.images,
+        class_names=material.catalog.class_names,
+        remark=material.remark or None,
+    )
+
+
+def finish_retrieval(
+    run: Run, world: World, trained: Trained, material: Material, training: Pack, measured: Pack, sources: str
+) -> None:
+    """`finish` of a run by a protocol: recall on the test classes and all that belongs to it."""
+    assert material.divided is not None
+    recipe = run.recipe
+    model = Pretrained(trained.network.to(world.device), config_of(recipe, training.catalog, material.remark))
+    found = measure_retrieval(
+        model,
+        material.divided,
+        measured,
+        crop_boxes=recipe.data.crop_boxes,
+        flip=recipe.evaluation.flip,
+        with_duplicates=True,
+        batch_size=recipe.evaluation.batch_size,
+    )
+    results = {**found.results, "split": "test", "weights": kind_of_weights(trained)}
+    model.cpu().save_pretrained(run.model_dir)
+    write_receipt(run, world, trained, material, training, measured, sources, results)
+    write_retrieval_report(
+        run.report_path,
+        title=run.path.name,
+        recipe_yaml=recipe.to_yaml(),
+        receipt=run.receipt(),
+        history=run.history(),
+        embeddings=found.embeddings,
+        labels=found.labels,
+        images=found.images,
+        class_names=measured.catalog.class_names,
+        card=results["card"],
+        remark=material.remark or None,
+    )
+
+
+def kind_of_weights(trained: Trained) -> str:
+    """Which weights a result is of, in words."""
+    return "best of the evaluations" if trained.state.stopped_early else "last"
+
+
+def config_of(recipe: Recipe, catalog: Catalog, remark: str) -> ModelConfig:
+    """What the model folder says of a network trained by a recipe on these classes."""
+    return ModelConfig(
+        name=recipe.model.name,
+        options=recipe.model.options,
+        head=recipe.model.head,
+        protocol=recipe.data.protocol,
+        crop_boxes=recipe.data.crop_boxes,
+        class_names=catalog.class_names,
+        class_ids=catalog.class_ids,
+        image_size=recipe.data.image_size,
+        mean=recipe.data.mean,
+        std=recipe.data.std,
+        val_fraction=recipe.data.val_fraction,
+        split_seed=recipe.data.split_seed,
+        dataset=catalog.name,
+        remark=remark,
+    )
+
+
+def write_receipt(
+    run: Run,
+    world: World,
+    trained: Trained,
+    material: Material,
+    training: Pack,
+    measured: Pack,
+    sources: str,
+    results: dict[str, Any],
+) -> None:
+    """Write `receipt.json`: the results, and how they came about."""
+    recipe, network = run.recipe, trained.network
+    run.write_receipt(
+        results,
+        seconds=trained.state.seconds,
+        cpu_seconds=round(trained.state.cpu_seconds, 3),
+        steps=trained.state.step,
+        epochs=recipe.training.epochs,
+        batch_size=recipe.training.batch_size,
+        processes=world.size,
+        threads=torch.get_num_threads(),
+        parameters=count(network),
+        model=recipe.model.name,
+        start=asdict(trained.start) if trained.start else None,
+        loss=recipe.loss.name,
+        data={
+            "name": material.catalog.name,
+            "fingerprint": material.catalog.fingerprint,
+            "train": len(training.images),
+            material.measured: len(measured.images),
+            "classes": len(training.catalog.class_names),
+            "skipped": len(training.skipped) + len(measured.skipped),
+            "remark": material.remark,
+        },
+        seed=recipe.training.seed,
+        device=str(world.device),
+        gpu=torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else None,
+        command=shlex.join(["lookalike", *sys.argv[1:]]),
+        sources=sources,
+    )
+
+
+def count(network: nn.Module) -> int:
+    """Trainable numbers of a network."""
+    return sum(p.numel() for p in network.parameters())
