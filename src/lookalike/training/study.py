@@ -99,17 +99,7 @@ def plan(study: Study, budget: str, overrides: Sequence[str] = (), only: Sequenc
             f"'{study.title}' has no budget '{budget}'.{nearest(budget, study.budgets)}",
             f"There are {', '.join(study.budgets)}.",
         )
-    planned = []
-    for row in study.rows:
-        name = row.recipe.format(budget=budget)
-        recipe = recipes.load(name, [*row.overrides, *overrides])
-        changed = bool(overrides) and recipe != recipes.load(name, row.overrides)
-        parts = [slug(study), (row.key or recipe.model.name).replace("/", "-")]
-        if len(study.budgets) > 1:
-            parts.insert(1, budget)
-        if changed:
-            parts += ["changed", hashlib.sha256(recipe.to_yaml().encode()).hexdigest()[:8]]
-        planned.append(Planned(row, recipe, "-".join(parts), changed, _start(row.start)))
+    planned = [_planned(study, row, budget, overrides) for row in study.rows]
     known = list(dict.fromkeys(word for p in planned for word in (p.key, p.recipe.model.name)))
     for network in only:
         if network not in known:
@@ -119,12 +109,31 @@ def plan(study: Study, budget: str, overrides: Sequence[str] = (), only: Sequenc
     return [p for p in planned if not only or {p.key, p.recipe.model.name} & set(only)]
 
 
-def _start(words: str) -> Planned | None:
-    """The run of another study that a row starts from."""
-    if not words:
-        return None
-    name, budget, network = words.split("/")
-    return plan(load(name), budget, only=[network])[0]
+def _planned(study: Study, row: Row, budget: str, overrides: Sequence[str] = ()) -> Planned:
+    """One row, and what it starts from."""
+    name = row.recipe.format(budget=budget)
+    recipe = recipes.load(name, [*row.overrides, *overrides])
+    changed = bool(overrides) and recipe != recipes.load(name, row.overrides)
+    parts = [slug(study), (row.key or recipe.model.name).replace("/", "-")]
+    if len(study.budgets) > 1:
+        parts.insert(1, budget)
+    if changed:
+        parts += ["changed", hashlib.sha256(recipe.to_yaml().encode()).hexdigest()[:8]]
+    return Planned(row, recipe, "-".join(parts), changed, _start(row.start) if row.start else None)
+
+
+def _start(words: str) -> Planned:
+    """The run "STUDY/BUDGET/NETWORK" that a row starts from.
+
+    Raises:
+        InputError: there is no such run.
+    """
+    name, budget, key = words.split("/")
+    study = load(name)
+    for row in study.rows:
+        if key in (row.key, recipes.load(row.recipe.format(budget=budget), row.overrides).model.name):
+            return _planned(study, row, budget)
+    raise InputError(f"start: '{name}' has no network '{key}'.", "Mend the study.")
 
 
 def slug(study: Study) -> str:
