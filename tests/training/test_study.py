@@ -14,6 +14,7 @@ from lookalike.errors import InputError
 from lookalike.run import Run
 from lookalike.training import fit, study
 from lookalike.training.study import Planned, Row, Study
+from lookalike.training.task import make_task
 
 SHIPPED = [(name, budget) for name in study.names() for budget in study.load(name).budgets]
 TINY = study.load("tiny-imagenet")
