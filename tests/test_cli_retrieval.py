@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,11 @@ def test_a_study_trains_first_what_its_runs_start_from(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "cars.yaml").write_text(RECIPE)
     plain = yaml.safe_load(RECIPE)
-    plain["data"] = {"image_size": 32, "source": str(album.parent / "album")}
+    some = tmp_path / "some"
+    some.mkdir()
+    for name in synthetic.CLASS_NAMES[:3]:  # those that train by the protocol
+        (some / name).symlink_to(album / name)
+    plain["data"] = {"image_size": 32, "source": str(some)}
     del plain["model"]["head"], plain["loss"]
     plain["data"]["val_fraction"] = 0.2
     (tmp_path / "plain.yaml").write_text(yaml.safe_dump(plain))
@@ -160,7 +165,7 @@ def test_a_study_trains_first_what_its_runs_start_from(
     assert start == {
         "model": "runs/base-short-cubs_resnet_2/model",
         "fingerprint": load(first.model_dir).fingerprint,
-        "dataset": "album",
+        "dataset": "some",
     }
     assert softmax.receipt()["start"] == start
     found = softmax.receipt()["results"]
@@ -169,11 +174,63 @@ def test_a_study_trains_first_what_its_runs_start_from(
         assert words in said.stdout
     page = (tmp_path / "docs" / "results.md").read_text()
     receipts = results.read_receipts(tmp_path / "docs" / "receipts")
-    assert receipts.keys() == {"cars-short-cubs_resnet_2", "cars-short-softmax"}
+    assert receipts.keys() == {"base-short-cubs_resnet_2", "cars-short-cubs_resnet_2", "cars-short-softmax"}
     assert page == results.whole_page(receipts)
     recall = found["views"]["softmax"]["recall_at_1"]
     assert f"| 4 | classifier | cross_entropy | softmax | {100 * recall:.2f} |" in page
 
-    again = lookalike("reproduce", "cars", "--only", "softmax")
-    assert again.output.count("is finished and kept") == 1  # of what it starts from, nothing is said
-    assert softmax.receipt()["date"] in page or softmax.receipt()["date"][:10] in page
+    (tmp_path / "runs").rename(tmp_path / "moved")  # and what they started from is not needed any more
+    (tmp_path / "moved" / "base-short-cubs_resnet_2").rename(tmp_path / "gone")
+    again = lookalike("reproduce", "cars", "--root", "moved")
+    assert again.exit_code == 0, again.exception
+    assert again.output.count("is finished and kept") == 2
+    assert "first what it starts from" not in again.output
+
+
+def test_one_row_of_a_study_can_be_asked_for_by_its_key_and_all_of_a_network_by_its_name() -> None:
+    cars = study.load("cars196")
+    assert [p.key for p in study.plan(cars, "30m", only=["cubs_resnet_2"])] == ["cubs_resnet_2"]
+    losses = study.load("cars196-losses")
+    assert len(study.plan(losses, "30m", only=["resnet18"])) == len(losses.rows)
+
+
+def test_a_start_that_has_seen_the_test_classes_is_refused(album: Path, tmp_path: Path) -> None:
+    changes = ["data.protocol=''", "data.sampler={classes: 0, images: 0}", *CLASSIFIER, "data.val_fraction=0.2"]
+    (tmp_path / "cars.yaml").write_text(RECIPE)
+    (tmp_path / "some").mkdir()
+    for name in synthetic.CLASS_NAMES[:6]:  # the seventh has one picture only
+        (tmp_path / "some" / name).symlink_to(album / name)
+    command = ["train", tmp_path / "cars.yaml", "--root", tmp_path / "runs", "--data"]
+    said = lookalike(*command, tmp_path / "some", "--name", "all", *changes)
+    assert said.exit_code == 0, said.exception
+    model = tmp_path / "runs" / "all" / "model"
+    error = refusal(*command, album, "--name", "leaky", f"model.init={model}")
+    assert "was trained on 3 of the test classes, such as 'beetle-striped'" in error.message
+    assert not (tmp_path / "runs" / "leaky").exists()
+
+    said = lookalike("evaluate", model, album, "--protocol", "half-zero-shot")
+    assert said.exit_code == 0, said.exception
+    assert "NOT zero-shot: the model was trained on 3 of the test classes" in said.stdout
+
+
+def test_a_run_goes_on_without_the_model_it_started_from(
+    album: Path, trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = tmp_path / "start"
+    shutil.copytree(trained.model_dir, start)
+    (tmp_path / "cars.yaml").write_text(RECIPE)
+    command = ["train", tmp_path / "cars.yaml", "--data", album, "--root", tmp_path / "runs", "--name", "goes-on"]
+    changes = [f"model.init={start}", "training.checkpoint_seconds=0"]
+
+    def stop(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lookalike.training.fit.finish", stop)
+        assert lookalike(*command, *changes).exit_code != 0
+    shutil.rmtree(start)
+    said = lookalike(*command, *changes, "--resume")
+    assert said.exit_code == 0, said.exception
+    receipt = Run.open(tmp_path / "runs" / "goes-on").receipt()
+    assert receipt["start"]["model"] == str(start)
+    assert receipt["start"]["dataset"] == "album"

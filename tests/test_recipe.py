@@ -222,6 +222,8 @@ def test_an_embedding_is_a_head_a_loss_and_a_protocol() -> None:
         (EMBEDDING[:2], "loss.name=multi_similarity needs a data.protocol, such as half-zero-shot"),
         ([*EMBEDDING, "training.accumulate=2"], "training.accumulate must be 1"),
         ([*EMBEDDING, "data.augment.mixup=0.2"], "needs whole labels"),
+        (["data.protocol=half-zero-shot", "training.patience=2"], "training.patience must be 0 with a data.protocol"),
+        (["loss.memory=100"], "loss.name=cross_entropy has no options, miner or memory"),
         (["data.sampler.classes=4"], "classes=4, images=0 makes no pairs"),
         (["data.sampler={classes: 4, images: 4}"], "makes batches of 4 x 4 images, but training.batch_size is 256"),
     ],

@@ -220,6 +220,10 @@ class Recipe(Section):
             raise ValueError(f"training.accumulate must be 1: loss.name={self.loss.name} compares the whole batch")
         if wants_head and (self.data.augment.mixup or self.data.augment.cutmix):
             raise ValueError(f"loss.name={self.loss.name} needs whole labels: no data.augment.mixup or cutmix")
+        if not wants_head and self.loss != Loss():
+            raise ValueError("loss.name=cross_entropy has no options, miner or memory: set loss={name: cross_entropy}")
+        if self.data.protocol and self.training.patience:
+            raise ValueError("training.patience must be 0 with a data.protocol: it would choose by the test classes")
         sampler = self.data.sampler
         if sampler.classes and sampler.classes * sampler.images != self.training.batch_size:
             raise ValueError(

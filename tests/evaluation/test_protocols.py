@@ -91,7 +91,7 @@ def test_a_part_of_the_set_says_what_there_is() -> None:
         "cropped; not the full set: train 4 of 8,054 images, test 4 of 8,131 images; "
         "train 2 of 98 classes, test 2 of 98 classes"
     )
-    assert about["excluded"] == {"self": True, "queries_without_positive": 0, "unlabelled": 3}
+    assert about["excluded"] == {"self": True, "queries_without_positive": 0, "unlabelled": 3, "undecodable": 0}
     assert about["near_duplicates"] is None
     assert (about["crop"], about["resolution"], about["dim"], about["data"]) == ("already cropped", 96, 64, "pictures")
 

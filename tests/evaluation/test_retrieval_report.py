@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from test_report import HOSTILE, RECEIPT, Reader, pictures
 
 from lookalike.errors import InputError
-from lookalike.evaluation import page, protocol_words, retrieval_report, similarities
+from lookalike.evaluation import page, retrieval_report, similarities, words
 from lookalike.evaluation.embedding_map import chosen, layout
 from lookalike.evaluation.retrieval import summary
 from lookalike.evaluation.retrieval_findings import DEPTH, RetrievalFindings
@@ -445,7 +445,7 @@ def test_points_of_the_map_are_those_of_named_classes_first_and_others_drawn() -
     assert len(chosen(labels, [0, 1], most=10, each=20)) == 10
 
 
-@pytest.mark.parametrize("module", [page, protocol_words, retrieval_report, similarities])
+@pytest.mark.parametrize("module", [page, retrieval_report, similarities, words])
 def test_the_examples_in_the_docstrings_are_true(module: ModuleType) -> None:
     result = doctest.testmod(module)
     assert result.attempted

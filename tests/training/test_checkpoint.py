@@ -324,5 +324,5 @@ def test_the_format_is_raised_when_the_content_changes(folder: Path) -> None:
     assert checkpoint.FORMAT == 2
     assert sorted(content) == ["average", "data", "format", "loss", "network", "optimizer", "state"]
     assert sorted(content["state"]) == [
-        "best_score", "best_step", "cpu_seconds", "seconds", "stale", "step", "stopped_early",
+        "best_score", "best_step", "cpu_seconds", "seconds", "stale", "start", "step", "stopped_early",
     ]  # fmt: skip

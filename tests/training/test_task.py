@@ -120,7 +120,7 @@ def test_a_start_is_where_training_begins(sides: tuple[Pack, Pack], root: Path) 
 
     classifier = Recipe.from_yaml(RECIPE, overrides=[*LOSSES["classifier"], "training.seed=5"])
     network = make_task(classifier, 12).network
-    Pretrained(network, config_of(classifier, sides[0].catalog, "")).save_pretrained(root / "start")
+    Pretrained(network, config_of(classifier, sides[0].catalog, "", None)).save_pretrained(root / "start")
     recipe = Recipe.from_yaml(RECIPE, overrides=[f"model.init={root / 'start'}"])
     task = make_task(recipe, 12)
     assert task.start is not None

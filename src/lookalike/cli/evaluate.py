@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from lookalike.cli.results import TOP
+from lookalike.errors import InputError
 
 
 class SplitName(StrEnum):
@@ -74,6 +75,8 @@ def evaluate(
             )
         typer.echo("\n".join(lines))
         return
+    if with_duplicates:
+        raise InputError("--with-duplicates is about retrieval, and this is recognition.", "Give a --protocol too.")
     catalog = read_as_trained(data, loaded.config, val_fraction=val_fraction, split_seed=split_seed)
     with _bars() as bar:
         measured = measure(loaded, catalog, split.value, flip=flip, packing=bar("decoding"), progress=bar("measuring"))

@@ -19,7 +19,10 @@ Root = Annotated[Path, typer.Option("--root", help="Folder of all runs.")]
 
 
 def reproduce(
-    name: Annotated[str, typer.Argument(metavar="STUDY", help="What to reproduce: tiny-imagenet, cars196.")],
+    name: Annotated[
+        str,
+        typer.Argument(metavar="STUDY", help="tiny-imagenet, cars196, cars196-losses or cars196-seeds."),
+    ],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to every recipe; kept off the page.")
     ] = None,
@@ -56,7 +59,7 @@ def reproduce(
 
 
 def demo(root: Root = Path("runs")) -> None:
-    """See the whole thing work on built-in pictures, recognition and retrieval, in a few minutes on two cores."""
+    """See the whole thing work: three networks on built-in pictures, in a few minutes on two cores."""
     from lookalike.training import study
 
     planned = study.plan(study.load("demo"), "demo")

@@ -22,7 +22,7 @@ def train(
     root: Annotated[Path, typer.Option("--root", help="Folder of all runs.")] = Path("runs"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run of this name was stopped.")] = False,
 ) -> None:
-    """Train a network from random weights, measure it, and write model, report and receipt into a run folder."""
+    """Train a network, measure it, and write model, report and receipt into a run folder."""
     from rich.console import Console
 
     from lookalike import recipe

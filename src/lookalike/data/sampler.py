@@ -109,7 +109,7 @@ class ClassBalanced:
         if len(present) < classes:
             raise InputError(
                 f"data.sampler.classes={classes}, but only {len(present)} classes have images.",
-                f"Use at most {len(present)}, with more images of each.",
+                f"Use at most {len(present)}, with more images of each, and training.batch_size as their product.",
             )
         self.classes, self.images = classes, images
         self.batch_size = classes * images

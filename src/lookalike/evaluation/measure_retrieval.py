@@ -15,6 +15,7 @@ from lookalike.evaluation.evaluate import Progress, View, outputs_of
 from lookalike.evaluation.neighbours import unit_vectors
 from lookalike.evaluation.protocols import Crop, Divided, card
 from lookalike.evaluation.retrieval import KS, per_query, summary
+from lookalike.evaluation.words import counted
 from lookalike.models.pretrained import Pretrained
 
 
@@ -57,7 +58,8 @@ def measure_retrieval(
         test: the pack of its test images, at the model's size.
         crop_boxes: whether that was cut to boxes.
         flip: average with the mirrored image.
-        with_duplicates: measure also with the near-duplicates of each query left out of what it finds.
+        with_duplicates: measure also with the near-duplicates of each query left out of what it finds; None where no
+            query is left then.
         batch_size: images at a time.
         progress: called with (images measured, images in all).
 
@@ -86,7 +88,10 @@ def measure_retrieval(
     if with_duplicates:
         pairs = near_duplicates(test.images).pairs
         duplicates = len(pairs)
-        results["without_duplicates"] = summary(vectors, labels, groups=groups_of(pairs, len(labels)), with_nmi=False)
+        groups = groups_of(pairs, len(labels))
+        results["without_duplicates"] = (
+            summary(vectors, labels, groups=groups, with_nmi=False) if has_queries(labels, groups) else None
+        )
     results |= {
         "view": "embedding" if model.config.head else "features",
         "views": views,
@@ -100,9 +105,18 @@ def measure_retrieval(
             dim=vectors.shape[1],
             excluded_queries=results["excluded"],
             near_duplicates=duplicates,
+            trained=f"{model.config.dataset or 'unnamed data'}, {counted(model.config.num_classes, 'class')}",
+            seen=len(model.config.classes_in(divided.test.class_ids, divided.test.class_names)),
+            undecodable=len(test.skipped),
         ),
     }
     return MeasuredRetrieval(results, unit_vectors(vectors), labels, test.images)
+
+
+def has_queries(labels: NDArray[np.int64], groups: NDArray[np.int64]) -> bool:
+    """Whether any image has another of its class outside its group of near-duplicates."""
+    kinds = np.unique(np.stack([labels, groups]), axis=1)[0]
+    return len(np.unique(kinds)) < len(kinds)
 
 
 def crop_of(divided: Divided, crop_boxes: bool) -> Crop:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lookalike.evaluation import figures
+from lookalike.evaluation.words import counted
 
 CROPS = {
     "boxes": "pictures cut to the boxes around their objects",
@@ -28,7 +29,7 @@ def protocol_words(card: dict[str, Any], results: dict[str, Any]) -> list[tuple[
     found: list[tuple[str, str | None]] = [
         ("Protocol", _joined(card.get("protocol"), card.get("about"))),
         ("Data", card.get("data")),
-        ("Trained on", _side(card.get("train"))),
+        ("Trained on", card.get("trained") or _side(card.get("train"))),
         ("Tested on", _side(card.get("test"))),
         ("Completeness", COMPLETE.get(card["complete"]) if card.get("complete") is not None else None),
         ("Query, gallery", _sentence(card.get("rule"))),
@@ -67,6 +68,8 @@ def _left_out(excluded: dict[str, Any] | None) -> str | None:
         words.append(f"{counted(alone, 'query')} without another image of the class")
     if unlabelled := excluded.get("unlabelled"):
         words.append(f"{counted(unlabelled, 'image')} without a label")
+    if undecodable := excluded.get("undecodable"):
+        words.append(f"{counted(undecodable, 'image')} that cannot be decoded")
     return "; ".join(words) or None
 
 
@@ -75,19 +78,7 @@ def _duplicates(card: dict[str, Any], results: dict[str, Any]) -> str:
     if pairs is None:
         return "nobody looked for them"
     words = f"{counted(pairs, 'pair')} among the test images" if pairs else "none among the test images"
-    if pairs and "recall_at_1" in results.get("without_duplicates", {}):
-        recall = figures.percent(results["without_duplicates"]["recall_at_1"], 1)
+    if pairs and (apart := results.get("without_duplicates")):
+        recall = figures.percent(apart["recall_at_1"], 1)
         words += f"; Recall@1 is {recall} when those of a query are left out of what it finds"
     return words
-
-
-def counted(count: int, noun: str) -> str:
-    """A number with its noun.
-
-    >>> [counted(n, noun) for n, noun in ((1, "class"), (2, "class"), (3000, "query"), (0, "image"))]
-    ['1 class', '2 classes', '3,000 queries', '0 images']
-    """
-    if count == 1:
-        return f"1 {noun}"
-    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + ("es" if noun.endswith("s") else "s")
-    return f"{count:,} {plural}"

@@ -148,6 +148,9 @@ def card(
     dim: int,
     excluded_queries: int | None = None,
     near_duplicates: int | None = None,
+    trained: str = "",
+    seen: int = 0,
+    undecodable: int = 0,
 ) -> dict[str, Any]:
     """What must stand beside a result so that it can be compared, ready for JSON.
 
@@ -159,6 +162,9 @@ def card(
         excluded_queries: queries without a positive (`excluded` of the summary); by default the test classes of one
             image.
         near_duplicates: pairs of near-duplicates among the test images; None where nobody looked.
+        trained: what the model was trained on, in words; by default the training side.
+        seen: test classes that the model was trained on after all; the remark then says that this is not zero-shot.
+        undecodable: test images that could not be decoded and were left out.
 
     Raises:
         InputError: a crop of another name.
@@ -167,6 +173,9 @@ def card(
         raise InputError(f"'{crop}' is no crop.", "It is boxes, whole or already cropped.")
     counts = divided.counts()
     alone = counts["test"]["classes_of_one_image"] if excluded_queries is None else excluded_queries
+    said = [f"NOT zero-shot: the model was trained on {seen} of the test classes"] if seen else []
+    if divided.remark:
+        said.append(divided.remark)
     return {
         "protocol": divided.protocol.name,
         "about": divided.protocol.about,
@@ -174,13 +183,15 @@ def card(
         "data": divided.source.name,
         "train": counts["train"],
         "test": counts["test"],
-        "complete": divided.complete,
+        "trained": trained,
+        "seen_test_classes": seen,
+        "complete": divided.complete and not undecodable,
         "crop": crop,
         "resolution": resolution,
         "dim": dim,
-        "excluded": {"self": True, "queries_without_positive": alone, **counts["left_out"]},
+        "excluded": {"self": True, "queries_without_positive": alone, **counts["left_out"], "undecodable": undecodable},
         "near_duplicates": near_duplicates,
-        "remark": divided.remark,
+        "remark": "; ".join(said),
     }
 
 

@@ -179,7 +179,7 @@ def views(results: dict[str, Any]) -> dict[str, Any]:
     names = {"features": "pooled features", "softmax": "softmax outputs"}
     rows = [(main, results)]
     rows += [(names.get(name, name), view) for name, view in results.get("views", {}).items()]
-    if "without_duplicates" in results:
+    if results.get("without_duplicates"):
         rows.append((f"{main}, near-duplicates of a query left out", results["without_duplicates"]))
     keys = [f"recall_at_{k}" for k in ks(results)] + ["threshold_recall_at_1"]
     keys = [key for key in keys if any(key in row for _, row in rows)]

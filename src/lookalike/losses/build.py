@@ -82,7 +82,8 @@ def _own(name: str, options: dict[str, Any], given: dict[str, int]) -> nn.Module
     for key in options:
         if key not in known:
             raise InputError(
-                f"loss.options: '{name}' has no option '{key}'.{nearest(key, known)}", f"It has {', '.join(known)}."
+                f"loss.options: '{name}' has no option '{key}'.{nearest(key, known)}",
+                f"It has {', '.join(known)}. To drop what the recipe has, write loss={{name: {name}}}.",
             )
     taken = inspect.signature(LOSSES[name]).parameters
     try:

@@ -230,12 +230,18 @@ def write(path: Path, *, weights: bytes, config: str, card: str) -> None:
 
 def card(config: ModelConfig, parameters: int, fingerprint: str) -> str:
     """The model card, Markdown with the Hub's front matter."""
-    templates = Environment(loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, autoescape=False)
-    name = config.dataset.lower().replace(" ", "-").replace("_", "-")
+    templates = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        autoescape=False,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    names = f"{config.dataset} {config.start}".lower().replace(" ", "-").replace("_", "-")
     return templates.get_template("card.md.j2").render(
         config=config,
         parameters=parameters,
         fingerprint=fingerprint,
-        noncommercial="tiny-imagenet" in name,
+        noncommercial="tiny-imagenet" in names,
         shown_names=config.class_names[:20],
     )

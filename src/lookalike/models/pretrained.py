@@ -39,7 +39,8 @@ class ModelConfig(Section):
     """What a network is, how pictures are put before it, and what its outputs mean.
 
     With a `head` the outputs are embeddings, and the classes those that they were trained on, by `protocol`.
-    `precision` is how the weights are stored; in memory they are float32. `temperature` divides the logits before the
+    `start` says what the weights were trained on before, if anything. `precision` is how the weights are stored; in
+    memory they are float32. `temperature` divides the logits before the
     softmax. Of `dataset` and its `remark`, see `Catalog`. `crop_boxes` says whether it saw images cut to their boxes;
     `val_fraction` and `split_seed` which it was not trained on, where the data name no val split; None in folders that
     do not know.
@@ -50,6 +51,7 @@ class ModelConfig(Section):
     options: dict[str, Scalar | list[Scalar]] = Field(default_factory=dict)
     head: Head | None = None
     protocol: str = ""
+    start: str = ""
     crop_boxes: bool = False
     image_size: int = Field(ge=8, le=1024)
     mean: tuple[float, float, float]
@@ -72,6 +74,11 @@ class ModelConfig(Section):
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+    def classes_in(self, ids: Sequence[str], names: Sequence[str]) -> list[str]:
+        """Names of those classes, given by id and name, that the network was trained on."""
+        known = set(zip(self.class_ids, self.class_names, strict=True))
+        return [name for mark, name in zip(ids, names, strict=True) if (mark, name) in known]
 
     def of_vectors(self) -> str:
         """JSON of the fields that an embedding depends on; stored beside the weights, and so in their fingerprint."""

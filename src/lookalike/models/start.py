@@ -3,24 +3,54 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
 
 from lookalike.errors import InputError
 from lookalike.models import folder
+from lookalike.models.build import TIMM
 from lookalike.models.heads import EmbeddingNetwork, drop_classifier
-from lookalike.models.pretrained import Pretrained
+from lookalike.models.pretrained import ModelConfig, Pretrained
 from lookalike.recipe import Model
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where weights came from, for receipts: the model as it was named, its SHA-256, and what it was trained on."""
+    """Where weights came from, for receipts: the model as it was named, its SHA-256 (empty for timm's own weights), and
+    what it was trained on, after what it itself started from.
+    """
 
     model: str
     fingerprint: str
     dataset: str
+
+
+def timm_start(model: Model) -> Start | None:
+    """The start of a timm network with its own weights; None for any other."""
+    if model.name.startswith(TIMM) and model.options.get("pretrained"):
+        return Start(model.name, "", "timm's own weights")
+    return None
+
+
+def check_blind(model: Model, ids: Sequence[str], names: Sequence[str]) -> None:
+    """Refuse a start that was trained on classes that are to be tested as never seen.
+
+    Args:
+        model: with `init`, a model folder or Hub id.
+        ids: the data set's own names of the test classes.
+        names: their words, in the same order.
+
+    Raises:
+        InputError: it names one of the classes.
+    """
+    config, _ = folder.read_config(ModelConfig, folder.find(model.init)[0])
+    if both := config.classes_in(ids, names):
+        raise InputError(
+            f"model.init: {model.init} was trained on {len(both)} of the test classes, such as '{both[0]}'.",
+            "Recall on them would not be of classes never seen: start from another model, or from random weights.",
+        )
 
 
 def start_from(network: nn.Module, model: Model) -> Start:
@@ -53,4 +83,5 @@ def start_from(network: nn.Module, model: Model) -> Start:
         options = ", ".join(f"{key}={value}" for key, value in trained.config.options.items())
         raise InputError(f"model.init: {error.message}", f"Its model.options are {{{options}}}.") from None
     ours.load_state_dict(bare.state_dict(), strict=False)
-    return Start(model.init, trained.fingerprint, trained.config.dataset)
+    before = f"{trained.config.start}, then " if trained.config.start else ""
+    return Start(model.init, trained.fingerprint, f"{before}{trained.config.dataset or 'unnamed data'}")

@@ -36,6 +36,7 @@ class State:
         seconds: wall-clock time of training so far, over all sittings.
         cpu_seconds: processor time of this process, likewise.
         stopped_early: whether patience ran out.
+        start: the `Start` of the first weights as a dict; None where they were random.
     """
 
     step: int = 0
@@ -45,6 +46,12 @@ class State:
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     stopped_early: bool = False
+    start: dict[str, str] | None = None
+
+
+def exists(folder: Path) -> bool:
+    """Whether there is a checkpoint to go on from."""
+    return (folder / "last.pt").is_file()
 
 
 def save_last(

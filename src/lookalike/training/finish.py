@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -96,7 +96,9 @@ def finish_recognition(
         "image_size": recipe.data.image_size,
         "weights": kind_of_weights(trained),
     }
-    config = config_of(recipe, training.catalog, material.remark).model_copy(update={"temperature": temperature})
+    config = config_of(recipe, training.catalog, material.remark, trained.state.start).model_copy(
+        update={"temperature": temperature}
+    )
     Pretrained(network.cpu(), config).save_pretrained(run.model_dir)
     write_receipt(run, world, trained, material, training, measured, sources, results)
     write_report(
@@ -119,7 +121,9 @@ def finish_retrieval(
     """`finish` of a run by a protocol: recall on the test classes and all that belongs to it."""
     assert material.divided is not None
     recipe = run.recipe
-    model = Pretrained(trained.network.to(world.device), config_of(recipe, training.catalog, material.remark))
+    config = config_of(recipe, training.catalog, material.remark, trained.state.start)
+    model = Pretrained(trained.network.to(world.device), config)
+    model.save_pretrained(run.model_dir)  # first: whatever may be wrong with the test images, it is not lost
     found = measure_retrieval(
         model,
         material.divided,
@@ -130,7 +134,6 @@ def finish_retrieval(
         batch_size=recipe.evaluation.batch_size,
     )
     results = {**found.results, "split": "test", "weights": kind_of_weights(trained)}
-    model.cpu().save_pretrained(run.model_dir)
     write_receipt(run, world, trained, material, training, measured, sources, results)
     write_retrieval_report(
         run.report_path,
@@ -152,13 +155,14 @@ def kind_of_weights(trained: Trained) -> str:
     return "best of the evaluations" if trained.state.stopped_early else "last"
 
 
-def config_of(recipe: Recipe, catalog: Catalog, remark: str) -> ModelConfig:
-    """What the model folder says of a network trained by a recipe on these classes."""
+def config_of(recipe: Recipe, catalog: Catalog, remark: str, start: Mapping[str, str] | None) -> ModelConfig:
+    """What the model folder says of a network trained by a recipe on these classes, from that start."""
     return ModelConfig(
         name=recipe.model.name,
         options=recipe.model.options,
         head=recipe.model.head,
         protocol=recipe.data.protocol,
+        start=start["dataset"] if start else "",
         crop_boxes=recipe.data.crop_boxes,
         class_names=catalog.class_names,
         class_ids=catalog.class_ids,
@@ -195,7 +199,7 @@ def write_receipt(
         threads=torch.get_num_threads(),
         parameters=count(network),
         model=recipe.model.name,
-        start=asdict(trained.start) if trained.start else None,
+        start=trained.state.start,
         loss=recipe.loss.name,
         data={
             "name": material.catalog.name,

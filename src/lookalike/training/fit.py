@@ -16,9 +16,10 @@ from lookalike.data.pack import Pack, pack
 from lookalike.data.read import read
 from lookalike.errors import InputError
 from lookalike.evaluation.protocols import named
+from lookalike.models.start import check_blind
 from lookalike.recipe import Recipe, Training
 from lookalike.run import Run, commit
-from lookalike.training import loop
+from lookalike.training import checkpoint, loop
 from lookalike.training.distributed import World, join
 from lookalike.training.finish import Material, finish
 
@@ -71,13 +72,16 @@ def fit(recipe: Recipe, *, root: Path, name: str, resume: bool = False, watch: W
     world = join(recipe.training.device)
     watch = watch if world.leads else Watch()
     material = world.in_turn(lambda: read_material(recipe))
+    if material.divided and recipe.model.init and not checkpoint.exists(Run(root / name).checkpoint_dir):
+        test = material.divided.test
+        world.in_turn(lambda: check_blind(recipe.model, test.class_ids, test.class_names))
     is_new = world.leads and not Run(root / name).exists
     run = world.in_turn(lambda: open_run(recipe, root, name, resume or not world.leads))
     try:
         training, measured = (
             world.in_turn(partial(pack_images, material, side, recipe, watch)) for side in ("train", material.measured)
         )
-        check_classes(training.catalog)  # undecodable images may have been left out
+        check_classes(training.catalog, material.divided is None)  # undecodable images may have been left out
         if hint := advice(recipe.training, len(training.images)):
             watch.say(hint)
         trained = train(run, world, training, measured, watch)
@@ -124,13 +128,17 @@ def check_trainable(catalog: Catalog) -> None:
     check_classes(catalog)
 
 
-def check_classes(catalog: Catalog) -> None:
+def check_classes(catalog: Catalog, by_split: bool = True) -> None:
     """Refuse a catalog with a class that has no training images.
+
+    Args:
+        catalog: the data.
+        by_split: training images are those of the training split; else, by a protocol, all.
 
     Raises:
         InputError: it names the class.
     """
-    seen = set(catalog.labels[catalog.rows_of("train")].tolist())
+    seen = set((catalog.labels[catalog.rows_of("train")] if by_split else catalog.labels).tolist())
     if empty := [word for label, word in enumerate(catalog.class_names) if label not in seen]:
         raise InputError(
             f"{catalog.root}: class '{empty[0]}' has no training images.", "Add some, or remove the class everywhere."

@@ -11,7 +11,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,6 @@ from lookalike.data.pack import Pack
 from lookalike.data.sampler import ClassBalanced, RowSampler, Shuffled
 from lookalike.errors import InputError
 from lookalike.models.limits import check_size
-from lookalike.models.start import Start
 from lookalike.recipe import Recipe, Training
 from lookalike.run import Run
 from lookalike.training import checkpoint, optim
@@ -48,13 +47,11 @@ class Trained:
     Args:
         network: the final weights (averaged ones where the recipe says so; the best where it stopped early), in
             evaluation mode, on the CPU.
-        state: steps, best result, time.
-        start: the model that the first weights came from, if any.
+        state: steps, best result, time, and what the first weights came from.
     """
 
     network: nn.Module
     state: State
-    start: Start | None
 
 
 def train(run: Run, world: World, training: Pack, validation: Pack, *, watch: Watch | None = None) -> Trained:
@@ -84,7 +81,7 @@ def train(run: Run, world: World, training: Pack, validation: Pack, *, watch: Wa
     if len(validation.images) < world.size:
         raise InputError(
             f"{len(validation.images)} validation images cannot be shared by {world.size} processes.",
-            "Start fewer processes, or raise data.val_fraction.",
+            "Start fewer processes, or measure on more images.",
         )
     num_classes = len(training.catalog.class_names)
     loader = Loader(
@@ -102,7 +99,7 @@ def train(run: Run, world: World, training: Pack, validation: Pack, *, watch: Wa
     total = count_steps(settings, len(loader))
     every = max(1, total // RECORDS)
 
-    task = make_task(recipe, num_classes)
+    task = make_task(recipe, num_classes, resumed=checkpoint.exists(run.checkpoint_dir))
     network, loss_of = task.network.to(device), task.loss.to(device)
     if settings.channels_last:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -114,7 +111,9 @@ def train(run: Run, world: World, training: Pack, validation: Pack, *, watch: Wa
     optimizer = optim.make_optimizer(network, loss_of, recipe.optimizer)
     average = optim.Average(network, settings.ema) if settings.ema else None
     data = f"{training.catalog.fingerprint} {validation.catalog.fingerprint}"
-    state = checkpoint.load_last(run.checkpoint_dir, network, loss_of, optimizer, average, data) or State()
+    state = checkpoint.load_last(run.checkpoint_dir, network, loss_of, optimizer, average, data) or State(
+        start=asdict(task.start) if task.start else None
+    )
     measured = average.network if average else network
 
     model: nn.Module = network
@@ -204,7 +203,7 @@ def train(run: Run, world: World, training: Pack, validation: Pack, *, watch: Wa
     if state.stopped_early:
         world.wait()
         measured.load_state_dict(checkpoint.load_best(run.checkpoint_dir))
-    return Trained(measured.eval().cpu(), replace(state), task.start)
+    return Trained(measured.eval().cpu(), replace(state))
 
 
 def make_sampler(recipe: Recipe, labels: NDArray[np.int64]) -> RowSampler:

@@ -106,7 +106,8 @@ def plan(study: Study, budget: str, overrides: Sequence[str] = (), only: Sequenc
             raise InputError(
                 f"this study has no network '{network}'.{nearest(network, known)}", f"It has {', '.join(known)}."
             )
-    return [p for p in planned if not only or {p.key, p.recipe.model.name} & set(only)]
+    keys = {p.key for p in planned}
+    return [p for p in planned if not only or p.key in only or p.recipe.model.name in set(only) - keys]
 
 
 def _planned(study: Study, row: Row, budget: str, overrides: Sequence[str] = ()) -> Planned:
@@ -167,16 +168,16 @@ def reproduce(
     for number, p in enumerate(planned, 1):
         world = join(p.recipe.training.device)
         watch = watch if world.leads else fit.Watch()
-        recipe = p.recipe
-        if p.start and not recipe.model.init:
-            watch.say(f"{number} of {len(planned)}, first what it starts from: {p.start.row.network}")
-            (first,) = reproduce([p.start], root=root, watch=replace(watch, stage=None))
-            recipe = starting_from(recipe, first)
-        watch.say(f"{number} of {len(planned)}: {p.row.network}")
         run = Run(root / p.name)
+        recipe = starting_from(p, root, run)
+        watch.say(f"{number} of {len(planned)}: {p.row.network}")
         if world.in_turn(partial(is_finished, run, recipe)):
             watch.say(f"{run.path} is finished and kept")
         else:
+            if p.start and not p.recipe.model.init and not run.exists:
+                world.in_turn(partial(fit.read_material, p.recipe))  # what is missing is said before hours have gone by
+                watch.say(f"first what it starts from: {p.start.row.network}")
+                reproduce([p.start], root=root, watch=replace(watch, stage=None), finished=finished)
             run = fit.fit(recipe, root=root, name=p.name, resume=True, watch=watch)
         runs.append(run)
         if finished:
@@ -184,10 +185,19 @@ def reproduce(
     return runs
 
 
-def starting_from(recipe: Recipe, first: Run) -> Recipe:
-    """The recipe with the weights of a finished run to start from."""
-    model = recipe.model.model_copy(update={"init": first.model_dir.as_posix()})
-    return recipe.model_copy(update={"model": model})
+def starting_from(p: Planned, root: Path, run: Run) -> Recipe:
+    """The recipe with the model to start from. A run that is there keeps the path that it began with: the folder of
+    all runs may have been moved, or be called otherwise now.
+    """
+    if p.start is None or p.recipe.model.init:
+        return p.recipe
+
+    def starts(init: str) -> Recipe:
+        return p.recipe.model_copy(update={"model": p.recipe.model.model_copy(update={"init": init})})
+
+    if run.recipe_path.is_file() and run.recipe == (former := starts(run.recipe.model.init)):
+        return former
+    return starts(Run(root / p.start.name).model_dir.as_posix())
 
 
 def is_finished(run: Run, recipe: Recipe) -> bool:

@@ -18,7 +18,7 @@ from lookalike.evaluation.evaluate import View, outputs_of
 from lookalike.evaluation.retrieval import KS, per_query
 from lookalike.losses.build import build_loss
 from lookalike.models.build import build
-from lookalike.models.start import Start, start_from
+from lookalike.models.start import Start, start_from, timm_start
 from lookalike.recipe import Recipe
 from lookalike.training.distributed import World
 from lookalike.training.gather import gather_with_gradient
@@ -61,7 +61,7 @@ class Task:
         network: on the CPU, with the weights that it starts with.
         loss: what is minimised, called with the network's outputs and the batch's targets.
         score: the number by which evaluations are compared: "top1" or "recall_at_1".
-        start: the model that the weights came from; None where they are random (or timm's own).
+        start: what the weights came from; None where they are random, or will come from a checkpoint.
     """
 
     network: nn.Module
@@ -70,8 +70,13 @@ class Task:
     start: Start | None
 
 
-def make_task(recipe: Recipe, num_classes: int) -> Task:
+def make_task(recipe: Recipe, num_classes: int, *, resumed: bool = False) -> Task:
     """Build network and loss with the random weights of the recipe's seed; PyTorch's own generator is left as it was.
+
+    Args:
+        recipe: of the run.
+        num_classes: that are trained on.
+        resumed: all weights will be those of a checkpoint: `model.init` is not read.
 
     Raises:
         InputError: a network, loss or start that cannot be.
@@ -95,7 +100,9 @@ def make_task(recipe: Recipe, num_classes: int) -> Task:
                     memory_start=settings.memory_start,
                 )
             )
-    start = start_from(network, recipe.model) if recipe.model.init else None
+    start = timm_start(recipe.model)
+    if recipe.model.init and not resumed:
+        start = start_from(network, recipe.model)
     return Task(network, loss, "recall_at_1" if recipe.data.protocol else "top1", start)
 
 
