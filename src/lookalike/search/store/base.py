@@ -1,0 +1,237 @@
+"""What a store is: the rows of a gallery, kept so that none is lost, and found by their vectors.
+
+A store knows nothing of pictures or networks. It takes finished rows and gives them back. Both stores pass one test
+suite, `tests/search/test_stores.py`, which is the definition where words are not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Value = str | int | float | bool | None  # of metadata
+Where = Mapping[str, Value | Sequence[Value]]  # equal to the value, or to one of several; all of them must hold
+
+
+@dataclass(frozen=True)
+class About:
+    """What a gallery was made with; written once, when it is created.
+
+    Args:
+        fingerprint: SHA-256 (hex) of the weights of the model that makes the vectors.
+        dim: numbers of a vector.
+        model: where that model was, for a person to find it again.
+        image_size: pixels of the side of what the model sees.
+        threshold: cosine above which two images are called one class, at 1 % false matches; None where not known.
+    """
+
+    fingerprint: str
+    dim: int
+    model: str = ""
+    image_size: int = 0
+    threshold: float | None = None
+
+
+@dataclass(frozen=True)
+class NewRow:
+    """A picture to keep.
+
+    Args:
+        path: what it is known by; one row for each path. A row of this path that is there already is replaced and
+            gets a new id.
+        digest: of the file's content, so that the same content is not embedded twice.
+        vector: (D,) float32 of length 1.
+        size: bytes of the file; `modified`: its time of change in nanoseconds. Both only to notice changes.
+        label, metadata: what it is and what else is known, for filters.
+        thumbnail: a small JPEG; empty when there is none.
+        look: 64-bit difference hash, for near-duplicates.
+    """
+
+    path: str
+    digest: bytes
+    vector: NDArray[np.float32]
+    size: int = 0
+    modified: int = 0
+    label: str | None = None
+    metadata: Mapping[str, Value] = field(default_factory=dict)
+    thumbnail: bytes = b""
+    look: int = 0
+
+
+@dataclass(frozen=True)
+class Row:
+    """A picture that is kept, without its vector and thumbnail. `id` is never used again, also after a removal."""
+
+    id: int
+    path: str
+    digest: bytes
+    size: int
+    modified: int
+    label: str | None
+    metadata: Mapping[str, Value]
+    look: int
+
+
+@dataclass(frozen=True)
+class Hit:
+    """An answer: a row and the cosine between its vector and the query's, -1..1."""
+
+    row: Row
+    score: float
+
+
+@dataclass(frozen=True)
+class Found:
+    """Answers to one query, the likeliest first; of equal scores the lower id. `exact`: all rows were compared."""
+
+    hits: list[Hit]
+    exact: bool
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A file that could not become a row: why, and what it was then, so that it is tried again once it has changed."""
+
+    path: str
+    reason: str
+    size: int = 0
+    modified: int = 0
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that `verify` found. `mended`: it was put right already (derived files), or would be by `compact`."""
+
+    what: str
+    remedy: str
+    mended: bool = False
+
+
+class Store(Protocol):
+    """The rows of one gallery.
+
+    Stores are context managers; leaving one closes it. What a method has returned from is durable: it outlives a
+    crash of the process and of the machine. Any number of readers may be open while one writes; a reader sees whole
+    batches. Where a store allows one writer only, the second gets an `InputError` that says who holds it.
+    Every method raises `InputError` where the store is damaged, gone, full or read-only, naming the file or table.
+    Vectors are kept as float16; scores are of the kept vectors.
+    """
+
+    about: About
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Store: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+    def __len__(self) -> int:
+        """Rows."""
+        ...
+
+    def add(self, rows: Sequence[NewRow]) -> list[int]:
+        """Keep rows, all or none; their ids. A path twice among them: the last one counts, the others' ids are its id.
+
+        Raises:
+            InputError: a vector of another dimension, not of length 1 (within 1e-3) or not finite; the store is
+                open for reading, held by another writer, or its disk is full.
+        """
+        ...
+
+    def remove(self, ids: Sequence[int]) -> int:
+        """Remove rows; how many there were. Ids that are not there are no error."""
+        ...
+
+    def label(self, ids: Sequence[int], label: str | None = None, metadata: Mapping[str, Value] | None = None) -> int:
+        """Change the label or metadata (whole) of rows, where not None; how many rows there were."""
+        ...
+
+    def get(self, ids: Sequence[int]) -> list[Row | None]:
+        """Rows in the order asked for; None for ids that are not there."""
+        ...
+
+    def thumbnail(self, id: int) -> bytes | None:
+        """The small JPEG of a row; None where there is no such row or no thumbnail."""
+        ...
+
+    def vectors(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """(len(ids), D) float32, in the order asked for.
+
+        Raises:
+            InputError: an id that is not there.
+        """
+        ...
+
+    def by_path(self, paths: Sequence[str]) -> dict[str, Row]:
+        """The rows of those paths that are there."""
+        ...
+
+    def by_digest(self, digests: Sequence[bytes]) -> dict[bytes, Row]:
+        """For those digests that are there, the row of the lowest id."""
+        ...
+
+    def rows(self, after: int = 0, where: Where | None = None) -> Iterator[Row]:
+        """Rows of an id above `after`, in ascending order of id, not all in memory at once."""
+        ...
+
+    def search(
+        self,
+        queries: NDArray[np.float32],
+        k: int = 10,
+        *,
+        where: Where | None = None,
+        threshold: float | None = None,
+        exact: bool = False,
+    ) -> list[Found]:
+        """The rows nearest to each query.
+
+        Args:
+            queries: (Q, D) float32 of length 1.
+            k: answers at most; fewer where fewer rows pass `where` and `threshold`.
+            where: only rows with this label and metadata; "label" and "path" name the row's own, any other key its
+                metadata. A filter never costs answers: filtered search is exact or as good as unfiltered.
+            threshold: only rows of at least this score.
+            exact: compare with all rows, however many there are.
+
+        Raises:
+            InputError: queries of another dimension or not finite, or k below 1.
+        """
+        ...
+
+    def count(self, where: Where | None = None) -> int:
+        """Rows that pass."""
+        ...
+
+    def reject(self, files: Sequence[Rejected]) -> None:
+        """Remember files that could not be read; one entry for each path. Adding a row of that path forgets it."""
+        ...
+
+    def rejected(self) -> list[Rejected]:
+        """All of them, by path."""
+        ...
+
+    def forget(self, paths: Sequence[str]) -> None:
+        """Forget rejected files."""
+        ...
+
+    def compact(self) -> None:
+        """Give back the space of removed rows and make derived files anew; the store stays usable meanwhile."""
+        ...
+
+    def verify(self) -> list[Fault]:
+        """Look at everything: every row and vector, every derived file. An empty list: all is well."""
+        ...
+
+    def measure_recall(self, k: int = 10, sample: int = 200, seed: int = 0) -> float:
+        """Recall@k of the approximate search against the exact one, mean over `sample` rows as queries; 1.0 where
+        searches are exact anyway.
+        """
+        ...
+
+    def facts(self) -> dict[str, str | int | float]:
+        """What there is to say of the store itself: kind, place, bytes, how many rows the approximate index covers."""
+        ...
