@@ -16,11 +16,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lookalike import data as data
     from lookalike.models.pretrained import load as load
+    from lookalike.search.gallery import Gallery as Gallery
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "data", "load"]
+__all__ = ["Gallery", "__version__", "data", "load"]
 
-_LAZY = {"data": ("lookalike.data", ""), "load": ("lookalike.models.pretrained", "load")}
+_LAZY = {
+    "Gallery": ("lookalike.search.gallery", "Gallery"),
+    "data": ("lookalike.data", ""),
+    "load": ("lookalike.models.pretrained", "load"),
+}
 
 
 def __getattr__(name: str) -> Any:

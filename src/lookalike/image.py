@@ -31,6 +31,7 @@ UPRIGHT = {
 
 Image.init()  # every plugin now: `open` looks formats up by name, and threads must not load them all at once
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # MAX_PIXELS is our own, stricter check
+warnings.filterwarnings("ignore", module=r"PIL\.")  # of odd tags and EXIF: a picture is whole, or it is refused
 
 
 def decode(
@@ -61,6 +62,26 @@ def decode(
             pixels that have no 8-bit meaning (floating point), or a box that holds nothing of the picture.
     """
     target = (size, size) if isinstance(size, int) else size
+    image = read(data, None if target is None or box is not None else max(target), where=where)
+    if box is not None:
+        image = _crop(image, box, where)
+    if target is not None:
+        image = cover(image, *target)
+    return np.array(image)
+
+
+def read(data: bytes, size: int | None = None, *, where: str = "image") -> Image.Image:
+    """The whole picture, loaded, upright and RGB: what `decode` cuts from.
+
+    Args:
+        data: as for `decode`.
+        size: pixels that its shorter side is wanted at, later; a large JPEG is then decoded smaller, to twice that at
+            least. None: as it is.
+        where: what to call the image in an error.
+
+    Raises:
+        InputError: as `decode`.
+    """
     try:
         image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
@@ -73,14 +94,9 @@ def decode(
             f"{where}: {image.width} × {image.height} pixels are too many.",
             f"Make it smaller than {MAX_PIXELS // 1_000_000} million pixels.",
         )
-    if target is not None and box is None:
-        image.draft(None, (2 * max(target), 2 * max(target)))  # twice: resizing then does the fine filtering
-    image = _upright(image, where)
-    if box is not None:
-        image = _crop(image, box, where)
-    if target is not None:
-        image = _cover(image, *target)
-    return np.array(image)
+    if size is not None:
+        image.draft(None, (2 * size, 2 * size))  # twice: resizing then does the fine filtering
+    return _upright(image, where)
 
 
 def from_pillow(image: Image.Image, size: int, *, where: str = "image") -> NDArray[np.uint8]:
@@ -97,7 +113,7 @@ def from_pillow(image: Image.Image, size: int, *, where: str = "image") -> NDArr
     Raises:
         InputError: its file is damaged, or its pixels have no 8-bit meaning.
     """
-    return np.array(_cover(_upright(image, where), size, size))
+    return np.array(cover(_upright(image, where), size, size))
 
 
 def _upright(image: Image.Image, where: str) -> Image.Image:
@@ -156,8 +172,10 @@ def _crop(image: Image.Image, box: tuple[int, int, int, int], where: str) -> Ima
     return image.crop((left, top, right, bottom))
 
 
-def _cover(image: Image.Image, height: int, width: int) -> Image.Image:
-    """Resize so that the picture just covers height × width, cut evenly: one resampling of the part that stays."""
+def cover(image: Image.Image, height: int, width: int) -> Image.Image:
+    """Resize so that the picture just covers height × width, cut evenly: one resampling of the part that stays. Of a
+    picture that has the size already, itself.
+    """
     if image.size == (width, height):
         return image
     scale = max(height / image.height, width / image.width)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 MOST = 500_000  # pairs of each kind that are looked at
 CHUNK = 16_384  # pairs whose vectors are in memory at a time
 TELLING = 10  # false matches that a threshold must rest on
+MATCHING = 0.01  # share of false matches that a gallery's threshold allows
 
 Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
 
@@ -83,6 +84,21 @@ def threshold(pairs: Similarities, rate: float) -> Threshold | None:
     place = len(pairs.different) - 1 - allowed
     cosine = np.partition(pairs.different, place)[place]
     return Threshold(rate, float(cosine), float((pairs.same > cosine).mean()))
+
+
+def match_threshold(vectors: NDArray[np.float32], labels: NDArray[np.int64], rate: float = MATCHING) -> float | None:
+    """The least cosine that at most `rate` of the pairs of different classes reach: what a gallery calls one class.
+
+    Args:
+        vectors: (N, D) float32 of length 1.
+        labels: (N,) int64.
+        rate: of false matches, 0..1.
+
+    Returns:
+        -1..1; None where there are too few pairs to say.
+    """
+    found = threshold(similarities(vectors, labels), rate)
+    return None if found is None else min(float(np.nextafter(np.float32(found.cosine), np.float32(2))), 1.0)
 
 
 def _every_same(starts: NDArray[np.int64], sizes: NDArray[np.int64]) -> Pairs:

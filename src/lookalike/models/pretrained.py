@@ -40,8 +40,9 @@ class ModelConfig(Section):
 
     With a `head` the outputs are embeddings, and the classes those that they were trained on, by `protocol`.
     `start` says what the weights were trained on before, if anything. `precision` is how the weights are stored; in
-    memory they are float32. `temperature` divides the logits before the
-    softmax. Of `dataset` and its `remark`, see `Catalog`. `crop_boxes` says whether it saw images cut to their boxes;
+    memory they are float32. `temperature` divides the logits before the softmax. `match_threshold` is the cosine of two
+    vectors from which on their images may be called one class, at 1 % false matches; None where it was not measured. Of
+    `dataset` and its `remark`, see `Catalog`. `crop_boxes` says whether it saw images cut to their boxes;
     `val_fraction` and `split_seed` which it was not trained on, where the data name no val split; None in folders that
     do not know.
     """
@@ -61,6 +62,7 @@ class ModelConfig(Section):
     dataset: str = ""
     remark: str = ""
     temperature: Positive = 1.0
+    match_threshold: float | None = Field(None, ge=-1, le=1)
     val_fraction: Fraction | None = None
     split_seed: int | None = None
     precision: Precision = "float32"

@@ -20,6 +20,7 @@ from lookalike.evaluation.measure_retrieval import measure_retrieval
 from lookalike.evaluation.protocols import Divided
 from lookalike.evaluation.report import write_report
 from lookalike.evaluation.retrieval_report import write_retrieval_report
+from lookalike.evaluation.similarities import match_threshold
 from lookalike.models.pretrained import ModelConfig, Pretrained
 from lookalike.recipe import Recipe
 from lookalike.run import Run
@@ -96,9 +97,9 @@ def finish_recognition(
         "image_size": recipe.data.image_size,
         "weights": kind_of_weights(trained),
     }
-    config = config_of(recipe, training.catalog, material.remark, trained.state.start).model_copy(
-        update={"temperature": temperature}
-    )
+    config = config_of(recipe, training.catalog, material.remark, trained.state.start)
+    vectors = Pretrained(network, config).embed(measured.images, batch_size=recipe.evaluation.batch_size)
+    config = config.model_copy(update={"temperature": temperature, "match_threshold": match_threshold(vectors, labels)})
     Pretrained(network.cpu(), config).save_pretrained(run.model_dir)
     write_receipt(run, world, trained, material, training, measured, sources, results)
     write_report(
@@ -133,6 +134,11 @@ def finish_retrieval(
         with_duplicates=True,
         batch_size=recipe.evaluation.batch_size,
     )
+    vectors = found.embeddings
+    if recipe.evaluation.flip:  # a gallery's vectors are of single images
+        vectors = model.embed(found.images, batch_size=recipe.evaluation.batch_size)
+    config = config.model_copy(update={"match_threshold": match_threshold(vectors, found.labels)})
+    Pretrained(model.network, config).save_pretrained(run.model_dir)
     results = {**found.results, "split": "test", "weights": kind_of_weights(trained)}
     write_receipt(run, world, trained, material, training, measured, sources, results)
     write_retrieval_report(

@@ -123,7 +123,9 @@ class Store(Protocol):
 
     about: About
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Let it go. A writer first leaves the store fast to search, where that is not too much."""
+        ...
 
     def __enter__(self) -> Store: ...
 

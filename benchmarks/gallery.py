@@ -1,0 +1,334 @@
+"""The gallery's embedded store beside FAISS, usearch and LanceDB, on the same vectors: building, searching, filtering.
+
+    python benchmarks/gallery.py [--rows 100000] [--dim 512] [--queries 300] [--threads 2] [--folder DIR]
+
+The vectors are made: a hundred around each centre, the centres' and the vectors' own variance falling with the
+dimension as an embedding's does, in float16 precision. Queries are further ones of the same kind. Every contestant runs
+in processes of its own, one after the other, and is asked for ten answers to one query at a time. The gallery answers
+with whole rows (path, label, metadata) from its folder; it builds from vectors to durable rows and index. The libraries
+answer with numbers of vectors from an index in memory, and graphs are searched with the least effort, from a list, that
+reaches a recall@10 of 0.99. Memory is the most that a process held, mapped files included (Linux). Libraries that are
+not installed are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from datetime import date
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lookalike.run import hardware
+
+K = 10
+CHUNK = 10_000
+A_CLASS = 100  # vectors around a centre
+SHELVES = 100  # labels, without regard to the classes: each filters to 1 %
+EFFORTS = (32, 48, 64, 96, 128, 192, 256, 384, 512)
+ENOUGH = 0.99
+BATCH = 1000  # rows added to the gallery at a time
+PACKAGES = ("lookalike", "numpy", "usearch", "numkong", "faiss-cpu", "lancedb")
+
+Vectors = NDArray[np.float32]
+Line = dict[str, Any]
+
+
+def parts(count: int, dim: int, rows: int, seed: int) -> Iterator[Vectors]:
+    """(CHUNK, dim) float32 of length 1, as many as make `count`; the centres are those of a gallery of `rows`."""
+    spectrum = np.arange(1, dim + 1, dtype=np.float32) ** -0.5
+    fixed = np.random.default_rng(0)
+    turn = np.linalg.qr(fixed.standard_normal((dim, dim)))[0].astype(np.float32)
+    centres = fixed.standard_normal((max(rows // A_CLASS, 1), dim), dtype=np.float32)
+    random = np.random.default_rng(seed)
+    for start in range(0, count, CHUNK):
+        size = min(CHUNK, count - start)
+        own = random.standard_normal((size, dim), dtype=np.float32)
+        vectors = ((centres[random.integers(0, len(centres), size)] + own) * spectrum) @ turn
+        yield vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def make(folder: Path, rows: int, dim: int, queries: int) -> None:
+    """Write vectors, shelves, queries and the right answers, with and without a filter."""
+    vectors = np.lib.format.open_memmap(folder / "vectors.npy", "w+", np.float16, (rows, dim))
+    asked = next(parts(queries, dim, rows, seed=2))
+    shelves = np.random.default_rng(3).integers(0, SHELVES, rows)
+    products = np.empty((queries, rows), np.float32)
+    for number, part in enumerate(parts(rows, dim, rows, seed=1)):
+        place = slice(number * CHUNK, number * CHUNK + len(part))
+        vectors[place] = part
+        kept = vectors[place].astype(np.float32)
+        products[:, place] = asked @ (kept / np.linalg.norm(kept, axis=1, keepdims=True)).T
+    vectors.flush()
+    right = np.argpartition(-products, K, axis=1)[:, :K]
+    one = [np.flatnonzero(shelves == query % SHELVES) for query in range(queries)]
+    filtered = [among[np.argsort(-products[query, among])[:K]] for query, among in enumerate(one)]
+    np.savez(folder / "rest.npz", queries=asked, shelves=shelves, right=right, filtered=np.array(filtered))
+
+
+def held() -> float:
+    """Megabytes that this process held at most."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024 / 1e6
+
+
+class Data:
+    """What `make` wrote."""
+
+    def __init__(self, folder: Path) -> None:
+        self.vectors: NDArray[np.float16] = np.load(folder / "vectors.npy", mmap_mode="r")
+        rest = np.load(folder / "rest.npz")
+        self.queries, self.shelves = rest["queries"], rest["shelves"]
+        self.right, self.filtered = rest["right"], rest["filtered"]
+
+    def all(self) -> Vectors:
+        """(N, D) float32 in memory, for the libraries that take nothing else."""
+        return np.asarray(self.vectors, np.float32)
+
+    def measured(self, what: str, ask: Callable[[int], Any], numbers: Callable[[Any], Any], right: Any = None) -> Line:
+        """Ask each query alone, once to warm up and once to measure: recall and times in milliseconds."""
+        right = self.right if right is None else right
+        for query in range(min(20, len(self.queries))):
+            ask(query)
+        times, shares = [], []
+        for query in range(len(self.queries)):
+            start = time.perf_counter()
+            answer = ask(query)
+            times.append(1000 * (time.perf_counter() - start))
+            shares.append(len(np.intersect1d(numbers(answer), right[query])) / len(right[query]))
+        p50, p95 = np.quantile(times, (0.5, 0.95))
+        return {"what": what, "recall": statistics.fmean(shares), "p50": float(p50), "p95": float(p95)}
+
+    def least_effort(self, what: str, set_effort: Callable[[int], None], ask: Callable[[int], Any]) -> Line:
+        """The first of `EFFORTS` that finds enough, or the last."""
+        for effort in EFFORTS:
+            set_effort(effort)
+            line = self.measured(f"{what}, ef {effort}", ask, lambda answer: answer)
+            if line["recall"] >= ENOUGH:
+                break
+        return line
+
+
+def gallery_build(data: Data, folder: Path) -> list[Line]:
+    """From vectors to durable rows and index."""
+    from lookalike.search.store.base import About, NewRow
+    from lookalike.search.store.sqlite import SqliteStore
+
+    start = time.perf_counter()
+    with SqliteStore.create(folder / "b.gallery", About("0" * 64, data.vectors.shape[1])) as store:
+        for first in range(0, len(data.vectors), BATCH):
+            vectors = data.vectors[first : first + BATCH].astype(np.float32)
+            store.add(
+                [
+                    NewRow(f"images/{n:09}.jpg", b"%032d" % n, vector, label=f"shelf {data.shelves[n]}")
+                    for n, vector in enumerate(vectors, first)
+                ]
+            )
+    seconds = time.perf_counter() - start
+    size = sum(path.stat().st_size for path in (folder / "b.gallery").iterdir()) / 1e6
+    return [{"what": "lookalike gallery, building", "build": seconds, "disk": size, "memory": held()}]
+
+
+def gallery_search(data: Data, folder: Path) -> list[Line]:
+    """Approximate, exact, and with a filter that passes 1 %."""
+    from lookalike.search.store.sqlite import SqliteStore
+
+    def ask(query: int, **how: Any) -> Any:
+        return store.search(data.queries[query], K, **how)[0]
+
+    def numbers(found: Any) -> list[int]:
+        return [int(hit.row.digest) for hit in found.hits]
+
+    def on_one_shelf(query: int) -> Any:
+        return ask(query, where={"label": f"shelf {query % SHELVES}"})
+
+    start = time.perf_counter()
+    with SqliteStore.open(folder / "b.gallery") as store:
+        ask(0)
+        ready = time.perf_counter() - start
+        kind = "exact" if ask(0).exact else "approximate"
+        lines = [data.measured(f"lookalike gallery, {kind}", ask, numbers)]
+        lines[0] |= {"ready": ready, "memory": held()}
+        lines.append(data.measured("lookalike gallery, exact", lambda query: ask(query, exact=True), numbers))
+        lines.append(data.measured("lookalike gallery, 1 % by label", on_one_shelf, numbers, data.filtered))
+    return lines
+
+
+def faiss_hnsw(data: Data, folder: Path) -> list[Line]:
+    """FAISS, HNSW with 32 links over float32."""
+    import faiss
+
+    index = faiss.IndexHNSWFlat(data.vectors.shape[1], 32, faiss.METRIC_INNER_PRODUCT)
+    index.hnsw.efConstruction = 128
+    vectors = data.all()
+    start = time.perf_counter()
+    index.add(vectors)
+    seconds = time.perf_counter() - start
+
+    def set_effort(effort: int) -> None:
+        index.hnsw.efSearch = effort
+
+    def ask(query: int) -> Any:
+        return index.search(data.queries[query : query + 1], K)[1]
+
+    line = data.least_effort("FAISS HNSW", set_effort, ask)
+    return [line | {"build": seconds, "memory": held()}]
+
+
+def faiss_flat(data: Data, folder: Path) -> list[Line]:
+    """FAISS, every vector compared."""
+    import faiss
+
+    index = faiss.IndexFlatIP(data.vectors.shape[1])
+    start = time.perf_counter()
+    index.add(data.all())
+    seconds = time.perf_counter() - start
+
+    def ask(query: int) -> Any:
+        return index.search(data.queries[query : query + 1], K)[1]
+
+    return [data.measured("FAISS flat, exact", ask, lambda answer: answer) | {"build": seconds, "memory": held()}]
+
+
+def usearch(data: Data, folder: Path) -> list[Line]:
+    """HNSW of usearch as it comes, over float16."""
+    from usearch.index import Index
+
+    index = Index(ndim=data.vectors.shape[1], metric="ip", dtype="f16")
+    start = time.perf_counter()
+    for first in range(0, len(data.vectors), CHUNK):
+        part = np.asarray(data.vectors[first : first + CHUNK])
+        index.add(np.arange(first, first + len(part), dtype=np.uint64), part, threads=len(os.sched_getaffinity(0)))
+    seconds = time.perf_counter() - start
+
+    def set_effort(effort: int) -> None:
+        index.expansion_search = effort
+
+    def ask(query: int, exact: bool = False) -> Any:
+        return index.search(data.queries[query].astype(np.float16), K, exact=exact).keys
+
+    line = data.least_effort("usearch HNSW", set_effort, ask) | {"build": seconds, "memory": held()}
+    return [line, data.measured("usearch, exact", lambda query: ask(query, exact=True), lambda answer: answer)]
+
+
+def lance(data: Data, folder: Path) -> list[Line]:
+    """LanceDB, IVF with HNSW and scalar quantisation, and without an index; with row data, as the gallery."""
+    import lancedb
+    import pyarrow as pa
+
+    def batches() -> Iterator[Any]:
+        for first in range(0, len(data.vectors), CHUNK):
+            part = data.vectors[first : first + CHUNK].astype(np.float32)
+            column = pa.FixedSizeListArray.from_arrays(pa.array(part.reshape(-1)), part.shape[1])
+            numbers = np.arange(first, first + len(part))
+            names = pa.array([f"images/{n:09}.jpg" for n in numbers])
+            yield pa.record_batch([pa.array(numbers), names, column], names=["id", "path", "vector"])
+
+    start = time.perf_counter()
+    made = list(batches())
+    table = lancedb.connect(folder / "lance").create_table("images", pa.Table.from_batches(made))
+
+    def ask(query: int) -> Any:
+        return table.search(data.queries[query]).distance_type("dot").limit(K).to_arrow()["id"].to_numpy()
+
+    flat = data.measured("LanceDB, exact", ask, lambda answer: answer)
+    start_index = time.perf_counter()
+    table.create_index(metric="dot", vector_column_name="vector", index_type="IVF_HNSW_SQ")
+    seconds = time.perf_counter() - start_index
+    line = data.measured("LanceDB IVF-HNSW-SQ", ask, lambda answer: answer)
+    return [line | {"build": seconds, "memory": held()}, flat | {"build": start_index - start}]
+
+
+CONTESTANTS: dict[str, tuple[str, Callable[[Data, Path], list[Line]]]] = {
+    "gallery-build": ("lookalike", gallery_build),
+    "gallery": ("lookalike", gallery_search),
+    "faiss-hnsw": ("faiss", faiss_hnsw),
+    "faiss-flat": ("faiss", faiss_flat),
+    "usearch": ("usearch", usearch),
+    "lance": ("lancedb", lance),
+}
+
+
+def in_a_process(name: str, folder: Path) -> list[Line]:
+    """The lines of a contestant."""
+    command = [sys.executable, __file__, "--contestant", name, "--folder", folder]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
+
+
+def table(lines: list[Line]) -> str:
+    """Markdown; what was not measured stays empty."""
+    columns = {
+        "recall": ("recall@10", "{:.4f}"),
+        "p50": ("p50 ms", "{:.2f}"),
+        "p95": ("p95 ms", "{:.2f}"),
+        "build": ("build s", "{:.1f}"),
+        "ready": ("ready s", "{:.2f}"),
+        "disk": ("disk MB", "{:,.0f}"),
+        "memory": ("memory MB", "{:,.0f}"),
+    }
+    rows = [f"| | {' | '.join(name for name, _ in columns.values())} |", "|---" + "|--:" * len(columns) + "|"]
+    for line in lines:
+        cells = [form.format(line[key]) if key in line else "" for key, (_, form) in columns.items()]
+        rows.append(f"| {line['what']} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def versions() -> str:
+    """Of what was measured."""
+    found = []
+    for package in PACKAGES:
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            continue
+    return ", ".join(found)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=100_000, help="vectors")
+    parser.add_argument("--dim", type=int, default=512, help="numbers of a vector")
+    parser.add_argument("--queries", type=int, default=300)
+    parser.add_argument("--threads", type=int, default=2, help="of each process, by the cores that it may use")
+    parser.add_argument("--only", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS))
+    parser.add_argument("--folder", type=Path, help="where the vectors and the gallery are made, and removed again")
+    parser.add_argument("--contestant", choices=CONTESTANTS, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.contestant:
+        lines = CONTESTANTS[arguments.contestant][1](Data(arguments.folder), arguments.folder)
+        print(json.dumps(lines))
+        return
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.threads])
+    os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
+    lines = []
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        make(Path(folder), arguments.rows, arguments.dim, arguments.queries)
+        for name in arguments.only:
+            module, _ = CONTESTANTS[name]
+            if importlib.util.find_spec(module) is None:
+                print(f"{name}: not measured, for want of {module}", file=sys.stderr)
+                continue
+            lines += in_a_process(name, Path(folder))
+            print(f"{name} done", file=sys.stderr)
+    machine = hardware()
+    print(f"{arguments.rows:,} × {arguments.dim}, {arguments.queries} queries, each alone, {K} answers\n")
+    print(table(lines))
+    print(f"\n{date.today()}, {machine['cores']} cores of {machine['cpu']}, {machine['memory_gib']} GiB, {versions()}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""Keep a gallery and search it by what pictures look like: the whole way in Python.
+
+    python examples/search_by_look.py [MODEL FOLDER]
+
+MODEL is a model folder, FOLDER holds pictures. Without them, a small set is drawn and a small model trained on it, so
+that the example runs anywhere in about half a minute.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import lookalike
+from lookalike import recipe
+from lookalike.data import synthetic
+from lookalike.training.fit import fit
+
+
+def main() -> None:
+    """Run the example."""
+    work = Path(tempfile.mkdtemp(prefix="lookalike-"))
+    if len(sys.argv) > 2:
+        model, pictures = Path(sys.argv[1]), Path(sys.argv[2])
+    else:
+        drawn = synthetic.catalog(size=48, train_per_class=60, val_per_class=10, test_per_class=0, cache=work / "drawn")
+        changes = [f"data.source={drawn.root}", "data.image_size=48", "training.epochs=15"]
+        model = fit(recipe.load("demo", changes), root=work / "runs", name="drawn").model_dir
+        pictures = drawn.root / "train"
+
+    # A gallery takes vectors of one model only, and remembers where it is.
+    with lookalike.Gallery.create(work / "pictures.gallery", model) as gallery:
+        report = gallery.add(pictures)
+        print(f"{report.added} pictures added, {report.rejected} could not be read")
+
+    # Later, in another program: the model is loaded once a picture is to be understood.
+    with lookalike.Gallery.open(work / "pictures.gallery") as gallery:
+        query = next(gallery.store.rows())
+        found = gallery.search(query.path, k=5, threshold=None)
+        print(f"\n{query.path}  ({'exact' if found.exact else 'approximate'} search)")
+        for hit in found.hits:
+            print(f"  {hit.score:.3f}  {hit.row.path}")
+
+        # By the id of a row; only as much alike as pairs of different classes are once in a hundred times.
+        if gallery.about.threshold is not None:
+            alike = gallery.search(query.id, k=50, threshold="calibrated")
+            print(f"{len(alike.hits)} others reach {gallery.about.threshold:.3f}, the cosine of 1 % false matches")
+
+        gallery.write_wall(work / "wall.html", query.path, found)
+        print(f"look at {work / 'wall.html'}")
+        print(f"{gallery.export(work / 'pictures.parquet')} rows written to {work / 'pictures.parquet'}")
+        assert not gallery.verify().faults
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""`lookalike gallery`: a collection of pictures, kept and searched by what they look like."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lookalike.cli.gallery_add import add
+from lookalike.cli.gallery_find import duplicates, search
+from lookalike.cli.gallery_words import (
+    AsJson,
+    Filter,
+    Target,
+    bar,
+    counted,
+    parse_where,
+    print_json,
+)
+from lookalike.errors import InputError
+
+app = typer.Typer(name="gallery", help="Galleries: pictures found by what they look like.", no_args_is_help=True)
+
+
+@app.command("create")
+def create(
+    target: Target,
+    model: Annotated[
+        str | None, typer.Option("--model", help="A model folder, or its name on the Hugging Face Hub.")
+    ] = None,
+    exported: Annotated[
+        Path | None, typer.Option("--from", metavar="FILE", help="Fill it with what 'export' wrote.")
+    ] = None,
+) -> None:
+    """Make a gallery: an empty one for a model, or one out of an exported file, which names its model."""
+    from lookalike.search.gallery import Gallery
+
+    if exported is not None:
+        with bar("reading") as progress, Gallery.create_from(target, exported, model, progress=progress) as gallery:
+            typer.echo(f"{gallery.place}: {counted(len(gallery), 'row')}")
+        return
+    if model is None:
+        raise InputError("no model.", "Say which one makes its vectors: --model runs/NAME/model.")
+    with Gallery.create(target, model) as gallery:
+        typer.echo(f"{gallery.place}: for vectors of {gallery.about.dim} numbers")
+        typer.echo(f"Next: lookalike gallery add {target} PICTURES")
+
+
+app.command("add")(add)
+
+
+@app.command("remove")
+def remove(
+    target: Target,
+    paths: Annotated[
+        list[str] | None, typer.Argument(metavar="[PATH]...", help="As they stand in the gallery.")
+    ] = None,
+    ids: Annotated[list[int] | None, typer.Option("--id", help="A row's id; repeatable.")] = None,
+    where: Filter = None,
+    as_json: AsJson = False,
+) -> None:
+    """Remove rows from a gallery, by path, id or filter; the files themselves stay."""
+    from lookalike.search.gallery import Gallery
+
+    if not paths and not ids and not where:
+        raise InputError("nothing to remove.", "Give paths, --id or --where.")
+    filters = parse_where(where)
+    with Gallery.open(target, write=True) as gallery:
+        removed = gallery.remove(ids or (), paths=paths or (), where=filters)
+        if as_json:
+            print_json({"gallery": str(gallery.place), "removed": removed, "rows": len(gallery)})
+        else:
+            typer.echo(f"{counted(removed, 'row')} removed, {len(gallery):,} left")
+
+
+app.command("search")(search)
+
+
+@app.command("info")
+def info(
+    target: Target,
+    rejected: Annotated[bool, typer.Option("--rejected", help="List the files that could not be read.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a gallery holds: rows, its model, its store."""
+    from lookalike.search.gallery import Gallery
+
+    with Gallery.open(target) as gallery:
+        tree = gallery.info()
+        files = [{"path": one.path, "reason": one.reason} for one in gallery.store.rejected()] if rejected else []
+    if as_json:
+        print_json(tree | {"files": files} if rejected else tree)
+        return
+    model = tree["model"]
+    known = "none" if model["threshold"] is None else f"{model['threshold']:.3f}, of 1 % false matches"
+    lines = {
+        "gallery": tree["gallery"],
+        "rows": f"{tree['rows']:,}",
+        "rejected": counted(tree["rejected"], "file"),
+        "model": f"{model['place'] or 'place not known'}, {model['fingerprint'][:12]}…",
+        "vectors": f"{model['dim']} numbers, of pictures of {model['image_size']} pixels",
+        "threshold": known,
+        **{key: f"{value:,}" if isinstance(value, int) else str(value) for key, value in tree["store"].items()},
+    }
+    width = max(map(len, lines))
+    for key, value in lines.items():
+        typer.echo(f"{key:<{width}}  {value}")
+    for file in files:
+        typer.echo(f"  {file['path']}: {file['reason']}")
+
+
+@app.command("verify")
+def verify(
+    target: Target,
+    recall: Annotated[
+        bool, typer.Option("--recall", help="Compare the approximate search with the exact one.")
+    ] = False,
+    sample: Annotated[int, typer.Option(min=1, help="Rows to search for, with --recall.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="Which ones.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Look at every row and derived file. Ends with exit code 1 when something was wrong, mended or not."""
+    from lookalike.search.gallery import Gallery
+
+    with Gallery.open(target) as gallery:
+        found = gallery.verify(recall, sample=sample, seed=seed)
+        rows = len(gallery)
+        if as_json:
+            faults = [{"what": one.what, "remedy": one.remedy, "mended": one.mended} for one in found.faults]
+            print_json({"gallery": str(gallery.place), "rows": rows, "faults": faults, "recall_at_10": found.recall})
+        else:
+            for fault in found.faults:
+                typer.echo(f"{'mended' if fault.mended else 'fault'}: {fault.what}\n  {fault.remedy}")
+            if found.recall is not None:
+                typer.echo(f"recall@10 of the approximate search against the exact one: {found.recall:.4f}")
+            typer.echo(f"{counted(rows, 'row')}, {counted(len(found.faults), 'fault')}")
+    if found.faults:
+        raise typer.Exit(1)
+
+
+@app.command("compact")
+def compact(target: Target) -> None:
+    """Give back the space of removed rows, and make the derived files anew."""
+    from lookalike.search.gallery import Gallery
+
+    with Gallery.open(target, write=True) as gallery:
+        gallery.compact()
+        typer.echo(f"{gallery.place}: {counted(len(gallery), 'row')}")
+
+
+@app.command("export")
+def export(
+    target: Target,
+    out: Annotated[Path, typer.Argument(metavar="FILE", help="Ends in .parquet or .lance.", show_default=False)],
+    float32: Annotated[bool, typer.Option("--float32", help="Vectors for tools that do not know float16.")] = False,
+) -> None:
+    """Write all rows to a file: ids, vectors, paths, labels, metadata, thumbnails, and the model's fingerprint."""
+    from lookalike.search.gallery import Gallery
+
+    with Gallery.open(target) as gallery, bar("writing") as progress:
+        rows = gallery.export(out, precision="float32" if float32 else "float16", progress=progress)
+    typer.echo(f"{out}: {counted(rows, 'row')}")
+
+
+app.command("duplicates")(duplicates)

@@ -1,0 +1,100 @@
+"""`lookalike gallery add`: pictures into a gallery."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lookalike.cli.gallery_words import AsJson, Model, Target, bar, counted, print_json
+
+if TYPE_CHECKING:
+    from lookalike.errors import InputError
+    from lookalike.search.gallery import Gallery
+    from lookalike.search.ingest import Report
+
+
+def add(
+    target: Target,
+    sources: Annotated[
+        list[str],
+        typer.Argument(metavar="SOURCE...", help="Files, folders, patterns, CSV or Parquet lists, names of data sets."),
+    ],
+    label: Annotated[str | None, typer.Option("--label", help="What all of them are.")] = None,
+    folder_labels: Annotated[bool, typer.Option(help="Label pictures in class folders by these.")] = True,
+    sync: Annotated[bool, typer.Option("--sync", help="Also remove what is gone from the folders.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Stay, and keep in step with the folders.")] = False,
+    model: Model = None,
+    as_json: AsJson = False,
+) -> None:
+    """Add pictures to a gallery. What is there is skipped: when stopped, the same command goes on."""
+    from lookalike.search.gallery import Gallery
+
+    with Gallery.open(target, model, write=True) as gallery, _parting():
+        if watch:
+            _watch(gallery, sources, label, folder_labels, as_json)
+            return
+        with bar("adding") as progress:
+            report = gallery.add(*sources, label=label, folder_labels=folder_labels, sync=sync, progress=progress)
+        if as_json:
+            print_json(_as_tree(gallery, report))
+        else:
+            typer.echo(_as_text(gallery, report))
+
+
+def _watch(gallery: Gallery, folders: list[str], label: str | None, folder_labels: bool, as_json: bool) -> None:
+    """Until Ctrl-C: a line for every look that changed something, and for every folder that is not there any more."""
+
+    def seen(report: Report) -> None:
+        if report.added or report.replaced or report.removed or report.relabelled or report.faults:
+            tree = json.dumps(_as_tree(gallery, report), ensure_ascii=False) if as_json else _as_text(gallery, report)
+            print(tree, flush=True)
+
+    def missing(error: InputError) -> None:
+        typer.echo(f"{error.message}\n  {error.remedy}", err=True)
+
+    typer.echo(f"watching {', '.join(folders)}; stop with Ctrl-C", err=True)
+    gallery.watch(*folders, label=label, folder_labels=folder_labels, seen=seen, missing=missing)
+
+
+@contextmanager
+def _parting() -> Iterator[None]:
+    """When a signal ends the work, say that nothing is lost."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        typer.echo("stopped; what was added is kept, and the same command goes on", err=True)
+        raise
+
+
+def _as_tree(gallery: Gallery, report: Report) -> dict[str, Any]:
+    keys = ("added", "replaced", "skipped", "rejected", "reused", "relabelled", "removed")
+    return {
+        "gallery": str(gallery.place),
+        "rows": len(gallery),
+        **{key: getattr(report, key) for key in keys},
+        "faults": [{"path": one.path, "reason": one.reason} for one in report.faults],
+        "seconds": round(report.seconds, 3),
+    }
+
+
+def _as_text(gallery: Gallery, report: Report) -> str:
+    """One line, and one for each file that was found unreadable now; of many, the first."""
+    counts = {
+        "added": report.added,
+        "replaced": report.replaced,
+        "skipped, as they are there": report.skipped,
+        "cannot be read": report.rejected,
+        "removed, as their files are gone": report.removed,
+    }
+    said = ", ".join(f"{number:,} {words}" for words, number in counts.items() if number) or "nothing to add"
+    rate = (report.added + report.replaced) / report.seconds if report.seconds > 0 else 0
+    speed = f" ({rate:,.0f} pictures/s)" if rate >= 1 else ""
+    lines = [f"{said}{speed}; {counted(len(gallery), 'row')}"]
+    lines += [f"  {one.path}: {one.reason}" for one in report.faults]
+    if report.rejected > len(report.faults):
+        lines.append(f"All of them: lookalike gallery info {gallery.place} --rejected")
+    return "\n".join(lines)

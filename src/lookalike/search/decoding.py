@@ -1,0 +1,84 @@
+"""From the bytes of a file to what a gallery keeps of it, all but the vector."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lookalike.errors import InputError
+from lookalike.image import cover, read
+from lookalike.search.listing import Item
+from lookalike.search.store.base import Rejected
+
+SIDE = 192  # pixels of a thumbnail's longer side, at most
+QUALITY = 80  # of its JPEG: 6 kB for a photograph of 192 × 144
+SMALL = 8192  # bytes: a JPEG no larger than this and `SIDE` is its own thumbnail
+BARE = frozenset({"jfif", "jfif_version", "jfif_unit", "jfif_density", "dpi", "progressive", "progression", "adobe",
+                  "adobe_transform"})  # what a thumbnail may carry besides its pixels: no place, no owner  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """A file that has been read: its bytes, and their SHA-256."""
+
+    item: Item
+    data: bytes
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A picture as it goes before the network, (size, size, 3) uint8, and its thumbnail."""
+
+    item: Item
+    digest: bytes
+    pixels: NDArray[np.uint8]
+    thumbnail: bytes
+
+
+def read_content(item: Item) -> Content | Rejected:
+    """Read a file. One that cannot be read is tried again the next time: what is amiss may lie beside the file."""
+    try:
+        data = item.load()
+    except OSError as error:
+        return Rejected(item.path, f"cannot be read ({error.strerror or error})")
+    except InputError as error:
+        return Rejected(item.path, error.message)
+    return Content(item, data, hashlib.sha256(data).digest())
+
+
+def decode_content(content: Content, size: int) -> Decoded | Rejected:
+    """Decode a picture once, for the network and for the eye.
+
+    Args:
+        content: what was read.
+        size: pixels of the side of what the network sees; the same pixels as `lookalike.image.decode` gives.
+    """
+    item = content.item
+    try:
+        image = read(content.data, size, where=item.path)
+        return Decoded(item, content.digest, np.array(cover(image, size, size)), _thumbnail(image, content.data))
+    except InputError as error:
+        reason = error.message.removeprefix(f"{item.path}: ").removesuffix(".")
+    except MemoryError:
+        reason = "not enough memory to decode it"
+    return Rejected(item.path, reason, item.size, item.modified)
+
+
+def _thumbnail(image: Image.Image, data: bytes) -> bytes:
+    """A small JPEG of an upright RGB picture; never larger than the picture."""
+    fits = max(image.size) <= SIDE
+    if fits and image.format == "JPEG" and len(data) <= SMALL and image.info.keys() <= BARE:
+        return data
+    if not fits:
+        scale = SIDE / max(image.size)
+        width, height = (max(1, round(scale * length)) for length in image.size)
+        image = image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=2.0)
+    file = io.BytesIO()
+    Image.fromarray(np.asarray(image)).save(file, "JPEG", quality=QUALITY)  # of the pixels alone
+    return file.getvalue()

@@ -1,0 +1,350 @@
+"""A gallery: pictures that are kept with the vectors of one model, and found again by what they look like.
+
+from lookalike import Gallery
+
+with Gallery.create("photos.gallery", "runs/r18/model") as gallery:
+    gallery.add("photos/")
+    for hit in gallery.search("photo.jpg").hits:
+        print(hit.score, hit.row.path)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack, overload
+
+from numpy.typing import NDArray
+
+from lookalike.errors import InputError
+from lookalike.search import places
+from lookalike.search.batches import batches
+from lookalike.search.places import Server
+from lookalike.search.queries import How, Query, Threshold, answers, are_several, limit_of
+from lookalike.search.remembered import (
+    check_fingerprint,
+    check_model,
+    checked_embedder,
+    load_model,
+    remembered_embedder,
+)
+from lookalike.search.store.base import About, Fault, Found, Store, Value, Where
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from lookalike.models.pretrained import Pretrained
+    from lookalike.search.duplicates import Group
+    from lookalike.search.embedder import Embedder
+    from lookalike.search.ingest import Report
+    from lookalike.search.listing import Source
+    from lookalike.search.transfer import Precision, Progress
+
+BATCH = 4096  # rows changed at a time
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What `verify` found: nothing wrong where `faults` is empty; recall@10 of the approximate search, if measured."""
+
+    faults: list[Fault]
+    recall: float | None = None
+
+
+class Gallery:
+    """Pictures, found by what they look like. Made by `create`, `create_from` and `open`; a context manager.
+
+    Args:
+        store: the rows.
+        place: where they are.
+        model: that made the vectors, its folder or Hub id; None: the one the gallery remembers, once it is needed.
+    """
+
+    def __init__(self, store: Store, place: Path | Server, model: Pretrained | str | Path | None = None) -> None:
+        self.store = store
+        self.place = place
+        self._embedder = None if model is None else checked_embedder(model, store.about, str(place))
+
+    @classmethod
+    def create(cls, target: str | Path, model: Pretrained | str | Path) -> Gallery:
+        """A new, empty gallery, open for writing.
+
+        Args:
+            target: a folder that is not there yet; or `postgresql://USER@HOST/DATABASE#NAME`.
+            model: makes the vectors. Of a folder or Hub id the place is remembered, and need not be given again.
+
+        Raises:
+            InputError: there is something already, none can be made there, or no such model.
+        """
+        place = places.place_of(target)
+        loaded, where = load_model(model)
+        about = About(
+            loaded.fingerprint, loaded.embedding_dim, where, loaded.config.image_size, loaded.config.match_threshold
+        )
+        return cls(places.create_store(place, about), place, loaded)
+
+    @classmethod
+    def create_from(
+        cls,
+        target: str | Path,
+        exported: str | Path,
+        model: Pretrained | str | Path | None = None,
+        *,
+        progress: Progress | None = None,
+    ) -> Gallery:
+        """A new gallery with all that `export` wrote, open for writing. Ids are given anew, in the same order.
+
+        A folder is complete or absent. For a database the file is read through before the first row is sent; if the
+        connection breaks later, what has arrived stays.
+
+        Args:
+            target: as for `create`.
+            exported: the file.
+            model: only checked: the gallery wants the model that the file names.
+            progress: called with (rows done, rows in all).
+
+        Raises:
+            InputError: as `create`, or a file that is no export or is damaged.
+        """
+        from lookalike.search.transfer import Exported, create_filled
+
+        source = Exported(Path(exported))
+        if model is not None:
+            check_model(load_model(model)[0], source.about, str(exported))
+        create_filled(places.place_of(target), source, progress)
+        return cls.open(target, model, write=True)
+
+    @classmethod
+    def open(cls, target: str | Path, model: Pretrained | str | Path | None = None, write: bool = False) -> Gallery:
+        """A gallery that is there.
+
+        Args:
+            target: as for `create`.
+            model: None: the one it remembers, loaded when a picture is to be understood.
+            write: to add, remove, label or compact; one at a time, where the gallery is a folder.
+
+        Raises:
+            InputError: none there, damaged, written to by another process, or made by another model.
+        """
+        place = places.place_of(target)
+        store = places.open_store(place, write=write)
+        try:
+            return cls(store, place, model)
+        except BaseException:
+            store.close()
+            raise
+
+    def close(self) -> None:
+        """Close the store; leaving a `with` block does, too."""
+        self.store.close()
+
+    def __enter__(self) -> Gallery:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    @property
+    def about(self) -> About:
+        """What it was made with: the model's fingerprint and place, the dimension, the calibrated threshold."""
+        return self.store.about
+
+    @property
+    def embedder(self) -> Embedder:
+        """What turns pictures into vectors: the model that was given, else the one that the gallery remembers.
+
+        Raises:
+            InputError: none is remembered, it is gone, or it is another one now.
+        """
+        if self._embedder is None:
+            self._embedder = remembered_embedder(self.about, str(self.place))
+        return self._embedder
+
+    def add(
+        self,
+        *sources: Source,
+        label: str | None = None,
+        folder_labels: bool = True,
+        sync: bool = False,
+        progress: Progress | None = None,
+    ) -> Report:
+        """Add pictures: files, folders, patterns, tables, data sets; what is there is skipped.
+
+        Args:
+            sources: see `lookalike.search.listing.listing_of`.
+            label: what all of them are.
+            folder_labels: whether pictures of class folders are labelled by them.
+            sync: also remove the rows of files that are gone from the source folders.
+            progress: called with (files done, files in all); what is done is durable.
+
+        Raises:
+            InputError: as `lookalike.search.ingest.ingest`.
+        """
+        from lookalike.search.ingest import ingest
+
+        return ingest(
+            self.store,
+            self.embedder,
+            sources,
+            label=label,
+            folder_labels=folder_labels,
+            sync=sync,
+            progress=progress,
+        )
+
+    def watch(self, *folders: str | Path, **how: Any) -> None:
+        """Keep in step with folders until told to stop; see `lookalike.search.watch.watch` for options."""
+        from lookalike.search.watch import watch
+
+        watch(self.store, self.embedder, folders, **how)
+
+    @overload
+    def search(self, query: str | Path | bytes | Image | int, k: int = ..., **how: Unpack[How]) -> Found:  # noqa: D418
+        """One query."""
+
+    @overload
+    def search(self, query: list[Any] | tuple[Any, ...], k: int = ..., **how: Unpack[How]) -> list[Found]:  # noqa: D418
+        """Several."""
+
+    @overload
+    def search(self, query: NDArray[Any], k: int = ..., **how: Unpack[How]) -> Any:  # noqa: D418
+        """One vector or picture, or several: by the array's shape."""
+
+    def search(
+        self,
+        query: Query | Sequence[Query],
+        k: int = 10,
+        *,
+        where: Where | None = None,
+        threshold: Threshold = "default",
+        exact: bool = False,
+        fingerprint: str | None = None,
+    ) -> Found | list[Found]:
+        """The rows most alike to a picture, a row or a vector.
+
+        Args:
+            query: a picture (path, bytes of a file, Pillow image, (H, W, 3) uint8), the id of a row, or a vector (D,)
+                of floating numbers; or several: a list of any of these, (Q, D) vectors, (N, H, W, 3) pictures. A row
+                is not its own answer.
+            k: answers at most.
+            where: only rows of this label and metadata: `{"label": ["cat", "dog"], "year": 2012}`.
+            threshold: the least cosine of an answer; "calibrated": that of 1 % false matches; "default": likewise where
+                the model has one, else none; None: none.
+            exact: compare with all rows.
+            fingerprint: of the model that made the vectors given, where it is known.
+
+        Returns:
+            What was found and whether all rows were compared; of several queries, a list of it.
+
+        Raises:
+            InputError: a query that cannot be read or is of another model, an id that is not there, no calibrated
+                threshold where it was asked for, or k below 1.
+        """
+        if fingerprint is not None:
+            check_fingerprint(fingerprint, self.about, str(self.place))
+        several = are_several(query)
+        queries: list[Query] = list(query) if several else [query]  # type: ignore[arg-type, list-item]
+        limit = self.threshold(threshold)
+        found = answers(self.store, lambda: self.embedder, queries, k, where=where, threshold=limit, exact=exact)
+        return found if several else found[0]
+
+    def threshold(self, threshold: Threshold = "default") -> float | None:
+        """The least cosine that `search` asks of an answer; None where there is none.
+
+        Raises:
+            InputError: "calibrated" where the model has no such threshold, or what is no cosine.
+        """
+        return limit_of(threshold, self.about, str(self.place))
+
+    def remove(self, ids: Iterable[int] = (), *, paths: Iterable[str | Path] = (), where: Where | None = None) -> int:
+        """Remove rows: those of these ids, of these paths, and those that a filter lets through; how many there were.
+
+        A path is as the row has it, or as the file is called from here.
+
+        Raises:
+            InputError: an empty filter (it would let everything through), or a store not open for writing.
+        """
+        wanted_ids = [*ids]
+        for some in batches(map(str, paths), BATCH):
+            known = self.store.by_path([*some, *map(os.path.abspath, some)])
+            wanted_ids += [row.id for row in known.values()]
+        if where is not None:
+            wanted_ids += self._ids(where)
+        return sum(self.store.remove(some) for some in batches(dict.fromkeys(wanted_ids), BATCH))
+
+    def label(
+        self,
+        ids: Iterable[int] = (),
+        *,
+        where: Where | None = None,
+        label: str | None = None,
+        metadata: Mapping[str, Value] | None = None,
+    ) -> int:
+        """Give rows another label, or other metadata (whole), where not None; how many rows there were.
+
+        Raises:
+            InputError: an empty filter, or a store not open for writing.
+        """
+        wanted_ids = [*ids, *(self._ids(where) if where is not None else ())]
+        return sum(self.store.label(some, label, metadata) for some in batches(dict.fromkeys(wanted_ids), BATCH))
+
+    def verify(self, recall: bool = False, *, k: int = 10, sample: int = 200, seed: int = 0) -> Verified:
+        """Look at every row and every derived file.
+
+        Args:
+            recall: also compare the approximate search with the exact one.
+            k: answers of each.
+            sample: rows that are searched for.
+            seed: which ones.
+        """
+        faults = self.store.verify()
+        return Verified(faults, self.store.measure_recall(k, sample, seed) if recall else None)
+
+    def info(self) -> dict[str, Any]:
+        """What it is, as a tree of plain values: gallery, rows, rejected, model and store."""
+        about = self.about
+        return {
+            "gallery": str(self.place),
+            "rows": len(self.store),
+            "rejected": len(self.store.rejected()),
+            "model": {
+                "place": about.model,
+                "fingerprint": about.fingerprint,
+                "dim": about.dim,
+                "image_size": about.image_size,
+                "threshold": about.threshold,
+            },
+            "store": self.store.facts(),
+        }
+
+    def compact(self) -> None:
+        """Give back the space of removed rows, and make the derived files anew."""
+        self.store.compact()
+
+    def export(self, path: str | Path, *, precision: Precision = "float16", progress: Progress | None = None) -> int:
+        """Write all rows to a Parquet file or Lance data set; see `lookalike.search.transfer.export_rows`."""
+        from lookalike.search.transfer import export_rows
+
+        return export_rows(self.store, Path(path), precision=precision, progress=progress)
+
+    def duplicates(self, **limits: Any) -> list[Group]:
+        """Groups of copies; see `lookalike.search.duplicates.find_duplicates`."""
+        from lookalike.search.duplicates import find_duplicates
+
+        return find_duplicates(self.store, **limits)
+
+    def write_wall(self, path: str | Path, query: Any, found: Found | list[Found], *, how: Sequence[str] = ()) -> None:
+        """Write a search as a page of pictures; see `lookalike.search.wall.wall_of`."""
+        from lookalike.search.wall import wall_of
+
+        wall_of(self, Path(path), query, found, how)
+
+    def _ids(self, where: Where) -> list[int]:
+        if not where:
+            raise InputError("an empty filter lets every row through.", "Name a label, a path or other metadata.")
+        return [row.id for row in self.store.rows(where=where)]

@@ -1,0 +1,261 @@
+"""Pictures into a gallery: listed, read, decoded, embedded and written, each stage while the others work.
+
+    listing ▸ reading ▸ decoding (a thread per core) ─▶ vectors (a thread) ─▶ writing (the caller's thread)
+
+Between the stages wait two batches at most. What is reported as done is durable, so the work can be stopped at any
+moment, kill -9 included: the same call goes on where it was, since what is there is skipped. Files that cannot be read
+are remembered with the reason, and tried again when they have changed.
+
+The same content under another path, moved or copied, gets a row of its own with the vector that is there; a file whose
+content is as it was but whose time of change is not gets its row anew, likewise. What has become unreadable keeps the
+row that it had.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lookalike.data.catalog import Catalog
+from lookalike.errors import InputError
+from lookalike.looks import difference_hashes
+from lookalike.search.ahead import ahead
+from lookalike.search.batches import batches
+from lookalike.search.embedder import Embedder
+from lookalike.search.listing import Item, Listing, Source, Walk, listing_of
+from lookalike.search.preparing import Batch, new_row, prepared
+from lookalike.search.store.base import NewRow, Rejected, Row, Store
+
+TOGETHER = 64  # pictures through the network at once
+WRITTEN = 256  # rows of one transaction, or
+EVERY = 1.0  # those of so many seconds
+AHEAD = 2  # batches between two stages
+SHOWN = 20  # rejected files that a report holds in full
+REMOVED = 1000  # rows removed at a time
+
+Progress = Callable[[int, int], None]
+
+
+class EmptiedError(InputError):
+    """A folder that had pictures has none all at once: most likely its disk is not there."""
+
+
+@dataclass
+class Report:
+    """What became of the files that were listed: `total` is the sum of the first five.
+
+    Args:
+        added: new rows.
+        replaced: rows of files that had changed; they have new ids.
+        skipped: files that were there as they are, or were listed twice.
+        rejected: files that cannot be read. Of these:
+        known: were rejected before and have not changed.
+        waiting: files left for the next time because they may still be being written (only while watching).
+        reused: of the added and replaced rows, those that needed no embedding, as their content was there.
+        relabelled: of the skipped ones, those that were listed with another label or metadata, which they have now.
+        removed: rows whose files are gone.
+        faults: the first of the newly rejected files; `Store.rejected` has all.
+        seconds: from beginning to end.
+    """
+
+    added: int = 0
+    replaced: int = 0
+    skipped: int = 0
+    rejected: int = 0
+    waiting: int = 0
+    known: int = 0
+    reused: int = 0
+    relabelled: int = 0
+    removed: int = 0
+    faults: list[Rejected] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def total(self) -> int:
+        return self.added + self.replaced + self.skipped + self.rejected + self.waiting
+
+
+def ingest(
+    store: Store,
+    embedder: Embedder,
+    sources: Source | Iterable[Source],
+    *,
+    label: str | None = None,
+    folder_labels: bool = True,
+    sync: bool = False,
+    settle: float = 0.0,
+    progress: Progress | None = None,
+) -> Report:
+    """Add pictures to a store.
+
+    Args:
+        store: open for writing.
+        embedder: of the store's model.
+        sources: one or several; see `lookalike.search.listing.listing_of`. All are looked for before the first is read.
+        label: what all of them are; rows that are there already get it, too.
+        folder_labels: whether pictures in class folders, `photos/cat/1.jpg` of `photos`, are labelled by them.
+        sync: also remove the rows, and forget the rejected files, of files that are gone from the source folders.
+        settle: seconds for which a file must not have changed, else it waits for the next time.
+        progress: called in this thread with (files done, files in all); what is done is durable.
+
+    Returns:
+        The report.
+
+    Raises:
+        InputError: a source that is not there or holds no pictures, a store that cannot be written, another model's
+            embedder; with `sync` a source that is no folder, or one that has lost all its pictures.
+    """
+    start = time.monotonic()
+    _check_model(store, embedder)
+    several = [sources] if isinstance(sources, str | Path | Catalog) else list(sources)
+    listings = [listing_of(source, folder_labels=folder_labels) for source in several]
+    counts = [listing.count() for listing in listings] if progress is not None else []
+    folders = _folders(listings) if sync else []
+    report = Report()
+    too_young = _younger_than(settle) if settle > 0 else None
+    work = _embedded(embedder, prepared(store, listings, embedder.size, label=label, too_young=too_young), label)
+    with ahead(work, AHEAD) as finished:
+        writer = _Writer(store, report)
+        for batch in finished:
+            writer.take(batch)
+            if progress is not None:
+                progress(report.total, max(sum(counts), report.total))
+        writer.write()
+    if not report.total and not sync:
+        raise InputError(f"{', '.join(listing.name for listing in listings) or 'nothing'}: no pictures here.",
+                         "Point at pictures, folders of them, or a list.")  # fmt: skip
+    if progress is not None:
+        progress(report.total, report.total)
+    if folders:
+        report.removed = remove_gone(store, folders)
+    report.seconds = time.monotonic() - start
+    return report
+
+
+def remove_gone(store: Store, folders: Sequence[str]) -> int:
+    """Remove the rows, and forget the rejected files, of files in these folders (absolute paths) that are gone.
+
+    A file that cannot be looked at, because its folder may not be entered, say, is not gone.
+
+    Returns:
+        Rows removed.
+
+    Raises:
+        EmptiedError: a folder has no pictures left at all; of it nothing is removed.
+    """
+    removed = 0
+    for folder in folders:
+        inside = f"{folder.rstrip('/')}/"
+        gone = [row.id for row in store.rows() if row.path.startswith(inside) and _is_gone(row.path)]
+        if gone and next(Walk(folder).files(), None) is None:
+            raise EmptiedError(
+                f"{folder}: no pictures here any more, but the gallery has {len(gone):,} of it.",
+                "Is its disk there? If it is meant to be empty, remove them: lookalike gallery remove.",
+            )
+        removed += sum(store.remove(some) for some in batches(gone, REMOVED))
+        store.forget([one.path for one in store.rejected() if one.path.startswith(inside) and _is_gone(one.path)])
+    return removed
+
+
+class _Writer:
+    """The last stage: rows are collected and written together."""
+
+    def __init__(self, store: Store, report: Report) -> None:
+        self._store = store
+        self._report = report
+        self._rows: list[NewRow] = []
+        self._before: dict[str, Row] = {}
+        self._reused = 0
+        self._since = time.monotonic()
+
+    def take(self, batch: Batch) -> None:
+        """Keep a batch whose pictures are all rows by now; sooner or later it is written."""
+        report = self._report
+        self._rows += batch.rows
+        self._before.update({row.path: batch.before[row.path] for row in batch.rows if row.path in batch.before})
+        self._reused += batch.known_content
+        if batch.rejected:
+            self._store.reject(batch.rejected)
+            report.faults += batch.rejected[: SHOWN - len(report.faults)]
+        if batch.forgiven:
+            self._store.forget(batch.forgiven)
+        report.relabelled += self._relabel(batch)
+        report.rejected += len(batch.rejected) + batch.known
+        report.known += batch.known
+        report.skipped += batch.skipped
+        report.waiting += batch.young
+        if len(self._rows) >= WRITTEN or time.monotonic() - self._since >= EVERY:
+            self.write()
+
+    def _relabel(self, batch: Batch) -> int:
+        alike = defaultdict(list)
+        for id, label, metadata in batch.relabelled:
+            alike[label, None if metadata is None else tuple(metadata.items())].append(id)
+        return sum(
+            self._store.label(ids, label, None if pairs is None else dict(pairs))
+            for (label, pairs), ids in alike.items()
+        )
+
+    def write(self) -> None:
+        """Write what was collected; when this returns, it is durable."""
+        if self._rows:
+            self._store.add(self._rows)
+        replaced = len(self._before)
+        self._report.replaced += replaced
+        self._report.added += len(self._rows) - replaced
+        self._report.reused += self._reused
+        self._rows, self._before, self._reused, self._since = [], {}, 0, time.monotonic()
+
+
+def _embedded(embedder: Embedder, work: Generator[Batch], label: str | None) -> Generator[Batch]:
+    """The second stage: the pictures of each batch become rows."""
+    with ahead(work, AHEAD) as some:
+        for batch in some:
+            batch.known_content = len(batch.rows)
+            for pictures in batches(batch.decoded, TOGETHER):
+                pixels: NDArray[np.uint8] = np.stack([one.pixels for one in pictures])  # (n, size, size, 3)
+                vectors, looks = embedder.vectors(pixels), difference_hashes(pixels)
+                for one, vector, look in zip(pictures, vectors, looks.tolist(), strict=True):
+                    before = batch.before.get(one.item.path)
+                    batch.rows.append(new_row(one.item, one.digest, vector, one.thumbnail, look, before, label))
+            batch.decoded = []
+            yield batch
+
+
+def _check_model(store: Store, embedder: Embedder) -> None:
+    if embedder.fingerprint != store.about.fingerprint:
+        raise InputError(
+            f"the model {embedder.fingerprint[:12]}… is not the one that made this gallery's vectors.",
+            f"Use {store.about.fingerprint[:12]}…{f' ({store.about.model})' if store.about.model else ''}.",
+        )
+
+
+def _folders(listings: Iterable[Listing]) -> list[str]:
+    folders = []
+    for listing in listings:
+        if listing.folder is None:
+            raise InputError(f"{listing.name}: not a folder of pictures.", "Only folders can be kept in step.")
+        folders.append(listing.folder)
+    return folders
+
+
+def _younger_than(seconds: float) -> Callable[[Item], bool]:
+    """Whether a file changed within the last so many seconds; one from the future, by its clock, did not."""
+    return lambda item: 0 <= time.time() - item.modified / 1e9 < seconds
+
+
+def _is_gone(path: str) -> bool:
+    try:
+        os.stat(path)  # noqa: PTH116
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except (OSError, ValueError):
+        return False
+    return False

@@ -1,0 +1,207 @@
+"""The first stage of adding: what is new is told from what is there, read, and decoded.
+
+Three questions, the cheap ones first. Is there a row of this path, size and time of change? Then nothing is read. Is
+there a row of the same content (SHA-256), under whatever path? Then its vector and thumbnail serve again. Only the rest
+is decoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lookalike.data.cores import cores
+from lookalike.errors import InputError
+from lookalike.search.batches import with_vectors
+from lookalike.search.decoding import Content, Decoded, decode_content, read_content
+from lookalike.search.listing import Found, Item, Listing
+from lookalike.search.store.base import NewRow, Rejected, Row, Store, Value
+
+LOOKED_UP = 512  # items whose paths are looked up at once
+READ = 64  # files in memory at once, and
+MOST_BYTES = 64 * 2**20  # their bytes, beyond one file
+
+ItemT = TypeVar("ItemT")
+Vector = NDArray[np.float32]
+
+
+@dataclass
+class Batch:
+    """Some files on their way into the store. Of each item that was listed there is one entry, somewhere.
+
+    Args:
+        decoded: pictures that need a vector.
+        rows: finished: their content was there already.
+        rejected: could not be read.
+        skipped: were there as they are now.
+        known: could not be read before, and have not changed.
+        young: changed so recently that they may still be being written; left for the next time.
+        forgiven: paths of files that were rejected before and are as their rows say again.
+        relabelled: id, label and metadata of rows that are there and are now listed with others.
+        before: the rows that are there, by path.
+    """
+
+    decoded: list[Decoded] = field(default_factory=list)
+    rows: list[NewRow] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
+    skipped: int = 0
+    known: int = 0
+    young: int = 0
+    forgiven: list[str] = field(default_factory=list)
+    relabelled: list[tuple[int, str | None, Mapping[str, Value] | None]] = field(default_factory=list)
+    before: Mapping[str, Row] = field(default_factory=dict)
+    known_content: int = 0  # of `rows`, those that came without embedding
+
+
+def prepared(
+    store: Store,
+    listings: Iterable[Listing],
+    size: int,
+    *,
+    label: str | None = None,
+    too_young: Callable[[Item], bool] | None = None,
+) -> Generator[Batch]:
+    """Everything that is listed, in batches of at most `LOOKED_UP` items.
+
+    A path that is listed twice counts once. Memory: the bytes of `READ` files twice (at most 128 MiB, or two files),
+    and a decoded picture for each core.
+
+    Args:
+        store: what is there; it is only read, and from this thread.
+        listings: what to look at.
+        size: of the pictures that the network sees.
+        label: what all of them are, whatever their listing says.
+        too_young: says of which files to wait a little longer.
+    """
+    refused = {file.path: (file.size, file.modified) for file in store.rejected()}
+    seen: set[int] = set()  # hashes of paths: a path takes several times the memory
+    with ThreadPoolExecutor(cores(), thread_name_prefix="lookalike-decode") as threads:
+        for found in _chunks(_all(listings), LOOKED_UP, lambda one: one.held if isinstance(one, Item) else 0):
+            batch, todo = Batch(), []
+            once = [one for one in found if _new(seen, one.path)]
+            batch.skipped = len(found) - len(once)
+            batch.before = store.by_path([one.path for one in once])
+            for one in once:
+                if refused.get(one.path) == (one.size, one.modified) and one.modified:
+                    batch.known += 1
+                elif isinstance(one, Rejected):
+                    batch.rejected.append(one)
+                elif too_young is not None and too_young(one):
+                    batch.young += 1
+                elif _is_there(one, batch.before.get(one.path), batch, label):
+                    batch.skipped += 1
+                    batch.forgiven += [one.path] if one.path in refused else []
+                else:
+                    todo.append(one)
+            if not todo:
+                yield batch
+            for content in _ahead_by_one(threads, todo):
+                yield _decoded(store, batch, content, size, label, threads)
+                batch = Batch(before=batch.before)
+
+
+def _decoded(
+    store: Store,
+    batch: Batch,
+    contents: list[Content | Rejected],
+    size: int,
+    label: str | None,
+    threads: ThreadPoolExecutor,
+) -> Batch:
+    """The batch with these files in it, decoded or found again."""
+    whole = [one for one in contents if isinstance(one, Content)]
+    batch.rejected += [one for one in contents if isinstance(one, Rejected)]
+    reusable = _reusable(store, [one.digest for one in whole])
+    for one in whole:
+        if (known := reusable.get(one.digest)) is not None:
+            row, vector, thumbnail = known
+            of_path = batch.before.get(one.item.path)
+            batch.rows.append(new_row(one.item, one.digest, vector, thumbnail, row.look, of_path, label))
+    fresh = [one for one in whole if one.digest not in reusable]
+    for result in threads.map(partial(decode_content, size=size), fresh):
+        if isinstance(result, Rejected):
+            batch.rejected.append(result)
+        else:
+            batch.decoded.append(result)
+    return batch
+
+
+def _reusable(store: Store, digests: list[bytes]) -> dict[bytes, tuple[Row, Vector, bytes]]:
+    """Of content that is there: a row, its vector and thumbnail. None of it where one of them is damaged."""
+    try:
+        rows, vectors = with_vectors(store, list(store.by_digest(digests).values()))
+        return {
+            row.digest: (row, vector, store.thumbnail(row.id) or b"") for row, vector in zip(rows, vectors, strict=True)
+        }
+    except InputError:
+        return {}
+
+
+def new_row(
+    item: Item, digest: bytes, vector: Vector, thumbnail: bytes, look: int, before: Row | None, label: str | None
+) -> NewRow:
+    """A row for an item. What is not said of it is taken over from the row that it replaces."""
+    named = label if label is not None else item.label
+    if before is not None:
+        keep_own = label is None and not item.listed and before.label is not None
+        named = before.label if named is None or keep_own else named
+    metadata = item.metadata if item.metadata is not None else before.metadata if before is not None else {}
+    return NewRow(item.path, digest, vector, item.size, item.modified, named, metadata, thumbnail, look)
+
+
+def _is_there(item: Item, row: Row | None, batch: Batch, label: str | None) -> bool:
+    """Whether the row says all of the item; where only label and metadata differ, that is noted."""
+    if row is None or (row.size, row.modified) != (item.size, item.modified):
+        return False
+    named = label if label is not None else item.label if item.listed else None
+    metadata = item.metadata if item.listed else None
+    if (named is not None and named != row.label) or (metadata is not None and dict(metadata) != dict(row.metadata)):
+        batch.relabelled.append((row.id, named, metadata))
+    return True
+
+
+def _ahead_by_one(threads: ThreadPoolExecutor, items: list[Item]) -> Iterator[list[Content | Rejected]]:
+    """Files read a few at a time; the next few are being read while these are used."""
+    before = None
+    for some in _chunks(iter(items), READ, lambda item: item.size, MOST_BYTES):
+        now = threads.map(read_content, some)
+        if before is not None:
+            yield list(before)
+        before = now
+    if before is not None:
+        yield list(before)
+
+
+def _all(listings: Iterable[Listing]) -> Iterator[Found]:
+    for listing in listings:
+        yield from listing.items()
+
+
+def _new(seen: set[int], path: str) -> bool:
+    mark = hash(path)
+    if mark in seen:
+        return False
+    seen.add(mark)
+    return True
+
+
+def _chunks(
+    items: Iterator[ItemT], most: int, weight: Callable[[ItemT], int], heaviest: int = MOST_BYTES
+) -> Iterator[list[ItemT]]:
+    """Items in order, at most so many at once and so heavy, one item at least."""
+    chunk: list[ItemT] = []
+    total = 0
+    for item in items:
+        if chunk and (len(chunk) == most or total + weight(item) > heaviest):
+            yield chunk
+            chunk, total = [], 0
+        chunk.append(item)
+        total += weight(item)
+    if chunk:
+        yield chunk

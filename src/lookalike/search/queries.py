@@ -1,0 +1,162 @@
+"""What a person asks a gallery with, a picture, the id of a row, a vector, or several, becomes vectors and answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lookalike.errors import InputError
+from lookalike.search.remembered import wanted
+from lookalike.search.store.base import About, Found, Store, Where
+
+if TYPE_CHECKING:
+    from lookalike.models.prepare import Picture
+    from lookalike.search.embedder import Embedder
+
+BATCH = 64  # pictures decoded at a time
+
+Query: TypeAlias = "Picture | int | np.integer[Any] | NDArray[np.floating[Any]]"
+
+
+Threshold = float | Literal["calibrated", "default"] | None
+
+
+class How(TypedDict, total=False):
+    """Options of `Gallery.search`."""
+
+    where: Where | None
+    threshold: Threshold
+    exact: bool
+    fingerprint: str | None
+
+
+def are_several(query: object) -> bool:
+    """Whether it is several queries: a list or tuple of them, (Q, D) vectors, or (N, H, W, 3) pictures."""
+    if isinstance(query, np.ndarray):
+        return query.ndim == (2 if is_vector(query) else 4)
+    return isinstance(query, list | tuple)
+
+
+def is_vector(query: object) -> bool:
+    """Whether it is an array of floating numbers."""
+    return isinstance(query, np.ndarray) and query.dtype.kind == "f"
+
+
+def id_of(query: object) -> int | None:
+    """The id that it is, if it is one."""
+    return int(query) if isinstance(query, int | np.integer) and not isinstance(query, bool) else None
+
+
+def name_of(query: object, place: int) -> str:
+    """What to call a query, the `place`th of several."""
+    if (id := id_of(query)) is not None:
+        return f"row {id}"
+    if is_vector(query):
+        return f"vector {place}"
+    return str(query) if hasattr(query, "__fspath__") or isinstance(query, str) else f"image {place}"
+
+
+def limit_of(threshold: Threshold, about: About, place: str) -> float | None:
+    """The least cosine that is asked of an answer; None where there is none.
+
+    Raises:
+        InputError: "calibrated" where the model has no such threshold, or what is no cosine.
+    """
+    if threshold is None or threshold == "default":
+        return None if threshold is None else about.threshold
+    if threshold == "calibrated":
+        if about.threshold is None:
+            raise InputError(f"{place}: its model has no calibrated threshold.", "Give a cosine, such as 0.7, or none.")
+        return about.threshold
+    if not isinstance(threshold, float | int) or not -1 <= threshold <= 1:
+        raise InputError(
+            f"{threshold!r} is no threshold.", "Give a cosine from -1 to 1, 'calibrated', or None for none."
+        )
+    return float(threshold)
+
+
+def answers(
+    store: Store,
+    embedder: Callable[[], Embedder],
+    queries: Sequence[Query],
+    k: int,
+    *,
+    where: Where | None,
+    threshold: float | None,
+    exact: bool,
+) -> list[Found]:
+    """The answers to queries; a row is not its own. For the arguments see `vectors_of` and `Store.search`."""
+    if k < 1:
+        raise InputError(f"k must be at least 1, not {k}.", "10 is usual.")
+    if not queries:
+        return []
+    own = [id_of(query) for query in queries]
+    more = any(id is not None for id in own)  # one more, as a row finds itself
+    vectors = vectors_of(queries, store, embedder)
+    found = store.search(vectors, k + more, where=where, threshold=threshold, exact=exact)
+    if not more:
+        return found
+    return [
+        Found([hit for hit in each.hits if hit.row.id != id][:k], each.exact)
+        for each, id in zip(found, own, strict=True)
+    ]
+
+
+def vectors_of(queries: Sequence[Query], store: Store, embedder: Callable[[], Embedder]) -> NDArray[np.float32]:
+    """The vectors of queries.
+
+    Args:
+        queries: pictures as `lookalike.models.prepare` takes them, ids of rows, and vectors (D,).
+        store: the gallery's.
+        embedder: gives what turns pictures into vectors; called where there is a picture.
+
+    Returns:
+        (Q, D) float32 of length 1.
+
+    Raises:
+        InputError: a picture that cannot be read, an id that is not there, a vector of another dimension or that has no
+            direction; or what is none of these.
+    """
+    found = np.empty((len(queries), store.about.dim), np.float32)
+    pictures: list[int] = []
+    rows: list[tuple[int, int]] = []
+    for place, query in enumerate(queries):
+        if (id := id_of(query)) is not None:
+            rows.append((place, id))
+        elif is_vector(query):
+            found[place] = _unit(np.asarray(query), store.about, name_of(query, place))
+        else:
+            pictures.append(place)
+    if rows:
+        ids = [id for _, id in rows]
+        for id, row in zip(ids, store.get(ids), strict=True):
+            if row is None:
+                raise InputError(f"the gallery has no row {id}.", "Ids are in the answers of a search; see also info.")
+        found[[place for place, _ in rows]] = store.vectors(ids)
+    for low in range(0, len(pictures), BATCH):
+        some = pictures[low : low + BATCH]
+        found[some] = _embedded([(queries[place], name_of(queries[place], place)) for place in some], embedder())
+    return found
+
+
+def _embedded(named: Sequence[tuple[Any, str]], embedder: Embedder) -> NDArray[np.float32]:
+    from lookalike.models.prepare import prepare
+
+    return embedder.vectors(np.stack([prepare(picture, embedder.size, name) for picture, name in named]))
+
+
+def _unit(vector: NDArray[np.floating[Any]], about: About, name: str) -> NDArray[np.float32]:
+    if vector.shape != (about.dim,):
+        numbers = " × ".join(map(str, vector.shape))
+        raise InputError(
+            f"{name} has {numbers or 'no'} numbers, those of this gallery have {about.dim}.",
+            f"It wants {wanted(about)}.",
+        )
+    wide = vector.astype(np.float64)
+    length = float(np.linalg.norm(wide))
+    if not np.isfinite(length) or length == 0:
+        raise InputError(f"{name} has no direction: its length is {length}.", "Give finite numbers, not all 0.")
+    return (wide / length).astype(np.float32)

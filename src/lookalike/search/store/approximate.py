@@ -1,0 +1,87 @@
+"""The approximate index: a graph of near neighbours (HNSW; Malkov and Yashunin, arXiv:1603.09320), by usearch.
+
+Its nodes hold int8 copies of the vectors, half the memory traffic of float16; each is scaled to use all of int8, which
+the cosine does not see. What it finds is only a short list: the caller scores it again with the kept vectors.
+"""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from usearch.compiled import MetricKind, ScalarKind
+from usearch.index import Index
+
+from lookalike.data.cores import cores
+
+CONNECTIVITY = 24  # neighbours of a node on the upper levels, twice as many on the lowest
+BUILDING = 128  # candidates looked at to place a node
+SEARCHING = 64  # candidates looked at to answer a query
+MANY = 200_000  # vectors beyond which they are twice as many
+CHUNK = 8192  # vectors added at a time
+
+
+class Graph:
+    """Near neighbours of vectors that are known by their position, 0 to `len(self)` - 1.
+
+    Args:
+        dim: numbers of a vector.
+        count: vectors that it will have when it is searched; more of them take more effort.
+    """
+
+    def __init__(self, dim: int, count: int = 0) -> None:
+        self._index = Index(
+            ndim=dim,
+            metric=MetricKind.Cos,
+            dtype=ScalarKind.I8,
+            connectivity=CONNECTIVITY,
+            expansion_add=BUILDING,
+            expansion_search=2 * SEARCHING if count > MANY else SEARCHING,
+            enable_key_lookups=False,
+        )
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def view(self, path: Path) -> None:
+        """Use a saved graph where it lies, memory-mapped. A damaged file would crash: its checksum comes first."""
+        self._index.view(path)
+
+    def load(self, path: Path) -> None:
+        """Read a saved graph into memory, to add to it. A damaged file would crash: its checksum comes first."""
+        self._index.load(path)
+
+    def add(self, vectors: NDArray[np.float16]) -> None:
+        """Place further vectors, (N, D), on all cores; they get the next positions."""
+        for start in range(0, len(vectors), CHUNK):
+            part = vectors[start : start + CHUNK]
+            positions = np.arange(len(self), len(self) + len(part), dtype=np.uint64)
+            self._index.add(positions, _small(part), threads=cores())
+
+    def save(self, path: Path) -> None:
+        """Write it to a file.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        try:
+            self._index.save(path)
+        except (RuntimeError, ValueError) as error:
+            raise OSError(errno.EIO, str(error), str(path)) from None
+        if path.stat().st_size != self._index.serialized_length:
+            raise OSError(errno.ENOSPC, "was not written whole", str(path))
+
+    def nearest(self, query: NDArray[np.float32], count: int) -> NDArray[np.int64]:
+        """Positions of about the `count` nearest to a query (D,); never more than there are."""
+        found = self._index.search(_small(query[None])[0], min(count, len(self)), threads=1)
+        return np.asarray(found.keys).astype(np.int64)
+
+
+def _small(vectors: NDArray[np.floating]) -> NDArray[np.int8]:
+    """(N, D) int8: each vector scaled so that its largest number is 127."""
+    numbers = np.asarray(vectors, np.float32)
+    most = np.abs(numbers).max(axis=1, keepdims=True)
+    small: NDArray[np.int8] = np.rint(numbers * (127 / np.maximum(most, 1e-12))).astype(np.int8)
+    return small

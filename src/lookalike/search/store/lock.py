@@ -1,0 +1,74 @@
+"""One writer at a time: a lock that says who holds it, and is let go when its process ends, however it ends."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import sys
+from datetime import datetime
+from pathlib import Path
+
+from lookalike.errors import InputError
+
+NAME = "writer.lock"
+
+
+class WriterLock:
+    """The right to write to a gallery's folder, held from its making until `release`.
+
+    The file stays; what counts is the operating system's lock on it, which a killed process cannot leave behind.
+
+    Raises:
+        InputError: another process holds it (named), or the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / NAME
+        try:
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise InputError(
+                f"{folder}: cannot be written ({error.strerror}).", "Change its permissions, or open it for reading."
+            ) from None
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._file)
+            if not isinstance(error, BlockingIOError):
+                raise InputError(
+                    f"{path}: cannot be locked ({error.strerror}).", "Keep the gallery on a disk with file locks."
+                ) from None
+            raise InputError(
+                f"{folder}: {_holder(path)} is writing to it.", "Wait until it has ended, or stop it."
+            ) from None
+        self._write_holder()
+
+    def release(self) -> None:
+        """Let another write; once is enough, twice does no harm."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def _write_holder(self) -> None:
+        holder = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "command": " ".join(sys.argv)[:200],
+            "since": datetime.now().astimezone().isoformat(" ", "seconds"),
+        }
+        try:
+            os.ftruncate(self._file, 0)
+            os.pwrite(self._file, json.dumps(holder).encode(), 0)
+        except OSError:  # a full disk: the lock holds all the same, only its holder is not named
+            os.ftruncate(self._file, 0)
+
+
+def _holder(path: Path) -> str:
+    try:
+        holder = json.loads(path.read_text(encoding="utf-8"))
+        who = f"process {holder['pid']} on {holder['host']}"
+        return f"{who} ('{holder['command']}', since {holder['since']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"

@@ -1,0 +1,254 @@
+"""The store in a PostgreSQL server, with pgvector: for many writers, many machines, replicas and backups.
+
+A gallery is one schema (see `pg_schema.py`). Vectors are `halfvec`, float16. An HNSW index over them is kept by the
+server with every change; up to `EXACT_BELOW` rows, all or those that pass a filter, a search compares all of them.
+
+Writers need not know of each other. Two that add the same path at once leave one row, the later one's. An id is given
+out before its row is seen: of two writers, one may show id 8 before the other shows id 7.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lookalike.errors import InputError
+from lookalike.search.store import pg_schema, pg_upkeep
+from lookalike.search.store.base import About, Fault, Found, NewRow, Rejected, Row, Value, Where
+from lookalike.search.store.pg_driver import psycopg, sql
+from lookalike.search.store.pg_filters import clause, jsonb
+from lookalike.search.store.pg_link import READ, Link
+from lookalike.search.store.pg_search import COLUMNS, Searcher, row_of
+from lookalike.search.store.pg_writing import insert
+from lookalike.search.store.rowdata import checked_queries, checksum, kept_vectors
+
+EXACT_BELOW = 10_000
+PAGE = 1000  # rows of an iteration in memory
+
+Connection = psycopg.Connection[Any]
+
+
+class PostgresStore:
+    """The rows of a gallery in a PostgreSQL database; see `Store`. May be used from several threads, which take turns
+    on its one connection; threads that are to search at once open a store each.
+
+    Args:
+        dsn: of the database, `postgresql://USER@HOST:PORT/DATABASE` or `key=value` words. What it leaves out comes from
+            the environment and files that PostgreSQL's own programs read (PGPASSWORD, PGSERVICE, ~/.pgpass).
+        name: of the gallery.
+        write: whether to change it; any number of stores may.
+        exact_below: rows up to which a search is exact.
+
+    Raises:
+        InputError: psycopg is not installed, the server cannot be used, it has no pgvector 0.8, there is no such
+            gallery, it is of a newer format, or this role may not read it.
+    """
+
+    def __init__(self, dsn: str, name: str, *, write: bool = False, exact_below: int = EXACT_BELOW) -> None:
+        self._name = pg_schema.checked_name(name)
+        self._link = Link(dsn, name, write=write)
+        self._exact_below = exact_below
+        try:
+            self.about = pg_schema.read_about(self._link, name)
+            self._names = pg_schema.names_of(self._link, name)
+        except BaseException:
+            self._link.close()
+            raise
+        self._searcher = Searcher(self._names, exact_below, pg_schema.GRAPH in pg_schema.indexes_of(self.about.dim))
+
+    @classmethod
+    def create(cls, dsn: str, name: str, about: About, *, exact_below: int = EXACT_BELOW) -> PostgresStore:
+        """A new, empty gallery, opened for writing. Complete or absent.
+
+        Raises:
+            InputError: as for the class; there is a schema of this name; this role may not make one; vectors of more
+                than 16,000 numbers. (Of more than 4,000 they are kept, but never indexed: searches are exact.)
+        """
+        link = Link(dsn, pg_schema.checked_name(name), write=True)
+        try:
+            pg_schema.create(link, name, about)
+        finally:
+            link.close()
+        return cls(dsn, name, write=True, exact_below=exact_below)
+
+    @classmethod
+    def open(cls, dsn: str, name: str, write: bool = False, *, exact_below: int = EXACT_BELOW) -> PostgresStore:
+        """A gallery that is there; see the class."""
+        return cls(dsn, name, write=write, exact_below=exact_below)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection. Nothing is left to be done: what was acknowledged is kept."""
+        self._link.close()
+
+    def __len__(self) -> int:
+        return self.count()
+
+    def add(self, rows: Sequence[NewRow]) -> list[int]:
+        """Keep rows, all or none; their ids. See `Store.add`."""
+        last = {row.path: row for row in rows}
+        unique = list(last.values())
+        vectors = kept_vectors(unique, self.about.dim) if unique else np.empty((0, self.about.dim), np.float16)
+        metadata = [jsonb(row.metadata) for row in unique]
+        ids = self._link.writing(lambda db: insert(db, self._names, unique, vectors, metadata) if unique else [])
+        by_path = dict(zip(last, ids, strict=True))
+        return [by_path[row.path] for row in rows]
+
+    def remove(self, ids: Sequence[int]) -> int:
+        """Remove rows; how many there were."""
+        query = self._names("DELETE FROM {s}.images WHERE id = ANY(%s::bigint[])")
+        return self._link.writing(lambda db: db.execute(query, (_whole(ids),)).rowcount)
+
+    def label(self, ids: Sequence[int], label: str | None = None, metadata: Mapping[str, Value] | None = None) -> int:
+        """Change the label or metadata (whole) of rows, where not None; how many rows there were."""
+        query = self._names(
+            "UPDATE {s}.images SET label = coalesce(%s::text, label), metadata = coalesce(%s::jsonb, metadata)"
+            " WHERE id = ANY(%s::bigint[])"
+        )
+        values = (label, None if metadata is None else jsonb(metadata), _whole(ids))
+        return self._link.writing(lambda db: db.execute(query, values).rowcount)
+
+    def get(self, ids: Sequence[int]) -> list[Row | None]:
+        """Rows in the order asked for; None for ids that are not there."""
+        found = {row.id: row for row in self._rows("id = ANY(%s::bigint[])", [_whole(ids)])}
+        return [found.get(int(id)) for id in ids]
+
+    def thumbnail(self, id: int) -> bytes | None:
+        """The small JPEG of a row; None where there is no such row or no thumbnail."""
+        query = self._names("SELECT jpeg, checksum FROM {s}.thumbnails WHERE id = %s")
+        found = self._link.reading(lambda db: db.execute(query, (int(id),)).fetchone())
+        if found is None:
+            return None
+        if checksum(int(id), found[0]) != found[1]:
+            raise InputError(f"{self._link.place}: the thumbnail of row {id} is damaged.", "Add its picture again.")
+        return bytes(found[0])
+
+    def vectors(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """(len(ids), D) float32, in the order asked for. See `Store.vectors`."""
+        query = self._names("SELECT id, vector, checksum FROM {s}.images WHERE id = ANY(%s::bigint[])")
+        found = {
+            id: (vector, expected)
+            for id, vector, expected in self._link.reading(
+                lambda db: db.execute(query, (_whole(ids),), binary=True).fetchall()
+            )
+        }
+        kept = np.empty((len(ids), self.about.dim), np.float32)
+        for place, id in enumerate(map(int, ids)):
+            if id not in found:
+                raise InputError(f"{self._link.place}: there is no row {id}.", "It may have been removed or replaced.")
+            vector, expected = found[id]
+            if checksum(id, vector.tobytes()) != expected:
+                raise InputError(f"{self._link.place}: the vector of row {id} is damaged.", "Add its picture again.")
+            kept[place] = vector
+        return kept
+
+    def by_path(self, paths: Sequence[str]) -> dict[str, Row]:
+        """The rows of those paths that are there."""
+        return {row.path: row for row in self._rows("path = ANY(%s::text[])", [list(paths)])}
+
+    def by_digest(self, digests: Sequence[bytes]) -> dict[bytes, Row]:
+        """For those digests that are there, the row of the lowest id."""
+        found = self._rows("digest = ANY(%s::bytea[])", [list(digests)])
+        return {row.digest: row for row in sorted(found, key=lambda row: row.id, reverse=True)}
+
+    def rows(self, after: int = 0, where: Where | None = None) -> Iterator[Row]:
+        """Rows of an id above `after`, in ascending order of id, all as of the moment of the first."""
+        condition, parameters = clause(where)
+        query = self._names(
+            f"SELECT {COLUMNS} FROM {{s}}.images WHERE id > %s AND {{condition}} ORDER BY id", condition=condition
+        )
+        with self._link.connect() as db, self._link.saying():  # its own, so that others need not wait for the last row
+            db.execute(READ)
+            with db.cursor(name="rows") as cursor:
+                cursor.itersize = PAGE
+                yield from map(row_of, cursor.execute(query, (after, *parameters)))
+
+    def search(
+        self,
+        queries: NDArray[np.float32],
+        k: int = 10,
+        *,
+        where: Where | None = None,
+        threshold: float | None = None,
+        exact: bool = False,
+    ) -> list[Found]:
+        """The rows nearest to each query. See `Store.search`."""
+        queries = checked_queries(queries, self.about.dim)
+        if k < 1:
+            raise InputError(f"{k} answers cannot be given.", "Ask for 1 or more.")
+
+        def work(db: Connection) -> list[Found]:
+            all_of_them = exact or not self._searcher.approximates(db, where)
+            return self._searcher.search(db, queries, k, where, exact=all_of_them)
+
+        answers = self._link.reading(work, "" if exact else self._searcher.settings(k))
+        if threshold is None:
+            return answers
+        return [Found([hit for hit in one.hits if hit.score >= threshold], one.exact) for one in answers]
+
+    def count(self, where: Where | None = None) -> int:
+        """Rows that pass."""
+        condition, parameters = clause(where)
+        query = self._names("SELECT count(*) FROM {s}.images WHERE {condition}", condition=condition)
+        return int(self._link.reading(lambda db: db.execute(query, parameters).fetchall())[0][0])
+
+    def reject(self, files: Sequence[Rejected]) -> None:
+        """Remember files that could not be read; one entry for each path."""
+        last = sorted({file.path: file for file in files}.values(), key=lambda file: file.path)
+        query = self._names(
+            "INSERT INTO {s}.rejected VALUES (%s, %s, %s, %s) ON CONFLICT (path) DO UPDATE"
+            " SET reason = excluded.reason, size = excluded.size, modified = excluded.modified"
+        )
+        values = [(file.path, file.reason, file.size, file.modified) for file in last]
+
+        def work(db: Connection) -> None:
+            with db.cursor() as cursor:
+                cursor.executemany(query, values)
+
+        self._link.writing(work)
+
+    def rejected(self) -> list[Rejected]:
+        """All of them, by path."""
+        query = self._names("SELECT path, reason, size, modified FROM {s}.rejected ORDER BY path")
+        return [Rejected(*values) for values in self._link.reading(lambda db: db.execute(query).fetchall())]
+
+    def forget(self, paths: Sequence[str]) -> None:
+        """Forget rejected files."""
+        query = self._names("DELETE FROM {s}.rejected WHERE path = ANY(%s::text[])")
+        self._link.writing(lambda db: db.execute(query, (list(paths),)))
+
+    def compact(self) -> None:
+        """Make the index anew, beside the old one, and let the space of removed rows be used again. Others go on
+        meanwhile. Only the owner of the tables may.
+        """
+        pg_upkeep.compact(self._link, self._names, self.about.dim)
+
+    def verify(self) -> list[Fault]:
+        """Look at every vector, thumbnail and index; an empty list: all is well."""
+        return pg_upkeep.verify(self._link, self._names, self.about.dim, self._searcher)
+
+    def measure_recall(self, k: int = 10, sample: int = 200, seed: int = 0) -> float:
+        """Recall@k of the approximate search against the exact one; see `Store.measure_recall`. A row is not counted
+        among its own answers.
+        """
+        return pg_upkeep.recall(self._link, self._searcher, k, sample, seed)
+
+    def facts(self) -> dict[str, str | int | float]:
+        """What there is to say of the store itself."""
+        return pg_upkeep.facts(self._link, self._names, self._searcher)
+
+    def _rows(self, condition: str, parameters: list[Any]) -> list[Row]:
+        query = self._names(f"SELECT {COLUMNS} FROM {{s}}.images WHERE {{condition}}", condition=sql.SQL(condition))
+        return [row_of(values) for values in self._link.reading(lambda db: db.execute(query, parameters).fetchall())]
+
+
+def _whole(ids: Sequence[int]) -> list[int]:
+    return [int(id) for id in ids]

@@ -1,0 +1,204 @@
+"""The database of an embedded gallery: its tables, how it is opened, and what its errors mean to a person."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from lookalike.errors import InputError
+from lookalike.search.store.base import About
+
+DATABASE = "gallery.db"
+FORMAT = 1
+APPLICATION = 0x4C4F4F4B  # "LOOK", in the header of the file
+LOG = 64 << 20  # bytes of the write-ahead log that stay on the disk once it is played in
+PATIENCE = 30.0  # seconds to wait for another process's short lock
+
+# `meta` has one row. Every transaction that changes rows adds one to `changes`; `generation` names the derived files.
+# An `images` row with its `vectors` row is a picture; `tags` are its metadata once more, for filters. `removed` are ids
+# that the derived files, or a reader's memory, may still hold.
+TABLES = f"""
+PRAGMA page_size = 8192;
+PRAGMA application_id = {APPLICATION};
+PRAGMA user_version = {FORMAT};
+PRAGMA journal_mode = WAL;
+BEGIN;
+CREATE TABLE meta (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    about TEXT NOT NULL,
+    changes INTEGER NOT NULL,
+    rows INTEGER NOT NULL,
+    generation TEXT NOT NULL
+) STRICT;
+CREATE TABLE images (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    path TEXT NOT NULL UNIQUE,
+    digest BLOB NOT NULL,
+    size INTEGER NOT NULL,
+    modified INTEGER NOT NULL,
+    label TEXT,
+    metadata TEXT NOT NULL,
+    look INTEGER NOT NULL,
+    checksum INTEGER NOT NULL
+) STRICT;
+CREATE INDEX images_by_digest ON images (digest);
+CREATE INDEX images_by_label ON images (label);
+CREATE TABLE vectors (id INTEGER PRIMARY KEY, vector BLOB NOT NULL, checksum INTEGER NOT NULL) STRICT;
+CREATE TABLE thumbnails (id INTEGER PRIMARY KEY, jpeg BLOB NOT NULL, checksum INTEGER NOT NULL) STRICT;
+CREATE TABLE tags (key TEXT, value TEXT, id INTEGER, PRIMARY KEY (key, value, id)) STRICT, WITHOUT ROWID;
+CREATE TABLE removed (change INTEGER, id INTEGER, PRIMARY KEY (change, id)) STRICT, WITHOUT ROWID;
+CREATE TABLE rejected (
+    path TEXT PRIMARY KEY, reason TEXT NOT NULL, size INTEGER NOT NULL, modified INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+"""
+
+
+def make_tables(path: Path, about: About, generation: str) -> None:
+    """A new database, durable when this returns."""
+    with saying(path):
+        db = sqlite3.connect(path, isolation_level=None)
+        try:
+            db.executescript(TABLES)
+            db.execute("INSERT INTO meta VALUES (1, ?, 0, 0, ?)", (json.dumps(asdict(about)), generation))
+            db.execute("COMMIT")
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        finally:
+            db.close()
+
+
+class Connection(sqlite3.Connection):
+    """A connection in autocommit. `frozen` is set where the database was opened as one that cannot change: what
+    `frozen_state` said then.
+    """
+
+    frozen: tuple[int, int] | None = None
+
+
+def connect(path: Path, *, write: bool) -> Connection:
+    """The database of a gallery. A reader's connection cannot write, so that only the writer ever touches the files.
+
+    Raises:
+        InputError: no gallery there, one of a newer format, or a file that is no database.
+    """
+    if not path.is_file():
+        what = "this is no gallery" if path.parent.exists() else "there is no gallery here"
+        raise InputError(f"{path.parent}: {what}.", "Make one with: lookalike gallery create")
+    with saying(path):
+        try:
+            db = _checked(path, "rw" if write else "ro")
+        except sqlite3.OperationalError as error:
+            if write or error.sqlite_errorcode & 0xFF not in {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}:
+                raise
+            if (state := frozen_state(path)) is None:
+                raise InputError(
+                    f"{path}: its last writer did not end well, and this folder cannot be written.",
+                    "Open the gallery once where it can be written.",
+                ) from None
+            db = _checked(path, "ro&immutable=1")  # nobody writes: the log is gone, and cannot be made here
+            db.frozen = state
+        db.execute("PRAGMA synchronous = FULL")
+        if write:
+            db.execute(f"PRAGMA journal_size_limit = {LOG}")
+        return db
+
+
+def frozen_state(path: Path) -> tuple[int, int] | None:
+    """Time and size of a database that nobody has open for writing; None while there is a log that is not played in."""
+    log = path.with_name(f"{path.name}-wal")
+    if log.exists() and log.stat().st_size:
+        return None
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size
+
+
+def read_about(db: sqlite3.Connection, path: Path) -> About:
+    """What the gallery was made with.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    with saying(path):
+        row = db.execute("SELECT about FROM meta").fetchone()
+    try:
+        return About(**json.loads(row[0]))
+    except (TypeError, ValueError):
+        raise damaged(path, "what the gallery was made with is not readable") from None
+
+
+def _checked(path: Path, mode: str) -> Connection:
+    db = sqlite3.connect(
+        f"{path.resolve().as_uri()}?mode={mode}",
+        uri=True,
+        timeout=PATIENCE,
+        isolation_level=None,
+        check_same_thread=False,
+        factory=Connection,
+    )
+    try:
+        _check_format(db, path)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _check_format(db: sqlite3.Connection, path: Path) -> None:
+    (application,) = db.execute("PRAGMA application_id").fetchone()
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if application != APPLICATION:
+        raise InputError(f"{path}: this database is not a gallery's.", "Choose another folder.")
+    if version > FORMAT:
+        raise InputError(
+            f"{path}: this gallery has format {version}, and this version of lookalike knows {FORMAT}.",
+            "Upgrade lookalike: pip install --upgrade lookalike",
+        )
+    if not db.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'meta'").fetchone()[0]:
+        raise damaged(path, "it has no table 'meta'")
+
+
+def damaged(path: Path, what: str) -> InputError:
+    """The error for a database that is not as it was written."""
+    return InputError(
+        f"{path}: {what}.", "Look at all of it with 'lookalike gallery verify', or restore a copy of the folder."
+    )
+
+
+@contextmanager
+def saying(path: Path) -> Iterator[None]:
+    """Errors of the database, within, become an `InputError` that names its file."""
+    try:
+        yield
+    except (sqlite3.ProgrammingError, sqlite3.InterfaceError):
+        raise  # a bug, or a store that was closed
+    except sqlite3.Error as error:
+        raise _said(error, path) from error
+    except UnicodeEncodeError as error:
+        raise InputError(f"{path}: {error.object!r} is not text that can be stored.", "Rename the file.") from None
+
+
+def _said(error: sqlite3.Error, path: Path) -> InputError:
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    kept = "What was acknowledged is kept."
+    match code & 0xFF:
+        case sqlite3.SQLITE_FULL:
+            return InputError(f"{path}: the disk is full. {kept}", "Free some space and run it again.")
+        case sqlite3.SQLITE_IOERR:
+            return InputError(
+                f"{path}: the disk did not take or give what it should ({error.sqlite_errorname}). {kept}",
+                "See whether it is full, over its quota, or failing; then run it again.",
+            )
+        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM:
+            return InputError(f"{path}: cannot be written.", "Change its permissions, or open it for reading.")
+        case sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_AUTH:
+            return InputError(f"{path}: cannot be opened.", "Check the permissions of the folder and its files.")
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            return InputError(f"{path}: held by another program for {PATIENCE:.0f} s.", "End it and try again.")
+        case sqlite3.SQLITE_NOTADB:
+            return InputError(f"{path}: this is no gallery's database, or a damaged one.", "Restore a copy of it.")
+        case sqlite3.SQLITE_TOOBIG:
+            return InputError(f"{path}: a value is too large to store.", "Leave it out.")
+    return damaged(path, f"the database is damaged ({error})")

@@ -1,0 +1,365 @@
+"""The embedded store: a folder with a SQLite database, which is the truth, and files derived from it to search fast.
+
+    NAME.gallery/gallery.db     rows, vectors, thumbnails, rejected files (see `schema.py`)
+                 vectors-*.f16, graph-*.usearch    derived, remade when missing or damaged (see `derived.py`)
+                 writer.lock    who writes (see `lock.py`)
+
+Below `EXACT_BELOW` rows every search compares with all of them and nothing is derived. Above, a graph finds most of the
+answer, and the rows newer than it, always few, are compared one by one. Derived files are checked byte for byte when a
+process first searches; those that fail are not used: the search is exact then, from the database, until a writer's
+`add`, `close`, `compact` or `verify` has made them anew. A vector's checksum is looked at whenever it is read from the
+database.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import tempfile
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lookalike.data.partial import sweep
+from lookalike.errors import InputError
+from lookalike.search.store import writing
+from lookalike.search.store.base import About, Fault, Found, Hit, NewRow, Rejected, Row, Value, Where
+from lookalike.search.store.derived import Generation, damaged_vector
+from lookalike.search.store.filters import clause
+from lookalike.search.store.lock import WriterLock
+from lookalike.search.store.rowdata import (
+    COLUMNS,
+    checked_queries,
+    checksum,
+    chunks,
+    kept_vectors,
+    marks,
+    row_of,
+)
+from lookalike.search.store.schema import DATABASE, connect, frozen_state, make_tables, read_about, saying
+from lookalike.search.store.searching import Searcher
+from lookalike.search.store.upkeep import Upkeep
+from lookalike.search.store.verify import verify
+
+EXACT_BELOW = 10_000  # rows up to which all are compared: 1 ms at most
+PAGE = 1000  # rows of an iteration in memory
+
+
+class SqliteStore:
+    """The rows of a gallery in a folder; see `Store`. May be used from several threads, which take turns.
+
+    Args:
+        folder: the gallery.
+        write: whether to be its writer; there is one at a time.
+        exact_below: rows up to which every search is exact.
+
+    Raises:
+        InputError: no gallery, a damaged one or one of a newer format, or another process writes to it.
+    """
+
+    def __init__(self, folder: str | Path, *, write: bool = False, exact_below: int = EXACT_BELOW) -> None:
+        self.folder = Path(folder)
+        self._database = self.folder / DATABASE
+        self._exact_below = exact_below
+        self._turns = threading.RLock()
+        connect(self._database, write=False).close()  # before the lock's file is made in a folder that is no gallery
+        self._lock = WriterLock(self.folder) if write else None
+        try:
+            self._db = connect(self._database, write=write)
+            self.about = read_about(self._db, self._database)
+            self._searcher = Searcher(self.folder, self.about.dim)
+            self._upkeep = Upkeep(self.folder, self._db, self.about.dim, exact_below) if write else None
+        except BaseException:
+            if self._lock is not None:
+                self._lock.release()
+            raise
+
+    @classmethod
+    def create(cls, path: str | Path, about: About, *, exact_below: int = EXACT_BELOW) -> SqliteStore:
+        """A new, empty gallery, opened for writing. Complete or absent.
+
+        Raises:
+            InputError: there is something of that name, or the folder cannot be made.
+        """
+        path = Path(path)
+        if about.dim < 1:
+            raise InputError(f"{path}: vectors of {about.dim} numbers cannot be kept.", "Use a model with a dimension.")
+        taken = InputError(f"{path}: there is something of this name.", "Choose another name, or remove it.")
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise taken
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            sweep(path.parent, f".{path.name}-*.partial")
+            beside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", suffix=".partial", dir=path.parent))
+        except OSError as error:
+            raise InputError(f"{path}: cannot be made ({error.strerror}).", "Choose another folder.") from None
+        try:
+            make_tables(beside / DATABASE, about, Generation().to_json())
+            beside.chmod(0o755)  # a temporary folder is closed to others
+            try:
+                beside.rename(path)
+            except OSError:
+                raise taken from None
+            _sync(path.parent)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+        return cls(path, write=True, exact_below=exact_below)
+
+    @classmethod
+    def open(cls, path: str | Path, write: bool = False, *, exact_below: int = EXACT_BELOW) -> SqliteStore:
+        """A gallery that is there; see the class."""
+        return cls(path, write=write, exact_below=exact_below)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._close(tidy=exc[0] is None)
+
+    def close(self) -> None:
+        """Bring the derived files up to date where that is worth it, and let another write."""
+        self._close(tidy=True)
+
+    def _close(self, *, tidy: bool) -> None:
+        with self._turns:
+            try:
+                if self._upkeep is not None and tidy:
+                    with saying(self._database):
+                        self._upkeep.on_close()
+            finally:
+                self._upkeep = None
+                self._db.close()
+                if self._lock is not None:
+                    self._lock.release()
+                    self._lock = None
+
+    def __len__(self) -> int:
+        with self._reading() as db:
+            return int(db.execute("SELECT rows FROM meta").fetchone()[0])
+
+    def add(self, rows: Sequence[NewRow]) -> list[int]:
+        """Keep rows, all or none; their ids. See `Store.add`."""
+        last = {row.path: row for row in rows}
+        vectors = kept_vectors(list(last.values()), self.about.dim) if last else np.empty((0, self.about.dim))
+        with self._writing() as db:
+            ids = writing.insert(db, list(last.values()), vectors.astype(np.float16, copy=False)) if last else []
+        by_path = dict(zip(last, ids, strict=True))
+        if self._upkeep is not None:
+            with self._turns, saying(self._database):
+                self._upkeep.after_add()
+        return [by_path[row.path] for row in rows]
+
+    def remove(self, ids: Sequence[int]) -> int:
+        """Remove rows; how many there were."""
+        with self._writing() as db:
+            return writing.delete(db, {int(id) for id in ids})
+
+    def label(self, ids: Sequence[int], label: str | None = None, metadata: Mapping[str, Value] | None = None) -> int:
+        """Change the label or metadata (whole) of rows, where not None; how many rows there were."""
+        with self._writing() as db:
+            return writing.relabel(db, {int(id) for id in ids}, label, metadata)
+
+    def get(self, ids: Sequence[int]) -> list[Row | None]:
+        """Rows in the order asked for; None for ids that are not there."""
+        with self._reading() as db:
+            found = _rows(db, ids)
+        return [found.get(int(id)) for id in ids]
+
+    def thumbnail(self, id: int) -> bytes | None:
+        """The small JPEG of a row; None where there is no such row or no thumbnail."""
+        with self._reading() as db:
+            found = db.execute("SELECT jpeg, checksum FROM thumbnails WHERE id = ?", (int(id),)).fetchone()
+        if found is None:
+            return None
+        if checksum(id, found[0]) != found[1]:
+            raise InputError(f"{self._database}: the thumbnail of row {id} is damaged.", "Add its picture again.")
+        return bytes(found[0])
+
+    def vectors(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """(len(ids), D) float32, in the order asked for. See `Store.vectors`."""
+        found: dict[int, bytes] = {}
+        with self._reading() as db:
+            for some in chunks({int(id) for id in ids}):
+                query = f"SELECT id, vector, checksum FROM vectors WHERE id IN ({marks(some)})"
+                for id, vector, expected in db.execute(query, some):
+                    if len(vector) != 2 * self.about.dim or checksum(id, vector) != expected:
+                        raise damaged_vector(db, id)
+                    found[id] = vector
+        for id in ids:
+            if int(id) not in found:
+                raise InputError(f"{self.folder}: there is no row {id}.", "It may have been removed or replaced.")
+        kept = np.frombuffer(b"".join(found[int(id)] for id in ids), "<f2")
+        return kept.reshape(len(ids), self.about.dim).astype(np.float32)
+
+    def by_path(self, paths: Sequence[str]) -> dict[str, Row]:
+        """The rows of those paths that are there."""
+        with self._reading() as db:
+            return {row.path: row for row in _rows(db, writing.ids_where(db, "path", set(paths))).values()}
+
+    def by_digest(self, digests: Sequence[bytes]) -> dict[bytes, Row]:
+        """For those digests that are there, the row of the lowest id."""
+        with self._reading() as db:
+            found = _rows(db, writing.ids_where(db, "digest", set(digests)))
+        return {found[id].digest: found[id] for id in sorted(found, reverse=True)}
+
+    def rows(self, after: int = 0, where: Where | None = None) -> Iterator[Row]:
+        """Rows of an id above `after`, in ascending order of id, all as of the moment of the first."""
+        condition, parameters = clause(where)
+        with saying(self._database):
+            db = connect(self._database, write=False)  # its own, so that what changes meanwhile is not mixed in
+            try:
+                query = f"SELECT {COLUMNS} FROM images WHERE id > ? AND {condition} ORDER BY id"
+                cursor = db.execute(query, (after, *parameters))
+                while records := cursor.fetchmany(PAGE):
+                    yield from map(row_of, records)
+            finally:
+                db.close()
+
+    def search(
+        self,
+        queries: NDArray[np.float32],
+        k: int = 10,
+        *,
+        where: Where | None = None,
+        threshold: float | None = None,
+        exact: bool = False,
+    ) -> list[Found]:
+        """The rows nearest to each query. See `Store.search`."""
+        queries = checked_queries(queries, self.about.dim)
+        if k < 1:
+            raise InputError(f"{k} answers cannot be given.", "Ask for 1 or more.")
+        with self._reading() as db:
+            count = self._searcher.refresh(db)
+            exact = exact or count <= self._exact_below
+            answers = self._searcher.search(db, queries, k, where, exact=exact)
+            rows = _rows(db, {id for ids, _, _ in answers for id in ids.tolist()})
+        found = []
+        for ids, scores, complete in answers:
+            hits = [Hit(rows[id], score) for id, score in zip(ids.tolist(), scores.tolist(), strict=True)]
+            kept = hits if threshold is None else [hit for hit in hits if hit.score >= threshold]
+            found.append(Found(kept, complete))
+        return found
+
+    def count(self, where: Where | None = None) -> int:
+        """Rows that pass."""
+        if not where:
+            return len(self)
+        condition, parameters = clause(where)
+        with self._reading() as db:
+            return int(db.execute(f"SELECT count(*) FROM images WHERE {condition}", parameters).fetchone()[0])
+
+    def reject(self, files: Sequence[Rejected]) -> None:
+        """Remember files that could not be read; one entry for each path."""
+        with self._writing() as db:
+            writing.reject(db, files)
+
+    def rejected(self) -> list[Rejected]:
+        """All of them, by path."""
+        with self._reading() as db:
+            return [Rejected(*values) for values in db.execute("SELECT * FROM rejected ORDER BY path")]
+
+    def forget(self, paths: Sequence[str]) -> None:
+        """Forget rejected files."""
+        with self._writing() as db:
+            writing.forget(db, paths)
+
+    def compact(self) -> None:
+        """Give back the space of removed rows and make derived files anew; readers go on meanwhile."""
+        upkeep = self._writer()
+        with self._turns, saying(self._database):
+            upkeep.compact()
+
+    def verify(self) -> list[Fault]:
+        """Look at everything; an empty list: all is well. A writer mends what can be mended at once."""
+        with self._turns, saying(self._database):
+            return verify(self._database, self._db, self.about.dim, self._upkeep)
+
+    def measure_recall(self, k: int = 10, sample: int = 200, seed: int = 0) -> float:
+        """Recall@k of the approximate search against the exact one; see `Store.measure_recall`. A row is not counted
+        among its own answers.
+        """
+        with self._reading() as db:
+            if self._searcher.refresh(db) <= self._exact_below:
+                return 1.0
+            return self._searcher.recall(k, sample, np.random.default_rng(seed))
+
+    def facts(self) -> dict[str, str | int | float]:
+        """What there is to say of the store itself."""
+        with self._reading() as db:
+            generation = Generation.from_json(db.execute("SELECT generation FROM meta").fetchone()[0])
+            (dead,) = db.execute("SELECT count(*) FROM removed WHERE id <= ?", (generation.highest,)).fetchone()
+        covered = generation.positions - dead if generation.graph_name in generation.files else 0
+        return {
+            "kind": "SQLite",
+            "place": str(self.folder),
+            "rows": len(self),
+            "bytes": _bytes(self.folder),
+            "covered by the approximate index": covered,
+            "exact up to": self._exact_below,
+        }
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        """A snapshot of the database, for as long as the block lasts."""
+        with self._turns, saying(self._database):
+            if self._db.frozen is not None and self._db.frozen != frozen_state(self._database):
+                self._db.close()  # what nobody could write, as it seemed, another user has written
+                self._db = connect(self._database, write=False)
+            self._db.execute("BEGIN")
+            try:
+                yield self._db
+            finally:
+                if self._db.in_transaction:
+                    self._db.execute("COMMIT")
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """A transaction that is durable when the block is left, or undone when it raises."""
+        self._writer()
+        with self._turns, saying(self._database):
+            writing.begin_change(self._db)
+            try:
+                yield self._db
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:  # some errors have undone it already
+                    self._db.execute("ROLLBACK")
+                raise
+
+    def _writer(self) -> Upkeep:
+        if self._upkeep is None:
+            raise InputError(f"{self.folder}: this gallery is open for reading.", "Open it for writing.")
+        if not self._database.exists():
+            raise InputError(f"{self.folder}: the gallery is no longer there.", "Put it back, and open it again.")
+        return self._upkeep
+
+
+def _rows(db: sqlite3.Connection, ids: Iterable[int]) -> dict[int, Row]:
+    """The rows that are there, by id."""
+    found: dict[int, Row] = {}
+    for some in chunks(int(id) for id in ids):
+        query = f"SELECT {COLUMNS} FROM images WHERE id IN ({marks(some)})"
+        found.update((record[0], row_of(record)) for record in db.execute(query, some))
+    return found
+
+
+def _bytes(folder: Path) -> int:
+    total = 0
+    for path in folder.iterdir():
+        with suppress(FileNotFoundError):  # a writer replaces derived files
+            total += path.stat().st_size
+    return total
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

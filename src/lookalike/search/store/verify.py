@@ -1,0 +1,143 @@
+"""A look at everything in an embedded gallery: the database's structure, every row, every derived file."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lookalike.errors import InputError
+from lookalike.search.store.base import Fault
+from lookalike.search.store.derived import Covered, Generation, open_covered
+from lookalike.search.store.filters import tags
+from lookalike.search.store.rowdata import COLUMNS, checksum, checksum_of_record
+from lookalike.search.store.upkeep import Upkeep
+
+SHOWN = 100  # faults of one kind
+AGAIN = "Remove it and add the picture again."
+REMAKE = "It is made anew by the next 'lookalike gallery compact'."
+RESTORE = "Restore a copy of the folder, or make a new gallery of its pictures."
+
+
+def verify(path: Path, db: sqlite3.Connection, dim: int, upkeep: Upkeep | None) -> list[Fault]:
+    """What is wrong. A writer puts right what it can: vectors that a derived file still has, and derived files.
+
+    Args:
+        path: of the database.
+        db: its connection.
+        dim: numbers of a vector.
+        upkeep: the writer's; None for a reader, who only looks.
+    """
+    try:
+        problems = [str(found) for (found,) in db.execute(f"PRAGMA integrity_check({SHOWN})") if found != "ok"]
+        if problems:
+            return [Fault(f"{path.name}: {problem}", RESTORE) for problem in problems]
+        generation = Generation.from_json(db.execute("SELECT generation FROM meta").fetchone()[0])
+        covered, damaged = open_covered(path.parent, generation, dim)
+        faults = [
+            *_rows(db, path.name),
+            *_thumbnails(db),
+            *_vectors(db, dim, covered, mend=upkeep is not None),
+            *_differences(db, generation, covered),
+        ]
+        faults += [Fault(f"{name} {what}", REMAKE, mended=True) for name, what in damaged.items()]
+    except sqlite3.DatabaseError as error:
+        return [Fault(f"{path.name}: {error}", RESTORE)]
+    if upkeep is None:
+        return faults
+    if upkeep.failure:
+        faults.append(Fault(f"the derived files could not be made: {upkeep.failure}", REMAKE))
+    if any(fault.remedy == REMAKE for fault in faults):
+        return _remade(faults, upkeep)
+    return faults
+
+
+def _remade(faults: list[Fault], upkeep: Upkeep) -> list[Fault]:
+    """The same faults once the derived files have been made anew, or with the reason why they could not be."""
+    try:
+        upkeep.renew(fresh=True)
+    except (OSError, InputError) as error:
+        return [*faults, Fault(f"the derived files cannot be made anew: {error}", "Mend what is named first.")]
+    done = "It has been made anew."
+    return [Fault(f.what, done, mended=True) if f.remedy == REMAKE else f for f in faults]
+
+
+def _rows(db: sqlite3.Connection, name: str) -> Iterator[Fault]:
+    """Rows that are not what was stored, counts that are not right, and tags that are not the metadata's."""
+    count = tagged = broken = 0
+    for *values, expected in db.execute(f"SELECT {COLUMNS}, checksum FROM images"):
+        record: Any = tuple(values)
+        count += 1
+        if checksum_of_record(record) != expected:
+            broken += 1  # which tags it should have is not known
+            yield Fault(f"{record[1]}: what is stored of it (id {record[0]}) is damaged", AGAIN)
+            continue
+        for key, value in tags(json.loads(record[6])):
+            tagged += 1
+            there = "SELECT count(*) FROM tags WHERE key = ? AND value = ? AND id = ?"
+            if not db.execute(there, (key, value, record[0])).fetchone()[0]:
+                yield Fault(f"{record[1]}: its '{key}' (id {record[0]}) cannot be filtered by", AGAIN)
+    (said,) = db.execute("SELECT rows FROM meta").fetchone()
+    if said != count:
+        yield Fault(f"{name}: says that it has {said} rows, and has {count}", RESTORE)
+    (tags_kept,) = db.execute("SELECT count(*) FROM tags").fetchone()
+    if tags_kept > tagged and not broken:
+        yield Fault(f"{name}: filters know {tags_kept - tagged} values of metadata that no row has", RESTORE)
+    for table, one in (("vectors", "vector"), ("thumbnails", "thumbnail")):
+        for (id,) in db.execute(f"SELECT id FROM {table} WHERE id NOT IN (SELECT id FROM images) LIMIT {SHOWN}"):
+            yield Fault(f"a {one} (id {id}) belongs to no row", RESTORE)
+
+
+def _thumbnails(db: sqlite3.Connection) -> Iterator[Fault]:
+    query = "SELECT id, jpeg, t.checksum, path FROM thumbnails t JOIN images USING (id)"
+    for id, jpeg, expected, path in db.execute(query):
+        if checksum(id, jpeg) != expected:
+            yield Fault(f"{path}: its thumbnail (id {id}) is damaged", AGAIN)
+
+
+def _vectors(db: sqlite3.Connection, dim: int, covered: Covered, *, mend: bool) -> Iterator[Fault]:
+    """Vectors that are not what was stored; a whole copy in the derived files takes their place."""
+    query = "SELECT i.id, path, vector, v.checksum FROM images i LEFT JOIN vectors v USING (id)"
+    copies: list[tuple[bytes, int]] = []
+    for id, path, vector, expected in db.execute(query):
+        if vector is None:
+            yield Fault(f"{path}: it has no vector (id {id})", AGAIN)
+        elif len(vector) != 2 * dim or checksum(id, vector) != expected:
+            what = f"{path}: its vector (id {id}) is damaged"
+            copy = _copy(covered, id)
+            if copy is None or checksum(id, copy) != expected:
+                yield Fault(what, AGAIN)
+            elif mend:
+                copies.append((copy, id))
+                yield Fault(what, "It has been restored from its copy.", mended=True)
+            else:
+                yield Fault(what, "A copy is left: run 'lookalike gallery verify' where the folder can be written.")
+    if copies:
+        db.execute("BEGIN IMMEDIATE")
+        db.executemany("UPDATE vectors SET vector = ? WHERE id = ?", copies)
+        db.execute("COMMIT")
+
+
+def _copy(covered: Covered, id: int) -> bytes | None:
+    """A row's vector in the derived files."""
+    place = int(np.searchsorted(covered.ids, id))
+    found = place < len(covered.ids) and covered.ids[place] == id
+    return covered.matrix[place].tobytes() if found else None
+
+
+def _differences(db: sqlite3.Connection, generation: Generation, covered: Covered) -> Iterator[Fault]:
+    """Derived files that are whole and do not hold what the database has."""
+    if not len(covered.ids):
+        return
+    query = "SELECT id, vector, checksum FROM vectors WHERE id <= ? ORDER BY id"
+    for id, vector, expected in db.execute(query, (generation.highest,)):
+        copy = _copy(covered, id)
+        if copy is None or (copy != vector and checksum(id, copy) != expected):
+            yield Fault(f"{generation.vectors_name} does not have the vector of row {id}", REMAKE, mended=True)
+            return
+    if covered.graph is not None and len(covered.graph) != generation.positions:
+        yield Fault(f"{generation.graph_name} has {len(covered.graph)} vectors", REMAKE, mended=True)

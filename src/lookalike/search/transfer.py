@@ -1,0 +1,299 @@
+"""A gallery as one Parquet file or Lance data set, for other tools and for another store; and back.
+
+One row is one picture. The columns are `SCHEMA` and `vector`, a list of fixed length of float16 (what a gallery keeps,
+so nothing is lost) or float32. The schema's metadata hold, under "lookalike.gallery", JSON of `About` and of the
+format's version.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from lookalike.errors import InputError
+from lookalike.search.batches import batches, with_vectors
+from lookalike.search.places import Server, create_store
+from lookalike.search.store.base import About, NewRow, Row, Store
+
+BATCH = 2048  # rows in memory at a time
+KEY = b"lookalike.gallery"
+FORMAT = 1
+UNSIGNED = (1 << 64) - 1
+SCHEMA = (
+    pa.field("id", pa.int64(), nullable=False),
+    pa.field("path", pa.string(), nullable=False),
+    pa.field("digest", pa.binary(), nullable=False),
+    pa.field("size", pa.int64(), nullable=False),
+    pa.field("modified", pa.int64(), nullable=False),
+    pa.field("label", pa.string()),
+    pa.field("metadata", pa.string(), nullable=False),  # JSON of an object
+    pa.field("look", pa.uint64(), nullable=False),
+    pa.field("thumbnail", pa.binary(), nullable=False),
+)
+
+Precision = Literal["float16", "float32"]
+Progress = Callable[[int, int], None]
+
+
+def schema_of(about: About, precision: Precision = "float16") -> pa.Schema:
+    """The columns of a gallery of this kind, with what it was made with."""
+    number = pa.float16() if precision == "float16" else pa.float32()
+    vector = pa.field("vector", pa.list_(number, about.dim), nullable=False)
+    return pa.schema([*SCHEMA, vector], {KEY: json.dumps({"format": FORMAT, **asdict(about)})})
+
+
+def batch_of(
+    schema: pa.Schema, rows: Sequence[Row], vectors: NDArray[np.float32], thumbnails: Sequence[bytes]
+) -> pa.RecordBatch:
+    """Rows as a record batch.
+
+    Args:
+        schema: `schema_of` their gallery.
+        rows: N of them.
+        vectors: (N, D).
+        thumbnails: N, in the same order; empty where there is none.
+    """
+    columns: dict[str, list[Any]] = {
+        field.name: [getattr(row, field.name) for row in rows] for field in SCHEMA if field.name != "thumbnail"
+    }
+    columns["look"] = [row.look & UNSIGNED for row in rows]
+    columns["metadata"] = [json.dumps(dict(row.metadata), ensure_ascii=False) for row in rows]
+    columns["thumbnail"] = list(thumbnails)
+    vector = schema.field("vector").type
+    numbers = pa.array(vectors.astype(vector.value_type.to_pandas_dtype()).reshape(-1))
+    arrays = [pa.array(columns[field.name], field.type) for field in SCHEMA]
+    return pa.RecordBatch.from_arrays(
+        [*arrays, pa.FixedSizeListArray.from_arrays(numbers, vector.list_size)], schema=schema
+    )
+
+
+def export_rows(store: Store, path: Path, *, precision: Precision = "float16", progress: Progress | None = None) -> int:
+    """Write all rows of a store: a Parquet file or, where the name ends in .lance, a Lance data set.
+
+    It is written beside its place and renamed into it. Rows that are added meanwhile may be in it or not.
+
+    Args:
+        store: the gallery's.
+        path: of the file; what is there is not replaced.
+        precision: of the vectors; "float32" for tools that do not know float16.
+        progress: called with (rows written, rows in all).
+
+    Returns:
+        How many rows.
+
+    Raises:
+        InputError: another ending, something is there already, no such folder, no space left; or, for Lance, the
+            package pylance is not installed.
+    """
+    lance = _lance_for(path)
+    if path.exists():
+        raise InputError(f"{path}: is there already.", "Choose another name, or remove it.")
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"{path}: no such folder.", "Name a file in a folder that exists.")
+    schema = schema_of(store.about, precision)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    written = 0
+
+    def counted() -> Iterator[pa.RecordBatch]:
+        nonlocal written
+        total = len(store)
+        for some in batches(store.rows(), BATCH):
+            rows, vectors = with_vectors(store, some)
+            yield batch_of(schema, rows, vectors, [store.thumbnail(row.id) or b"" for row in rows])
+            written += len(rows)
+            if progress is not None:
+                progress(written, max(written, total))
+
+    try:
+        if lance is not None:
+            lance.write_dataset(pa.RecordBatchReader.from_batches(schema, counted()), str(beside))
+        else:
+            with pq.ParquetWriter(beside, schema, compression="zstd") as writer:
+                for batch in counted():
+                    writer.write_batch(batch)
+        beside.rename(path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(f"{path}: cannot be written ({reason}).", "Make room, or choose another place.") from None
+    finally:
+        if beside.is_dir():
+            shutil.rmtree(beside, ignore_errors=True)
+        else:
+            beside.unlink(missing_ok=True)
+    return written
+
+
+class Exported:
+    """What `export_rows` wrote: one file or data set, or a folder of Parquet files of one gallery, in order of name.
+
+    Args:
+        path: of it.
+
+    Raises:
+        InputError: nothing there, or it is not the export of a gallery.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.parts = [path]
+        if path.is_dir() and path.suffix != ".lance":
+            self.parts = sorted(path.glob("*.parquet"))
+            if not self.parts:
+                raise InputError(f"{path}: no Parquet files in this folder.", "Point at an exported gallery.")
+        elif not path.exists():
+            raise InputError(f"{path}: no such file.", "Point at an exported gallery.")
+        self.about = self._about(self.parts[0])
+        for part in self.parts[1:]:
+            if self._about(part) != self.about:
+                raise InputError(f"{part}: of another gallery than {self.parts[0].name}.", "Keep them apart.")
+        self.count = sum(self._count(part) for part in self.parts)
+
+    def rows(self) -> Iterator[list[NewRow]]:
+        """All rows, some thousands at a time, in the order of the file.
+
+        Raises:
+            InputError: a damaged file.
+        """
+        for part in self.parts:
+            with _Naming(part):
+                for batch in self._batches(part):
+                    yield _rows_of(batch)
+
+    def _batches(self, part: Path) -> Iterator[pa.RecordBatch]:
+        lance = _lance_for(part)
+        if lance is not None:
+            yield from lance.dataset(str(part)).to_batches(batch_size=BATCH)
+        else:
+            with pq.ParquetFile(part) as file:
+                yield from file.iter_batches(batch_size=BATCH)
+
+    def _schema(self, part: Path) -> pa.Schema:
+        lance = _lance_for(part)
+        with _Naming(part):
+            return lance.dataset(str(part)).schema if lance is not None else pq.read_schema(part)
+
+    def _count(self, part: Path) -> int:
+        lance = _lance_for(part)
+        with _Naming(part):
+            whole = lance.dataset(str(part)).count_rows() if lance is not None else pq.read_metadata(part).num_rows
+            return int(whole)
+
+    def _about(self, part: Path) -> About:
+        """What the part's gallery was made with, once its columns have been found to be all there."""
+        schema = self._schema(part)
+        try:
+            tree = json.loads((schema.metadata or {})[KEY])
+            version = tree.pop("format")
+            about = About(**tree)
+        except (KeyError, ValueError, TypeError):
+            raise InputError(
+                f"{part}: not the export of a gallery: its metadata do not say which model made the vectors.",
+                "Point at a file that 'lookalike gallery export' wrote.",
+            ) from None
+        if version != FORMAT:
+            raise InputError(f"{part}: format {version!r}; this version reads {FORMAT}.", "Update Lookalike.")
+        expected = {field.name: field.type for field in SCHEMA}
+        for name, kind in expected.items():
+            if name not in schema.names or schema.field(name).type != kind:
+                raise InputError(f"{part}: no column '{name}' of {kind}.", "Export the gallery again.")
+        kinds = [schema_of(about, precision).field("vector").type for precision in ("float16", "float32")]
+        vector = schema.field("vector").type if "vector" in schema.names else None
+        if not any(vector is not None and _same_list(vector, kind) for kind in kinds):
+            raise InputError(f"{part}: no column 'vector' of {about.dim} numbers.", "Export the gallery again.")
+        return about
+
+
+def create_filled(place: Path | Server, source: Exported, progress: Progress | None = None) -> None:
+    """A new store with all rows of an export. A folder is complete or absent. For a database the file is read through
+    before the first row is sent; if the connection breaks later, what has arrived stays.
+
+    Args:
+        place: of the store.
+        source: the export.
+        progress: called with (rows done, rows in all).
+
+    Raises:
+        InputError: there is one already, none can be made there, or the file is damaged.
+    """
+    if isinstance(place, Server):
+        for _ in source.rows():
+            pass
+        _fill(place, source, progress)
+        return
+    if place.exists():
+        raise InputError(f"{place}: is there already.", "Choose another name, or remove it.")
+    beside = place.with_name(f".{place.name}.{os.getpid()}.creating")
+    try:
+        _fill(beside, source, progress)
+        beside.rename(place)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _fill(place: Path | Server, source: Exported, progress: Progress | None) -> None:
+    with create_store(place, source.about) as store:
+        done = 0
+        for rows in source.rows():
+            done += len(store.add(rows))
+            if progress is not None:
+                progress(done, source.count)
+
+
+class _Naming:
+    """Turns what pyarrow and Lance raise on a damaged file into an error that names it."""
+
+    def __init__(self, part: Path) -> None:
+        self.part = part
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, pa.ArrowException | OSError | ValueError | KeyError | UnicodeDecodeError):
+            first = str(error).partition("\n")[0]
+            raise InputError(f"{self.part}: damaged or cut short ({first}).", "Export the gallery again.") from None
+
+
+def _same_list(one: pa.DataType, other: pa.DataType) -> bool:
+    alike = pa.types.is_fixed_size_list(one) and one.list_size == other.list_size
+    return bool(alike and one.value_type == other.value_type)
+
+
+def _rows_of(batch: pa.RecordBatch) -> list[NewRow]:
+    columns = {field.name: batch.column(field.name).to_pylist() for field in SCHEMA if field.name != "id"}
+    flat = batch.column("vector").flatten().to_numpy(zero_copy_only=False)
+    vectors = flat.astype(np.float32).reshape(len(batch), -1)
+    columns["metadata"] = [json.loads(text) for text in columns["metadata"]]
+    names = list(columns)
+    return [
+        NewRow(vector=vector, **dict(zip(names, values, strict=True)))
+        for vector, *values in zip(vectors, *columns.values(), strict=True)
+    ]
+
+
+def _lance_for(path: Path) -> Any:
+    """The package, where the name ends in .lance; None for Parquet.
+
+    Raises:
+        InputError: another ending, or it is not installed.
+    """
+    if path.suffix == ".parquet":
+        return None
+    if path.suffix != ".lance":
+        raise InputError(f"{path}: '{path.suffix}' is no format of an export.", "End the name in .parquet or .lance.")
+    try:
+        return importlib.import_module("lance")
+    except ImportError:
+        raise InputError(
+            f"{path}: the package pylance is not installed.", "Run 'pip install pylance', or end the name in .parquet."
+        ) from None

@@ -1,0 +1,231 @@
+"""A gallery as a file: all of it, and back; what is damaged or of another kind is named and leaves nothing."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lookalike.errors import InputError
+from lookalike.search import transfer
+from lookalike.search.places import place_of
+from lookalike.search.store.base import About, Store
+from lookalike.search.store.sqlite import SqliteStore
+from lookalike.search.transfer import Exported, create_filled, export_rows
+from small_gallery import rows
+
+DIM = 24
+ABOUT = About("a" * 64, DIM, "/runs/r18/model", 64, 0.625)
+COUNT = 50
+
+lance = pytest.mark.skipif(importlib.util.find_spec("lance") is None, reason="needs the package pylance")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    with SqliteStore.create(tmp_path_factory.mktemp("kept") / "g", ABOUT) as made:
+        made.add(rows(COUNT, DIM))
+        made.remove([7])
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer, "BATCH", 8)
+
+
+def contents(store: Store) -> list[dict[str, object]]:
+    """All that is kept of each row, but its id."""
+    kept = list(store.rows())
+    vectors = store.vectors([row.id for row in kept])
+    trees = []
+    for row, vector in zip(kept, vectors, strict=True):
+        tree = asdict(row) | {"vector": vector.tolist(), "thumbnail": store.thumbnail(row.id) or b""}
+        tree["look"] %= 1 << 64
+        del tree["id"]
+        trees.append(tree)
+    return trees
+
+
+@pytest.mark.parametrize("name", ["all.parquet", pytest.param("all.lance", marks=lance)])
+@pytest.mark.parametrize("precision", ["float16", "float32"])
+def test_there_and_back_nothing_is_lost(name: str, precision: transfer.Precision, store: Store, tmp_path: Path) -> None:
+    steps: list[tuple[int, int]] = []
+    written = export_rows(store, tmp_path / name, precision=precision, progress=lambda *step: steps.append(step))
+    assert written == COUNT - 1
+    assert steps[-1] == (COUNT - 1, COUNT - 1)
+    assert len(steps) == 7
+    create_filled(tmp_path / "new", Exported(tmp_path / name))
+    with SqliteStore.open(tmp_path / "new") as again:
+        assert again.about == ABOUT
+        assert contents(again) == contents(store)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [name, "new"]
+
+
+def test_any_tool_can_read_it(store: Store, tmp_path: Path) -> None:
+    export_rows(store, tmp_path / "all.parquet")
+    table = pq.read_table(tmp_path / "all.parquet")
+    assert table.schema.field("vector").type == pa.list_(pa.float16(), DIM)
+    ids = table["id"].to_pylist()
+    assert ids == [row.id for row in store.rows()]
+    vectors = table["vector"].combine_chunks().flatten().to_numpy().reshape(-1, DIM)
+    assert np.array_equal(vectors.astype(np.float32), store.vectors(ids))
+    tree = json.loads(table.schema.metadata[transfer.KEY])
+    assert tree == {"format": 1, **asdict(ABOUT)}
+    first = store.get(ids[:1])[0]
+    assert first is not None
+    assert json.loads(table["metadata"][0].as_py()) == dict(first.metadata)
+
+
+def test_a_folder_of_parts_is_read_in_order(store: Store, tmp_path: Path) -> None:
+    export_rows(store, tmp_path / "all.parquet")
+    table = pq.read_table(tmp_path / "all.parquet")
+    (tmp_path / "parts").mkdir()
+    for number, low in enumerate(range(0, COUNT, 20)):
+        pq.write_table(table.slice(low, 20), tmp_path / "parts" / f"{number}.parquet")
+    source = Exported(tmp_path / "parts")
+    assert source.count == COUNT - 1
+    create_filled(tmp_path / "new", source)
+    with SqliteStore.open(tmp_path / "new") as again:
+        assert contents(again) == contents(store)
+    other = table.replace_schema_metadata(
+        {transfer.KEY: json.dumps({"format": 1, **asdict(ABOUT), "dim": DIM, "fingerprint": "b" * 64})}
+    )
+    pq.write_table(other, tmp_path / "parts" / "3.parquet")
+    with pytest.raises(InputError, match=r"3\.parquet: of another gallery than 0\.parquet"):
+        Exported(tmp_path / "parts")
+
+
+def test_an_empty_gallery_is_exported(tmp_path: Path) -> None:
+    with SqliteStore.create(tmp_path / "g", ABOUT) as store:
+        assert export_rows(store, tmp_path / "none.parquet") == 0
+    create_filled(tmp_path / "new", Exported(tmp_path / "none.parquet"))
+    with SqliteStore.open(tmp_path / "new") as again:
+        assert len(again) == 0
+        assert again.about == ABOUT
+
+
+def test_rows_removed_meanwhile_are_left_out(tmp_path: Path) -> None:
+    with SqliteStore.create(tmp_path / "g", ABOUT) as store:
+        store.add(rows(COUNT, DIM))
+
+        def remove_one_ahead(done: int, total: int) -> None:
+            store.remove([done + 5])
+
+        written = export_rows(store, tmp_path / "all.parquet", progress=remove_one_ahead)
+        assert written == pq.read_metadata(tmp_path / "all.parquet").num_rows
+        assert COUNT - 7 <= written < COUNT
+
+
+def test_nothing_is_overwritten_and_no_half_file_stays(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "there.parquet").write_text("mine")
+    with pytest.raises(InputError, match="is there already"):
+        export_rows(store, tmp_path / "there.parquet")
+    with pytest.raises(InputError, match="no such folder"):
+        export_rows(store, tmp_path / "no" / "all.parquet")
+    with pytest.raises(InputError, match=r"'\.csv' is no format"):
+        export_rows(store, tmp_path / "all.csv")
+
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        export_rows(store, tmp_path / "all.parquet", progress=stop)
+    assert [path.name for path in tmp_path.iterdir()] == ["there.parquet"]
+    assert (tmp_path / "there.parquet").read_text() == "mine"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("lance") is not None, reason="pylance is installed")
+def test_lance_wants_its_package(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"pylance is not installed\. Run .pip install pylance"):
+        export_rows(store, tmp_path / "all.lance")
+    (tmp_path / "other.lance").mkdir()
+    with pytest.raises(InputError, match="pylance is not installed"):
+        Exported(tmp_path / "other.lance")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.3, 0.6, 0.9, 0.999])
+def test_a_file_cut_short_is_named_and_makes_no_gallery(share: float, store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "all.parquet"
+    export_rows(store, path)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(InputError, match=r"all\.parquet: damaged or cut short"):
+        create_filled(tmp_path / "new", Exported(path))
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_damaged_inside_makes_no_gallery(store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "all.parquet"
+    export_rows(store, path)
+    data = bytearray(path.read_bytes())
+    data[20:400] = bytes(380)  # pages of the first columns; the footer is whole
+    path.write_bytes(data)
+    source = Exported(path)
+    with pytest.raises(InputError, match=r"all\.parquet"):
+        create_filled(tmp_path / "new", source)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_not_ours_is_refused(store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "all.parquet"
+    with pytest.raises(InputError, match="no such file"):
+        Exported(path)
+    with pytest.raises(InputError, match="no Parquet files in this folder"):
+        Exported(tmp_path)
+    pq.write_table(pa.table({"x": [1]}), path)
+    with pytest.raises(InputError, match="not the export of a gallery"):
+        Exported(path)
+    path.unlink()
+    export_rows(store, path)
+    table = pq.read_table(path)
+    for without in ("vector", "digest", "look"):
+        pq.write_table(table.drop_columns([without]), path)
+        with pytest.raises(InputError, match=f"no column '{without}'"):
+            Exported(path)
+    newer = {transfer.KEY: json.dumps({"format": 2, **asdict(ABOUT)})}
+    pq.write_table(table.replace_schema_metadata(newer), path)
+    with pytest.raises(InputError, match="format 2; this version reads 1"):
+        Exported(path)
+
+
+def test_a_gallery_that_is_there_is_not_filled_again(store: Store, tmp_path: Path) -> None:
+    export_rows(store, tmp_path / "all.parquet")
+    (tmp_path / "new").mkdir()
+    with pytest.raises(InputError, match="is there already"):
+        create_filled(tmp_path / "new", Exported(tmp_path / "all.parquet"))
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("target", "shown"),
+    [
+        ("postgresql://ann@db.example/pictures#photos", "postgresql://ann@db.example/pictures#photos"),
+        ("postgres://ann:s3cret@db/pictures#photos", "postgres://ann@db/pictures#photos"),
+        ("postgresql://db/p?user=ann&password=s3cret&port=1#a", "postgresql://db/p?user=ann&password=***&port=1#a"),
+        ("postgresql://ann:a/b?c@db/p#a", "postgresql://ann@db/p#a"),
+        ("postgresql://db/p?password=a@b&user=ann#a", "postgresql://db/p?password=***&user=ann#a"),
+        ("postgresql:///pictures?host=/run/pg#photos", "postgresql:///pictures?host=/run/pg#photos"),
+    ],
+)
+def test_a_database_is_shown_without_its_password(target: str, shown: str) -> None:
+    place = place_of(target)
+    assert str(place) == shown
+    assert f"{place.url}#{place.name}" == target  # type: ignore[union-attr]
+
+
+def test_a_folder_is_a_folder_and_a_database_needs_a_name() -> None:
+    assert place_of("photos#1.gallery") == Path("photos#1.gallery")
+    assert place_of("~/g") == Path.home() / "g"
+    for target in ("postgresql://ann:s3cret@db/pictures", "postgresql://ann:s3cret@db/pictures#"):
+        with pytest.raises(InputError, match="no gallery is named") as caught:
+            place_of(target)
+        assert "s3cret" not in str(caught.value)
+        assert "postgresql://ann@db/pictures#NAME" in caught.value.remedy

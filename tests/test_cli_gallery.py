@@ -1,0 +1,355 @@
+"""`lookalike gallery`: each command on real pictures, what it prints, and how it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+import lookalike
+from lookalike.cli.gallery_words import parse_threshold, parse_where
+from lookalike.cli.main import app
+from lookalike.errors import InputError
+from small_gallery import album, model_folder, picture
+
+
+def gallery(command: str, *arguments: object) -> Result:
+    return CliRunner().invoke(app, ["gallery", command, *map(str, arguments)])
+
+
+def good(command: str, *arguments: object) -> str:
+    result = gallery(command, *arguments)
+    assert result.exit_code == 0, result.exception
+    assert result.stderr == ""  # no bars where there is no terminal
+    return result.stdout
+
+
+def tree_of(command: str, *arguments: object) -> Any:
+    return json.loads(good(command, *arguments, "--json"))
+
+
+def refusal(command: str, *arguments: object) -> InputError:
+    error = gallery(command, *arguments).exception
+    assert isinstance(error, InputError), error
+    assert "\n" not in error.message
+    assert error.remedy
+    return error
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return model_folder(tmp_path_factory.mktemp("runs") / "model", threshold=0.95)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return album(tmp_path_factory.mktemp("photos"))
+
+
+@pytest.fixture(scope="module")
+def filled(model: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("filled") / "photos.gallery"
+    made = good("create", place, "--model", model)
+    assert "vectors of 32 numbers" in made
+    assert f"lookalike gallery add {place} PICTURES" in made
+    assert "12" in good("add", place, photos)
+    return place
+
+
+@pytest.fixture
+def own(filled: Path, tmp_path: Path) -> Path:
+    """A gallery to change."""
+    return shutil.copytree(filled, tmp_path / "own.gallery")
+
+
+def test_search_prints_scores_ids_labels_and_paths(filled: Path, photos: Path) -> None:
+    query = photos / "dog" / "2.png"
+    lines = good("search", filled, query, "--k", 3, "--threshold", "none").splitlines()
+    assert lines[0] == f"{query}  (exact)"
+    score, id, label, path = lines[1].split()
+    assert (float(score), label, path) == (1.0, "dog", str(query))
+    assert int(id) >= 1
+    assert len(lines) == 5
+    assert lines[-1] == "12 rows, at most 3 answers"
+
+
+def test_the_calibrated_threshold_is_used_and_said(filled: Path, photos: Path) -> None:
+    text = good("search", filled, photos / "dog" / "0.png", "--k", 12)
+    assert text.splitlines()[-1] == "12 rows, at most 12 answers, cosine from 0.950 (calibrated: 1 % false matches)"
+    tree = tree_of("search", filled, photos / "dog" / "0.png", "--k", 12)
+    assert (tree["threshold"], tree["calibrated"]) == (0.95, True)
+    scores = [hit["score"] for hit in tree["queries"][0]["hits"]]
+    assert min(scores) >= 0.95
+    assert len(scores) < 12
+    tree = tree_of("search", filled, photos / "dog" / "0.png", "--threshold", "0.2", "--k", 12)
+    assert (tree["threshold"], tree["calibrated"]) == (0.2, False)
+    assert len(tree["queries"][0]["hits"]) > len(scores)
+
+
+def test_the_tree_of_a_search_is_what_the_library_says(filled: Path, photos: Path, model: Path) -> None:
+    paths = [photos / "emu" / "1.png", photos / "cat" / "0.png"]
+    tree = tree_of("search", filled, *paths, "--id", 3, "--where", "label=cat,emu", "--threshold", "none", "--exact")
+    assert set(tree) == {"gallery", "fingerprint", "rows", "k", "where", "threshold", "calibrated", "queries"}
+    assert (tree["gallery"], tree["rows"], tree["k"], tree["threshold"]) == (str(filled), 12, 10, None)
+    assert tree["fingerprint"] == lookalike.load(model).fingerprint
+    assert tree["where"] == {"label": ["cat", "emu"]}
+    assert [each["query"] for each in tree["queries"]] == [*map(str, paths), 3]
+    assert all(each["exact"] for each in tree["queries"])
+    with lookalike.Gallery.open(filled) as opened:
+        found = opened.search([*paths, 3], where={"label": ["cat", "emu"]}, threshold=None)
+    for each, expected in zip(tree["queries"], found, strict=True):
+        assert [(hit["id"], hit["path"], hit["label"], hit["metadata"]) for hit in each["hits"]] == [
+            (hit.row.id, hit.row.path, hit.row.label, dict(hit.row.metadata)) for hit in expected.hits
+        ]
+        assert [hit["score"] for hit in each["hits"]] == pytest.approx([hit.score for hit in expected.hits], abs=1e-5)
+
+
+class Page(HTMLParser):
+    """Pictures, links to elsewhere, and text of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.pictures: list[tuple[str, str]] = []
+        self.elsewhere: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        if tag == "img":
+            self.pictures.append((values["src"] or "", values["alt"] or ""))
+        self.elsewhere += [value for key in ("src", "href") if (value := values.get(key)) and value[:5] != "data:"]
+
+    def handle_data(self, data: str) -> None:
+        self.words += [data.strip()] if data.strip() else []
+
+
+def test_the_wall_holds_query_and_answers_and_needs_nothing_else(filled: Path, photos: Path, tmp_path: Path) -> None:
+    query = picture(tmp_path / "<b>odd & name.png", 7)
+    wall = tmp_path / "wall.html"
+    text = good("search", filled, query, "--id", 5, "--k", 4, "--threshold", "none", "--html", wall)
+    assert text.splitlines()[-1] == str(wall)
+    page = Page(wall.read_text())
+    assert page.elsewhere == []
+    assert "url(" not in wall.read_text()
+    assert len(page.pictures) == 2 * (1 + 4)
+    assert all(source.startswith("data:image/jpeg;base64,/9j/") for source, _ in page.pictures)
+    assert page.pictures[0][1] == f"the query: {query}"
+    assert str(query) in page.words
+    assert "row 5" in page.words
+    tree = tree_of("search", filled, query, "--k", 4, "--threshold", "none")
+    for hit in tree["queries"][0]["hits"]:
+        assert f"{hit['score']:.3f}" in page.words
+        assert f"{Path(hit['path']).name} · id {hit['id']}" in page.words
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["<b>odd & name.png", "wall.html"]
+
+
+def test_a_wall_that_cannot_be_written_is_refused(filled: Path, tmp_path: Path) -> None:
+    assert "cannot write the wall" in refusal("search", filled, "--id", 1, "--html", tmp_path / "no" / "w.html").message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wall_without_an_answer_says_so(filled: Path, tmp_path: Path) -> None:
+    query = picture(tmp_path / "new.png", 12345)
+    assert "  nothing" in good("search", filled, query, "--threshold", "0.9999", "--html", tmp_path / "w.html")
+    assert "0 found, exact search" in Page((tmp_path / "w.html").read_text()).words
+
+
+def test_search_is_refused_in_plain_words(filled: Path, tmp_path: Path) -> None:
+    assert "nothing to search with" in refusal("search", filled).message
+    assert "no row 99" in refusal("search", filled, "--id", 99).message
+    assert "cannot be read" in refusal("search", filled, tmp_path / "gone.png").message
+    assert "no cosine" in refusal("search", filled, "--id", 1, "--threshold", "high").message
+    assert "not KEY=VALUE" in refusal("search", filled, "--id", 1, "--where", "label").message
+    refusal("search", tmp_path / "nowhere", "--id", 1)
+
+
+def test_another_model_is_refused_and_a_moved_one_is_taken(
+    filled: Path, photos: Path, model: Path, tmp_path: Path
+) -> None:
+    other = model_folder(tmp_path / "other", seed=3)
+    fault = refusal("search", filled, photos / "cat" / "0.png", "--model", other)
+    assert lookalike.load(other).fingerprint[:12] in fault.message
+    assert lookalike.load(model).fingerprint[:12] in fault.remedy
+    moved = shutil.copytree(model, tmp_path / "moved")
+    assert "cat/0.png" in good("search", filled, photos / "cat" / "0.png", "--model", moved)
+
+
+def test_add_skips_what_is_there_and_names_what_cannot_be_read(own: Path, photos: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "more" / "bad.png"
+    picture(tmp_path / "more" / "new.png", 77)
+    bad.write_text("no picture")
+    tree = tree_of("add", own, photos, tmp_path / "more")
+    assert (tree["added"], tree["replaced"], tree["skipped"], tree["rows"]) == (1, 0, 12, 13)
+    assert tree["rejected"] == 1
+    assert [one["path"] for one in tree["faults"]] == [str(bad)]
+    assert "not an image" in tree["faults"][0]["reason"]
+    info = tree_of("info", own, "--rejected")
+    assert info["rejected"] == 1
+    assert info["files"] == tree["faults"]
+    assert f"  {bad}: " in good("info", own, "--rejected")
+
+
+def test_remove_says_how_many(own: Path, photos: Path) -> None:
+    assert good("remove", own, "--where", "label=dog") == "4 rows removed, 8 left\n"
+    assert tree_of("remove", own, photos / "cat" / "0.png", "--id", 999)["removed"] == 1
+    assert tree_of("remove", own, "--where", "label=dog") == {"gallery": str(own), "removed": 0, "rows": 7}
+    assert "nothing to remove" in refusal("remove", own).message
+
+
+def test_info_says_what_it_is(filled: Path, model: Path) -> None:
+    tree = tree_of("info", filled)
+    with lookalike.Gallery.open(filled) as opened:
+        assert tree["model"] == opened.info()["model"]
+        assert tree["rows"] == 12
+    text = good("info", filled)
+    assert f"{model.resolve()}, {lookalike.load(model).fingerprint[:12]}…" in text
+    assert "0.950, of 1 % false matches" in text
+
+
+def test_verify_is_quiet_when_all_is_well_and_fails_when_it_is_not(own: Path) -> None:
+    assert tree_of("verify", own, "--recall") == {
+        "gallery": str(own), "rows": 12, "faults": [], "recall_at_10": 1.0,
+    }  # fmt: skip
+    assert good("verify", own) == "12 rows, 0 faults\n"
+    assert "against the exact one: 1.0000" in good("verify", own, "--recall")
+    database = max((path for path in own.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    data = bytearray(database.read_bytes())
+    with lookalike.Gallery.open(own) as opened:
+        half = opened.store.vectors([4])[0].astype("float16").tobytes()
+    at = bytes(data).find(half)
+    assert at > 0
+    data[at + 9] ^= 0x40
+    database.write_bytes(data)
+    result = gallery("verify", own, "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["faults"]
+    assert "fault: " in gallery("verify", own).stdout
+
+
+def test_what_is_exported_makes_the_same_gallery(filled: Path, tmp_path: Path) -> None:
+    file = tmp_path / "all.parquet"
+    assert good("export", filled, file) == f"{file}: 12 rows\n"
+    assert good("create", tmp_path / "copy", "--from", file) == f"{tmp_path / 'copy'}: 12 rows\n"
+    arguments = ("--id", 4, "--threshold", "none")
+    one, other = (tree_of("search", place, *arguments)["queries"] for place in (filled, tmp_path / "copy"))
+    assert [hit["path"] for hit in one[0]["hits"]] == [hit["path"] for hit in other[0]["hits"]]
+    assert "is there already" in refusal("create", tmp_path / "copy", "--from", file).message
+    assert "is there already" in refusal("export", filled, file).message
+    wrong = model_folder(tmp_path / "other", seed=3)
+    assert "another model" in refusal("create", tmp_path / "new", "--from", file, "--model", wrong).message
+    assert not (tmp_path / "new").exists()
+
+
+def test_create_wants_a_model_and_a_free_place(filled: Path, model: Path, tmp_path: Path) -> None:
+    assert "no model" in refusal("create", tmp_path / "new").message
+    assert "no such folder" in refusal("create", tmp_path / "new", "--model", tmp_path / "gone").message
+    refusal("create", filled, "--model", model)
+    assert "no gallery is named" in refusal("create", "postgresql://db/x", "--model", model).message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_duplicates_are_grouped(own: Path, photos: Path, tmp_path: Path) -> None:
+    assert tree_of("duplicates", own)["groups"] == []
+    from PIL import Image
+
+    Image.open(photos / "cat" / "1.png").save(tmp_path / "again.jpg", quality=80)
+    good("add", own, tmp_path / "again.jpg")
+    (group,) = tree_of("duplicates", own)["groups"]
+    assert not group["exact"]
+    assert [row["path"] for row in group["rows"]] == [str(photos / "cat" / "1.png"), str(tmp_path / "again.jpg")]
+    text = good("duplicates", own)
+    assert "nearly the same" in text
+    assert text.endswith("1 group, 2 rows of 13\n")
+    assert tree_of("duplicates", own, "--cosine", "1")["groups"] == []
+
+
+def test_compact_keeps_what_is_there(own: Path) -> None:
+    good("remove", own, "--where", "label=emu")
+    assert good("compact", own) == f"{own}: 8 rows\n"
+    assert good("verify", own) == "8 rows, 0 faults\n"
+
+
+def test_sync_removes_what_is_gone(model: Path, tmp_path: Path) -> None:
+    photos = album(tmp_path / "photos")
+    good("create", tmp_path / "g", "--model", model)
+    good("add", tmp_path / "g", photos, "--label", "animal")
+    (photos / "dog" / "0.png").unlink()
+    picture(photos / "dog" / "1.png", 5)
+    assert tree_of("add", tmp_path / "g", photos)["removed"] == 0
+    tree = tree_of("add", tmp_path / "g", photos, "--sync", "--no-folder-labels")
+    assert (tree["removed"], tree["rows"]) == (1, 11)
+    assert tree_of("info", tmp_path / "g")["rows"] == 11
+
+
+def test_watching_keeps_in_step_until_ctrl_c(model: Path, tmp_path: Path) -> None:
+    photos = album(tmp_path / "photos", each=1)
+    good("create", tmp_path / "g", "--model", model)
+    command = [
+        sys.executable,
+        "-m",
+        "lookalike.cli.main",
+        "gallery",
+        "add",
+        tmp_path / "g",
+        photos,
+        "--watch",
+        "--json",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout is not None
+        assert json.loads(watching.stdout.readline())["added"] == 3
+        picture(photos / "owl" / "new.png", 50)
+        (photos / "cat" / "0.png").unlink()
+        rows, seen = 3, {"added": 0, "removed": 0}
+        while 0 in seen.values():
+            tree = json.loads(watching.stdout.readline())
+            seen = {key: count + tree[key] for key, count in seen.items()}
+            rows = tree["rows"]
+        watching.send_signal(signal.SIGINT)
+        _, said = watching.communicate(timeout=60)
+    assert (seen, rows) == ({"added": 1, "removed": 1}, 3)
+    assert watching.returncode == 130
+    assert said.splitlines() == [
+        f"watching {photos}; stop with Ctrl-C", "stopped; what was added is kept, and the same command goes on",
+    ]  # fmt: skip
+    assert tree_of("verify", tmp_path / "g")["faults"] == []
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (None, None),
+        ([], None),
+        (["label=cat"], {"label": ["cat"]}),
+        (["label=cat", "label=7,dog"], {"label": ["cat", "7", "dog"]}),
+        (["year=2012,1.5"], {"year": ["2012", 2012, "1.5", 1.5]}),
+        (["sharp=true", "by=null"], {"sharp": ["true", True], "by": ["null", None]}),
+        (["by="], {"by": [""]}),
+        (["note=a=b"], {"note": ["a=b"]}),
+        (['by=["Bo, Jr.", "Ann"]'], {"by": ["Bo, Jr.", "Ann"]}),
+        (["x=NaN", "y={}"], {"x": ["NaN"], "y": ["{}"]}),
+    ],
+)
+def test_filters_as_they_are_typed(given: list[str] | None, expected: object) -> None:
+    assert parse_where(given) == expected
+
+
+@pytest.mark.parametrize("given", ["label", "=cat", "", "by=[", "by=[]", "by=[1]"])
+def test_what_is_no_filter_is_refused(given: str) -> None:
+    with pytest.raises(InputError, match="--where"):
+        parse_where([given])
+
+
+def test_thresholds_as_they_are_typed() -> None:
+    assert [parse_threshold(text) for text in (None, "calibrated", "none", "0.5", "-1")] == [
+        "default", "calibrated", None, 0.5, -1.0,
+    ]  # fmt: skip

@@ -1,0 +1,68 @@
+"""The difference hash in 64 bits, against a slow one and the one of the reports."""
+
+from __future__ import annotations
+
+import io
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lookalike.evaluation.duplicates import _looks
+from lookalike.looks import NOISE, difference_hashes
+
+
+def drawn(count: int, height: int, width: int) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    small = rng.integers(0, 256, (count, 5, 6, 3), dtype=np.uint8)
+    resized = [Image.fromarray(one).resize((width, height), Image.Resampling.BICUBIC) for one in small]
+    return np.stack([np.asarray(one) for one in resized])
+
+
+def slow_hash(image: np.ndarray) -> int:
+    """Means of cells whose borders lie on whole pixels, one after the other."""
+    height, width = image.shape[0] // 8, image.shape[1] // 9
+    bits = 0
+    for row in range(8):
+        cells = [
+            image[row * height : (row + 1) * height, column * width : (column + 1) * width].mean()
+            for column in range(9)
+        ]
+        for left, right in pairwise(cells):
+            bits = 2 * bits + int(right - left > NOISE)
+    return bits
+
+
+def test_the_hash_is_that_of_the_obvious_way() -> None:
+    images = drawn(70, 40, 36)
+    hashes = difference_hashes(images)
+    assert hashes.dtype == np.uint64
+    assert hashes.tolist() == [slow_hash(image) for image in images]
+
+
+@pytest.mark.parametrize("size", [32, 64, 100])
+def test_it_says_the_same_as_the_hash_of_the_reports(size: int) -> None:
+    images = drawn(100, size, size)
+    signs = np.where(
+        np.unpackbits(difference_hashes(images).astype(">u8").view(np.uint8).reshape(-1, 8), axis=1), 1, -1
+    )
+    differ = (signs != _looks(images)[0]).sum(1)
+    assert differ.max() <= 1  # where a step is of one gray level to the last bit, rounding decides
+
+
+def test_a_copy_saved_again_and_smaller_is_near_and_another_picture_is_not() -> None:
+    images = drawn(40, 64, 64)
+    again = []
+    for image in images:
+        file = io.BytesIO()
+        Image.fromarray(image).resize((48, 48)).save(file, "JPEG", quality=60)
+        again.append(np.asarray(Image.open(file).resize((64, 64))))
+    near = np.bitwise_count(difference_hashes(images) ^ difference_hashes(np.stack(again)))
+    far = np.bitwise_count(difference_hashes(images) ^ difference_hashes(images[::-1]))
+    assert near.max() <= 5 < far.min()
+
+
+def test_a_picture_of_one_colour_has_the_hash_nought() -> None:
+    assert difference_hashes(np.full((2, 9, 9, 3), 200, np.uint8)).tolist() == [0, 0]
+    assert difference_hashes(np.empty((0, 8, 8, 3), np.uint8)).tolist() == []
