@@ -85,6 +85,7 @@ class Data(Section):
     split_seed: int = 0
     protocol: str = ""  # such as "cars196-zero-shot"
     crop_boxes: bool = False  # cut images to their boxes, where the source has them
+    crop_mode: Literal["center", "squash"] = "center"  # to a square: cut the sides off, or squash the whole image
     sampler: Sampler = Sampler()
     skip_undecodable: bool = False  # leave images out that cannot be decoded (counted and named) instead of stopping
     mean: tuple[float, float, float] = (0.4802, 0.4481, 0.3975)  # of RGB in 0..1 over Tiny ImageNet's training images

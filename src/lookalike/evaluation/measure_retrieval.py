@@ -103,6 +103,7 @@ def measure_retrieval(
             crop=crop_of(divided, crop_boxes),
             resolution=test.size,
             dim=vectors.shape[1],
+            crop_mode=model.config.crop_mode,
             excluded_queries=results["excluded"],
             near_duplicates=duplicates,
             trained=f"{model.config.dataset or 'unnamed data'}, {counted(model.config.num_classes, 'class')}",

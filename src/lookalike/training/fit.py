@@ -185,6 +185,7 @@ def pack_images(material: Material, side: Split, recipe: Recipe, watch: Watch) -
         images,
         recipe.data.image_size,
         crop_boxes=recipe.data.crop_boxes,
+        crop_mode=recipe.data.crop_mode,
         skip_undecodable=recipe.data.skip_undecodable,
         progress=watch.packing,
     )
