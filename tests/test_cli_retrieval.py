@@ -127,6 +127,13 @@ def test_a_protocol_that_there_is_not_or_that_does_not_fit_is_refused(trained: R
     assert "7 classes, and this protocol is for the set of 196" in error.message
 
 
+@pytest.mark.parametrize("option", [["--split", "test"], ["--val-fraction", "0.5"], ["--split-seed", "1"]])
+def test_a_protocol_says_itself_what_is_measured(trained: Run, album: Path, option: list[str]) -> None:
+    error = refusal("evaluate", trained.model_dir, album, "--protocol", "half-zero-shot", *option)
+    assert "the protocol half-zero-shot says itself which images are measured" in error.message
+    assert option[0] in error.remedy
+
+
 def test_a_study_trains_first_what_its_runs_start_from(
     album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

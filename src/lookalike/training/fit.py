@@ -17,13 +17,16 @@ from lookalike.data.read import read
 from lookalike.errors import InputError
 from lookalike.evaluation.protocols import named
 from lookalike.models.start import check_blind
-from lookalike.recipe import Recipe, Training
+from lookalike.recipe import Recipe
 from lookalike.run import Run, commit
 from lookalike.training import checkpoint, loop
 from lookalike.training.distributed import World, join
 from lookalike.training.finish import Material, finish
 
 FEW_STEPS = 50
+LOSSES_ON_PAIRS = frozenset(
+    {"multi_similarity", "pml/MultiSimilarityLoss", "pml/TripletMarginLoss", "pml/ContrastiveLoss"}
+)
 NO_MEMORY = ("DefaultCPUAllocator", "can't allocate memory")  # what PyTorch's errors hold; it has no types for them
 NO_COMPILER = ("InvalidCxxCompiler", "CppCompileError", "Failed to find C compiler")
 
@@ -82,7 +85,7 @@ def fit(recipe: Recipe, *, root: Path, name: str, resume: bool = False, watch: W
             world.in_turn(partial(pack_images, material, side, recipe, watch)) for side in ("train", material.measured)
         )
         check_classes(training.catalog, material.divided is None)  # undecodable images may have been left out
-        if hint := advice(recipe.training, len(training.images)):
+        if hint := advice(recipe, len(training.images)):
             watch.say(hint)
         trained = train(run, world, training, measured, watch)
     except InputError:
@@ -194,13 +197,19 @@ def pack_images(material: Material, side: Split, recipe: Recipe, watch: Watch) -
     return made
 
 
-def advice(settings: Training, images: int) -> str:
-    """A word to a run of so few steps that a network learns little, given the number of training images; else empty."""
+def advice(recipe: Recipe, images: int) -> str:
+    """A word to a run that will learn little from so many training images, of few steps or few pairs; else empty."""
+    settings = recipe.training
     steps, more = loop.count_steps(settings, images), "a smaller training.batch_size or more training.epochs"
     if settings.batch_size > images:
         return f"a batch of {settings.batch_size} is more than all {images} training images: use {more}"
     if steps < FEW_STEPS:
         return f"{steps} steps in all teach a network little: use {more}"
+    if recipe.loss.name in LOSSES_ON_PAIRS and not recipe.data.sampler.classes:
+        return (
+            f"loss.name={recipe.loss.name} learns from pairs of one class, and shuffled batches hold few: "
+            "set data.sampler={classes: 20, images: 4}"
+        )
     return ""
 
 
