@@ -196,9 +196,9 @@ def test_a_study_trains_first_what_its_runs_start_from(
 
 def test_one_row_of_a_study_can_be_asked_for_by_its_key_and_all_of_a_network_by_its_name() -> None:
     cars = study.load("cars196")
-    assert [p.key for p in study.plan(cars, "30m", only=["cubs_resnet_2"])] == ["cubs_resnet_2"]
+    assert [p.key for p in study.plan(cars, "1h", only=["cubs_resnet_2"])] == ["cubs_resnet_2"]
     losses = study.load("cars196-losses")
-    assert len(study.plan(losses, "30m", only=["resnet18"])) == len(losses.rows)
+    assert len(study.plan(losses, "5m", only=["resnet18"])) == len(losses.rows)
 
 
 def test_a_start_that_has_seen_the_test_classes_is_refused(album: Path, tmp_path: Path) -> None:
