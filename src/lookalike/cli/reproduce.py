@@ -59,7 +59,7 @@ def reproduce(
 
 
 def demo(root: Root = Path("runs")) -> None:
-    """See the whole thing work: three networks on built-in pictures, in a few minutes on two cores."""
+    """See the whole thing work on built-in pictures: recognition and retrieval, in a few minutes on two cores."""
     from lookalike.training import study
 
     planned = study.plan(study.load("demo"), "demo")
