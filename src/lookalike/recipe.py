@@ -49,6 +49,7 @@ class Augment(Section):
     brightness: Fraction = 0.0
     contrast: Fraction = 0.0
     saturation: Fraction = 0.0
+    hue: Fraction = 0.0  # of half a turn: 1 lets every colour become every other
     mixup: float = Field(0.0, ge=0.0)  # alpha of the beta distribution; 0 is off
     cutmix: float = Field(0.0, ge=0.0)
     mix_probability: Fraction = 1.0  # share of the images that are mixed at all
