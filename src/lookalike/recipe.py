@@ -209,6 +209,10 @@ class Recipe(Section):
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
 
+    def does_as(self, other: Recipe) -> bool:
+        """Whether a run by either is the same: they may differ in what they say about themselves."""
+        return self == other.model_copy(update={"about": self.about})
+
     @model_validator(mode="after")
     def _fits_together(self) -> Recipe:
         wants_head = self.loss.name != "cross_entropy"

@@ -166,6 +166,15 @@ def test_the_same_recipe_gives_the_same_model(finished: Run, album: Path, root: 
     assert tree(other.model_dir) != tree(finished.model_dir)
 
 
+def test_what_a_recipe_says_of_itself_may_change(finished: Run, album: Path) -> None:
+    recipe = recipe_for(album, "about=told better")
+    assert recipe != finished.recipe
+    again = fit(recipe, root=finished.path.parent, name="whole", resume=True)
+    assert again.recipe == finished.recipe
+    both = Recipe(about="a", training={"seed": 1}), Recipe(about="b", training={"seed": 2})
+    assert difference(*both) == "this run has training.seed=1, not 2"
+
+
 def test_resuming_a_finished_run_keeps_its_results(finished: Run, album: Path) -> None:
     before, receipt = tree(finished.path), finished.receipt()
     fit(recipe_for(album), root=finished.path.parent, name="whole", resume=True)

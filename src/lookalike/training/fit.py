@@ -157,7 +157,7 @@ def open_run(recipe: Recipe, root: Path, name: str, resume: bool) -> Run:
     if not resume or not Run(root / name).exists:
         return Run.create(root, name, recipe)
     run = Run.open(root / name)
-    if run.recipe != recipe:
+    if not run.recipe.does_as(recipe):
         raise InputError(
             f"{run.path}: {difference(run.recipe, recipe)}.",
             "Resume with the recipe it was started with, or choose another --name.",
@@ -166,7 +166,7 @@ def open_run(recipe: Recipe, root: Path, name: str, resume: bool) -> Run:
 
 
 def difference(old: Recipe, new: Recipe) -> str:
-    """The first value in which two recipes differ, in words."""
+    """The first value in which two recipes differ, in words; what they say about themselves is none."""
 
     def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         leaves: dict[str, Any] = {}
@@ -174,7 +174,7 @@ def difference(old: Recipe, new: Recipe) -> str:
             leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
         return leaves
 
-    was, now = flat(old.model_dump()), flat(new.model_dump())
+    was, now = (flat(one.model_dump(exclude={"about"})) for one in (old, new))
     key = next(key for key in {**was, **now} if (key in was, was.get(key)) != (key in now, now.get(key)))
     return f"this run has {key}={was.get(key)}, not {now.get(key)}"
 
