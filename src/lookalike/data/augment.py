@@ -200,7 +200,8 @@ def _turns(hue: Tensor) -> Tensor:
     to_yiq = torch.tensor(YIQ, device=hue.device)
     cos, sin, one, zero = hue.cos(), hue.sin(), torch.ones_like(hue), torch.zeros_like(hue)
     turn = torch.stack([one, zero, zero, zero, cos, -sin, zero, sin, cos], 1).view(-1, 3, 3)
-    return torch.linalg.inv(to_yiq) @ turn @ to_yiq
+    back: Tensor = torch.linalg.inv(to_yiq)
+    return back @ turn @ to_yiq
 
 
 def cutout(x: Tensor, share: float, drawn: Draw) -> Tensor:
