@@ -85,7 +85,7 @@ def test_a_run_is_measured_on_the_classes_it_never_saw(trained: Run) -> None:
     )  # fmt: skip
     low, high = measured["intervals"]["recall_at_1"]
     assert low <= measured["recall_at_1"] <= high
-    assert set(measured["views"]) == {"features"}
+    assert set(measured["views"]) == {"features", "embedding, flip averaged"}
     assert measured["without_duplicates"]["recall_at_8"] <= measured["recall_at_8"]
     recalls = [record["recall_at_1"] for record in trained.history() if record["kind"] == "eval"]
     assert len(recalls) == 2
@@ -101,6 +101,10 @@ def test_the_model_of_a_run_gives_the_numbers_of_its_receipt(trained: Run, album
         assert told[key] == receipt[key], key
     assert told["fingerprint"] == load(trained.model_dir).fingerprint
     assert "half-zero-shot" in report.read_text()
+    flipped = json.loads(lookalike("evaluate", trained.model_dir, album, "--flip", "--json").stdout)
+    averaged = receipt["views"]["embedding, flip averaged"]
+    assert {key: flipped[key] for key in averaged} == averaged
+    assert list(flipped["views"]) == ["features"]
 
 
 def test_the_numbers_are_said_with_what_they_are_of(trained: Run, album: Path) -> None:
@@ -111,7 +115,8 @@ def test_the_numbers_are_said_with_what_they_are_of(trained: Run, album: Path) -
     assert lines[0] == "album by half-zero-shot: 19 queries of 4 classes (whole images, 32 px, 16 numbers)"
     assert lines[1].startswith(f"embedding: Recall@1 {measured['recall_at_1']:.2%}")
     assert lines[2].startswith("features: Recall@1 ")
-    assert lines[3].startswith("without 1 pairs of near-duplicates: Recall@1 ")
+    assert lines[3].startswith("embedding, flip averaged: Recall@1 ")
+    assert lines[4].startswith("without 1 pairs of near-duplicates: Recall@1 ")
     assert "1 images have no other of their class: they were no queries" in lines
 
 
@@ -125,6 +130,13 @@ def test_a_protocol_that_there_is_not_or_that_does_not_fit_is_refused(trained: R
     assert "did you mean 'half-zero-shot'?" in error.message.lower()
     error = refusal("evaluate", trained.model_dir, album, "--protocol", "cars196-zero-shot")
     assert "7 classes, and this protocol is for the set of 196" in error.message
+
+
+@pytest.mark.parametrize("option", [["--split", "test"], ["--val-fraction", "0.5"], ["--split-seed", "1"]])
+def test_a_protocol_says_itself_what_is_measured(trained: Run, album: Path, option: list[str]) -> None:
+    error = refusal("evaluate", trained.model_dir, album, "--protocol", "half-zero-shot", *option)
+    assert "the protocol half-zero-shot says itself which images are measured" in error.message
+    assert option[0] in error.remedy
 
 
 def test_a_study_trains_first_what_its_runs_start_from(
@@ -169,7 +181,10 @@ def test_a_study_trains_first_what_its_runs_start_from(
     }
     assert softmax.receipt()["start"] == start
     found = softmax.receipt()["results"]
-    assert (found["view"], list(found["views"])) == ("features", ["softmax"])
+    assert (found["view"], list(found["views"])) == (
+        "features",
+        ["softmax", "features, flip averaged"],
+    )
     for words in ("embedding", "features", "softmax", "Recall@1"):
         assert words in said.stdout
     page = (tmp_path / "docs" / "results.md").read_text()
@@ -189,9 +204,9 @@ def test_a_study_trains_first_what_its_runs_start_from(
 
 def test_one_row_of_a_study_can_be_asked_for_by_its_key_and_all_of_a_network_by_its_name() -> None:
     cars = study.load("cars196")
-    assert [p.key for p in study.plan(cars, "30m", only=["cubs_resnet_2"])] == ["cubs_resnet_2"]
+    assert [p.key for p in study.plan(cars, "1h", only=["cubs_resnet_2"])] == ["cubs_resnet_2"]
     losses = study.load("cars196-losses")
-    assert len(study.plan(losses, "30m", only=["resnet18"])) == len(losses.rows)
+    assert len(study.plan(losses, "5m", only=["resnet18"])) == len(losses.rows)
 
 
 def test_a_start_that_has_seen_the_test_classes_is_refused(album: Path, tmp_path: Path) -> None:

@@ -179,6 +179,15 @@ def test_any_size_becomes_any_other_without_distortion(height: int, width: int, 
     np.testing.assert_allclose(spans, expected, atol=0.05 * 255 + 255 / (min(height, width) - 1))
 
 
+@given(st.integers(8, 90), st.integers(8, 90), st.integers(8, 60), st.integers(8, 60))
+def test_squashed_nothing_is_cut_off(height: int, width: int, to_height: int, to_width: int) -> None:
+    squashed = decode(encoded(smooth(height, width)), (to_height, to_width), crop_mode="squash").astype(int)
+    assert squashed.shape == (to_height, to_width, 3)
+    pixel = 255 / (min(height, width, to_height, to_width) - 1)
+    np.testing.assert_allclose(squashed[0, 0, :2], 0, atol=2 * pixel)
+    np.testing.assert_allclose(squashed[-1, -1, :2], 255, atol=2 * pixel)
+
+
 def test_shrinking_is_antialiased() -> None:
     checks = np.zeros((256, 256, 3), dtype=np.uint8)
     checks[::2, ::2] = checks[1::2, 1::2] = 255

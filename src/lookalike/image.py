@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,8 @@ from PIL import Image, UnidentifiedImageError
 from lookalike.errors import InputError
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+CropMode = Literal["center", "squash"]  # how a picture becomes a square: cut evenly, or stretched
+
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # JPEG includes MPO, the double pictures of phones
 MAX_PIXELS = 100_000_000  # a picture of 300 MB once decoded: more is a mistake or an attack
 
@@ -39,19 +42,22 @@ def decode(
     size: int | tuple[int, int] | None = None,
     *,
     box: tuple[int, int, int, int] | None = None,
+    crop_mode: CropMode = "center",
     where: str = "image",
 ) -> NDArray[np.uint8]:
     """Decode an image.
 
     EXIF orientation is applied; gray, palette, CMYK and 16-bit images become 8-bit RGB; transparency becomes white; of
-    an animation the first picture is taken. Resizing is antialiased (bicubic) and keeps proportions: the picture covers
-    the target and what sticks out is cut off evenly. A picture that has the size already is returned as it is.
+    an animation the first picture is taken. Resizing is antialiased (bicubic). By default it keeps proportions: the
+    picture covers the target and what sticks out is cut off evenly; squashing keeps all of the picture instead. A
+    picture that has the size already is returned as it is.
 
     Args:
         data: the bytes of a JPEG, PNG, WebP, BMP, GIF, TIFF or PPM file.
         size: side of a square in pixels, or (height, width); None keeps the picture's own size.
         box: left, top, right, bottom in pixels of the upright picture: only this part is used. What reaches over the
             edge is left out.
+        crop_mode: "center" to keep proportions, "squash" to keep the whole picture.
         where: what to call the image in an error: its path, as a rule.
 
     Returns:
@@ -66,7 +72,7 @@ def decode(
     if box is not None:
         image = _crop(image, box, where)
     if target is not None:
-        image = cover(image, *target)
+        image = resized(image, *target, crop_mode)
     return np.array(image)
 
 
@@ -99,12 +105,15 @@ def read(data: bytes, size: int | None = None, *, where: str = "image") -> Image
     return _upright(image, where)
 
 
-def from_pillow(image: Image.Image, size: int, *, where: str = "image") -> NDArray[np.uint8]:
-    """A Pillow image as `decode` gives its file: upright, RGB, covering a square.
+def from_pillow(
+    image: Image.Image, size: int, *, crop_mode: CropMode = "center", where: str = "image"
+) -> NDArray[np.uint8]:
+    """A Pillow image as `decode` gives its file: upright, RGB, a square.
 
     Args:
         image: in any mode; it is not changed.
         size: side of the square in pixels.
+        crop_mode: "center" to keep proportions, "squash" to keep the whole picture.
         where: what to call the image in an error.
 
     Returns:
@@ -113,7 +122,7 @@ def from_pillow(image: Image.Image, size: int, *, where: str = "image") -> NDArr
     Raises:
         InputError: its file is damaged, or its pixels have no 8-bit meaning.
     """
-    return np.array(cover(_upright(image, where), size, size))
+    return np.array(resized(_upright(image, where), size, size, crop_mode))
 
 
 def _upright(image: Image.Image, where: str) -> Image.Image:
@@ -172,12 +181,17 @@ def _crop(image: Image.Image, box: tuple[int, int, int, int], where: str) -> Ima
     return image.crop((left, top, right, bottom))
 
 
-def cover(image: Image.Image, height: int, width: int) -> Image.Image:
-    """Resize so that the picture just covers height × width, cut evenly: one resampling of the part that stays. Of a
-    picture that has the size already, itself.
-    """
+def resized(image: Image.Image, height: int, width: int, crop_mode: CropMode = "center") -> Image.Image:
+    """An upright RGB picture at another size, as `decode` gives it; of one that has the size already, itself."""
     if image.size == (width, height):
         return image
+    if crop_mode == "squash":
+        return image.resize((width, height), Image.Resampling.BICUBIC)
+    return _cover(image, height, width)
+
+
+def _cover(image: Image.Image, height: int, width: int) -> Image.Image:
+    """Resize so that the picture just covers height × width, cut evenly: one resampling of the part that stays."""
     scale = max(height / image.height, width / image.width)
     if scale == 1:
         left, top = (image.width - width) // 2, (image.height - height) // 2

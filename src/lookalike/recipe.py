@@ -49,6 +49,7 @@ class Augment(Section):
     brightness: Fraction = 0.0
     contrast: Fraction = 0.0
     saturation: Fraction = 0.0
+    hue: Fraction = 0.0  # of half a turn: 1 lets every colour become every other
     mixup: float = Field(0.0, ge=0.0)  # alpha of the beta distribution; 0 is off
     cutmix: float = Field(0.0, ge=0.0)
     mix_probability: Fraction = 1.0  # share of the images that are mixed at all
@@ -85,6 +86,7 @@ class Data(Section):
     split_seed: int = 0
     protocol: str = ""  # such as "cars196-zero-shot"
     crop_boxes: bool = False  # cut images to their boxes, where the source has them
+    crop_mode: Literal["center", "squash"] = "center"  # to a square: cut the sides off, or squash the whole image
     sampler: Sampler = Sampler()
     skip_undecodable: bool = False  # leave images out that cannot be decoded (counted and named) instead of stopping
     mean: tuple[float, float, float] = (0.4802, 0.4481, 0.3975)  # of RGB in 0..1 over Tiny ImageNet's training images
@@ -206,6 +208,10 @@ class Recipe(Section):
     schedule: Schedule = Schedule()
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
+
+    def does_as(self, other: Recipe) -> bool:
+        """Whether a run by either is the same: they may differ in what they say about themselves."""
+        return self == other.model_copy(update={"about": self.about})
 
     @model_validator(mode="after")
     def _fits_together(self) -> Recipe:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cmath
 import math
 import random
 from dataclasses import fields, replace
@@ -22,7 +23,15 @@ from lookalike.recipe import Augment
 
 OFF = Augment(crop="none", flip=0)
 ALL = Augment(
-    crop="resized", cutout=0.4, brightness=0.4, contrast=0.5, saturation=0.6, mixup=0.3, cutmix=1, mix_probability=0.7
+    crop="resized",
+    cutout=0.4,
+    brightness=0.4,
+    contrast=0.5,
+    saturation=0.6,
+    hue=0.3,
+    mixup=0.3,
+    cutmix=1,
+    mix_probability=0.7,
 )
 MEAN, STD = (0.48, 0.45, 0.4), (0.28, 0.27, 0.29)
 
@@ -77,8 +86,15 @@ def coloured(image: np.ndarray, drawn: Draw, i: int) -> np.ndarray:
     mean = sum(luma(out[y, x]) for y, x in product(range(size), range(size))) / size**2
     for y, x in product(range(size), range(size)):
         pixel = mean + (out[y, x] - mean) * contrast
-        out[y, x] = luma(pixel) + (pixel - luma(pixel)) * saturation
+        out[y, x] = turned(luma(pixel) + (pixel - luma(pixel)) * saturation, drawn.hue[i].item())
     return out.clip(0, 255)
+
+
+def turned(pixel: np.ndarray, angle: float) -> np.ndarray:
+    """RGB with its colour, as a complex number of YIQ's I and Q, turned by an angle."""
+    y, i, q = np.array(augment.YIQ) @ pixel
+    colour = complex(i, q) * cmath.exp(1j * angle)
+    return np.linalg.solve(np.array(augment.YIQ), [y, colour.real, colour.imag])
 
 
 def in_square(y: int, x: int, centre: tuple[float, float], side: float, size: int) -> bool:
@@ -200,10 +216,12 @@ def test_normalising_is_a_mean_and_a_std_per_channel() -> None:
         assert x[i, c, row, column].item() == pytest.approx(expected, abs=1e-5)
 
 
-@pytest.mark.parametrize("strengths", [(0.4, 0, 0), (0, 0.7, 0), (0, 0, 1.0), (0.9, 0.9, 0.9)])
-def test_colours_are_the_twin_s_within_rounding(strengths: tuple[float, float, float]) -> None:
-    brightness, contrast, saturation = strengths
-    settings = Augment(brightness=brightness, contrast=contrast, saturation=saturation)
+@pytest.mark.parametrize(
+    "strengths", [(0.4, 0, 0, 0), (0, 0.7, 0, 0), (0, 0, 1.0, 0), (0, 0, 0, 1.0), (0.9, 0.9, 0.9, 0.9)]
+)
+def test_colours_are_the_twin_s_within_rounding(strengths: tuple[float, float, float, float]) -> None:
+    brightness, contrast, saturation, hue = strengths
+    settings = Augment(brightness=brightness, contrast=contrast, saturation=saturation, hue=hue)
     images, drawn = pictures(), draw(settings, 6, seeded())
     before = images.clone()
     out = augment.colour(images, settings, drawn)
@@ -222,6 +240,18 @@ def test_without_saturation_a_picture_is_gray_and_without_contrast_it_is_plain()
     assert (gray.amax(3) - gray.amin(3)).max() == 0
     plain = augment.colour(images, settings, replace(drawn, contrast=none, saturation=none))
     assert all(len(one.unique()) == 1 for one in plain)
+
+
+def test_hue_turns_colours_and_leaves_gray_and_luma() -> None:
+    gray = torch.full((1, 2, 2, 3), 120, dtype=torch.uint8)
+    red = torch.tensor([150, 60, 60], dtype=torch.uint8).expand(1, 2, 2, 3)
+    drawn = replace(draw(OFF, 1, seeded()), hue=torch.tensor([math.pi]))
+    settings = Augment(hue=1.0)
+    assert torch.equal(augment.colour(gray, settings, drawn), gray)
+    opposite = augment.colour(red, settings, drawn).float()[0, 0, 0]
+    assert opposite[0] < opposite[1]
+    weights = torch.tensor([0.299, 0.587, 0.114])
+    assert opposite @ weights == pytest.approx((red[0, 0, 0].float() @ weights).item(), abs=1)
 
 
 # what is cut out and what is mixed
@@ -330,6 +360,7 @@ def test_one_setting_does_not_move_another_s_numbers() -> None:
         "brightness": 0.0,
         "contrast": 0.0,
         "saturation": 0.0,
+        "hue": 0.0,
         "mixup": 0.0,
         "cutmix": 0.0,
         "mix_probability": 0.1,
@@ -368,6 +399,7 @@ def test_draws_have_the_ranges_and_frequencies_of_the_settings() -> None:
         (drawn.brightness, 0.6, 1.4),
         (drawn.contrast, 0.5, 1.5),
         (drawn.saturation, 0.4, 1.6),
+        (drawn.hue, -0.3 * math.pi, 0.3 * math.pi),
     ):
         room = 0.01 * (high - low)
         assert low - 1e-6 <= values.min() < low + room

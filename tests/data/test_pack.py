@@ -139,6 +139,16 @@ def test_sizes_and_selections_have_packs_of_their_own(home: Path, cache: Path) -
     assert np.array_equal(made[2].images, made[0].images[[7, 2, 3]])
 
 
+def test_squashed_images_have_a_pack_of_their_own(home: Path, cache: Path) -> None:
+    Image.fromarray(render("pot-handled", np.random.default_rng(0), 24)).crop((0, 0, 24, 12)).save(home / "dog/0.png")
+    catalog = read_folder(home)
+    squashed, cut = pack(catalog, 8, cache=cache, crop_mode="squash"), pack(catalog, 8, cache=cache)
+    assert squashed.folder != cut.folder
+    row = catalog.paths.index("dog/0.png")
+    assert np.array_equal(squashed.images[row], decode(catalog.read_bytes(row), 8, crop_mode="squash"))
+    assert not np.array_equal(squashed.images[row], cut.images[row])
+
+
 def test_a_box_is_what_is_packed_when_boxes_are_cropped(home: Path, cache: Path) -> None:
     data = (home / "cat" / "3.png").read_bytes()
     rows = [

@@ -12,6 +12,7 @@ import pytest
 from lookalike.data.catalog import Catalog, Row, Split
 from lookalike.data.synthetic import CLASS_NAMES, families
 from lookalike.errors import InputError
+from lookalike.evaluation.protocol_words import protocol_words
 from lookalike.evaluation.protocols import PROTOCOLS, Divided, card, named
 
 
@@ -94,6 +95,10 @@ def test_a_part_of_the_set_says_what_there_is() -> None:
     assert about["excluded"] == {"self": True, "queries_without_positive": 0, "unlabelled": 3, "undecodable": 0}
     assert about["near_duplicates"] is None
     assert (about["crop"], about["resolution"], about["dim"], about["data"]) == ("already cropped", 96, 64, "pictures")
+    squashed = card(divided, crop="whole", resolution=96, dim=64, crop_mode="squash")
+    assert (about["crop_mode"], squashed["crop_mode"]) == ("center", "squash")
+    told = [dict(protocol_words(one, {}))["Resolution"] for one in (about, squashed)]
+    assert told == ["96 × 96 pixels", "96 × 96 pixels, the whole picture squashed to a square"]
 
 
 def test_one_image_too_many_is_not_the_full_set() -> None:

@@ -10,10 +10,11 @@ import pytest
 from PIL import Image, ImageDraw
 
 from lookalike.errors import InputError
-from lookalike.image import decode
+from lookalike.image import CropMode, decode
 from lookalike.models.prepare import prepare
 
 ORIENTATION = 0x0112
+CROP_MODES: tuple[CropMode, ...] = ("center", "squash")
 
 
 def scene(width: int, height: int, mode: str = "RGB") -> Image.Image:
@@ -84,11 +85,13 @@ def test_every_form_gives_the_same(tmp_path: Path) -> None:
     image = scene(90, 70)
     path = tmp_path / "picture.png"
     image.save(path)
-    expected = prepare(image, 32)
-    assert expected.shape == (32, 32, 3)
-    assert expected.dtype == np.uint8
-    for picture in (path, str(path), path.read_bytes(), np.asarray(image), Image.open(path)):
-        assert np.array_equal(prepare(picture, 32), expected)
+    for crop_mode in CROP_MODES:
+        expected = prepare(image, 32, crop_mode=crop_mode)
+        assert expected.shape == (32, 32, 3)
+        assert expected.dtype == np.uint8
+        for picture in (path, str(path), path.read_bytes(), np.asarray(image), Image.open(path)):
+            assert np.array_equal(prepare(picture, 32, crop_mode=crop_mode), expected)
+    assert not np.array_equal(prepare(image, 32), expected)
 
 
 def test_a_picture_of_the_size_stays_as_it_is() -> None:

@@ -217,6 +217,7 @@ def test_the_fingerprint_says_whether_vectors_can_be_compared() -> None:
     assert make(dataset="else", temperature=2.0, val_fraction=0.3, split_seed=5).fingerprint == same
     assert make(seed=1).fingerprint != same
     assert make(image_size=48).fingerprint != same
+    assert make(crop_mode="squash").fingerprint != same
     assert make(mean=(0.5, 0.5, 0.5)).fingerprint != same
 
 

@@ -20,10 +20,11 @@ from stores import Place
 from lookalike.errors import InputError
 from lookalike.image import decode
 from lookalike.looks import difference_hashes
-from lookalike.models.pretrained import load
+from lookalike.models.pretrained import Pretrained, load
 from lookalike.search.ahead import ahead
 from lookalike.search.embedder import Embedder
 from lookalike.search.ingest import Report, ingest
+from lookalike.search.queries import vectors_of
 from lookalike.search.store.base import Store
 from lookalike.search.store.sqlite import SqliteStore
 from small_gallery import album, model_folder
@@ -110,6 +111,23 @@ def test_a_large_photograph_is_seen_upright_with_a_small_thumbnail_that_tells_no
         assert np.abs(shown.astype(np.float32) - whole).mean() < 6
         pixels = decode(path.read_bytes(), embedder.size)
         assert embedder.vectors(pixels[None])[0] @ store.vectors([row.id])[0] > 0.9999
+
+
+def test_pictures_are_squashed_where_the_model_was_trained_on_squashed_ones(model: Path, tmp_path: Path) -> None:
+    cutting = load(model)
+    squashing = Pretrained(cutting.network, cutting.config.model_copy(update={"crop_mode": "squash"}))
+    wide = tmp_path / "photos" / "wide.png"
+    wide.parent.mkdir()
+    wide.write_bytes(encoded(5, size=(120, 30)))
+    embedder = Embedder(squashing, "float32")
+    with SqliteStore.create(tmp_path / "some.gallery", about(embedder)) as store:
+        ingest(store, embedder, wide.parent)
+        (row,) = rows_of(store).values()
+        kept = store.vectors([row.id])[0]
+        (asked,) = vectors_of([wide], store, lambda: embedder)
+    (expected,), (cut,) = squashing.embed([wide]), cutting.embed([wide])
+    assert expected @ cut < 0.999
+    assert min(kept @ expected, asked @ expected) > 0.9999
 
 
 def test_a_small_jpeg_is_its_own_thumbnail(store: Store, embedder: Embedder, tmp_path: Path) -> None:

@@ -220,8 +220,8 @@ def test_damage_of_a_vector_or_thumbnail_is_noticed_and_named(database: Database
         )
         ask(postgres, f"UPDATE {database.name}.thumbnails SET jpeg = 'x' WHERE id = 3")
         assert store.verify() == [
-            Fault("00001.jpg: its vector (row 2) is damaged", "Add the picture again."),
-            Fault("00002.jpg: its thumbnail (row 3) is damaged", "Add the picture again."),
+            Fault("00001.jpg: its vector (row 2) is damaged", "Remove the row, then add the picture again."),
+            Fault("00002.jpg: its thumbnail (row 3) is damaged", "Remove the row, then add the picture again."),
         ]
         with pytest.raises(InputError, match="vector of row 2"):
             store.vectors([1, 2])

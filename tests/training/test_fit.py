@@ -18,7 +18,7 @@ from lookalike.data.catalog import Catalog, Row, Split
 from lookalike.data.read import read
 from lookalike.errors import InputError, TrainingError
 from lookalike.evaluation.measure import measure
-from lookalike.recipe import Recipe, Training
+from lookalike.recipe import Recipe
 from lookalike.run import Run
 from lookalike.training import checkpoint
 from lookalike.training.fit import Watch, advice, check_trainable, difference, fit, what_lacks
@@ -166,6 +166,15 @@ def test_the_same_recipe_gives_the_same_model(finished: Run, album: Path, root: 
     assert tree(other.model_dir) != tree(finished.model_dir)
 
 
+def test_what_a_recipe_says_of_itself_may_change(finished: Run, album: Path) -> None:
+    recipe = recipe_for(album, "about=told better")
+    assert recipe != finished.recipe
+    again = fit(recipe, root=finished.path.parent, name="whole", resume=True)
+    assert again.recipe == finished.recipe
+    both = Recipe(about="a", training={"seed": 1}), Recipe(about="b", training={"seed": 2})
+    assert difference(*both) == "this run has training.seed=1, not 2"
+
+
 def test_resuming_a_finished_run_keeps_its_results(finished: Run, album: Path) -> None:
     before, receipt = tree(finished.path), finished.receipt()
     fit(recipe_for(album), root=finished.path.parent, name="whole", resume=True)
@@ -185,10 +194,26 @@ def test_resuming_a_finished_run_keeps_its_results(finished: Run, album: Path) -
     ],
 )
 def test_a_run_of_too_few_steps_is_advised(epochs: int, batch_size: int, words: str) -> None:
-    said = advice(Training(epochs=epochs, batch_size=batch_size), 32)
+    said = advice(Recipe(training={"epochs": epochs, "batch_size": batch_size}), 32)
     assert said.startswith(words)
     assert bool(said) == bool(words)
     assert ("training.batch_size" in said and "training.epochs" in said) == bool(words)
+
+
+@pytest.mark.parametrize(
+    ("loss", "sampler", "words"),
+    [
+        ("multi_similarity", {}, "loss.name=multi_similarity learns from pairs"),
+        ("multi_similarity", {"classes": 8, "images": 4}, ""),
+        ("proxy_anchor", {}, ""),
+    ],
+)
+def test_a_loss_on_pairs_is_advised_to_have_some(loss: str, sampler: dict[str, int], words: str) -> None:
+    data = {"protocol": "half-zero-shot", "sampler": sampler}
+    recipe = Recipe(data=data, model={"head": {}}, loss={"name": loss}, training={"epochs": 100, "batch_size": 32})
+    said = advice(recipe, 320)
+    assert said.startswith(words)
+    assert ("data.sampler" in said) == bool(words)
 
 
 # what is refused

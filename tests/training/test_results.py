@@ -10,7 +10,17 @@ import pytest
 
 from lookalike.errors import InputError
 from lookalike.training import results, study
-from lookalike.training.results import HEAD, commit, hardware, headline, page, read_receipts, table, write_page
+from lookalike.training.results import (
+    HEAD,
+    commit,
+    hardware,
+    headline,
+    page,
+    read_receipts,
+    retrieval_headline,
+    table,
+    write_page,
+)
 
 TINY = study.load("tiny-imagenet")
 
@@ -151,6 +161,26 @@ def test_the_headline_is_the_best_run_of_each_network() -> None:
     assert cells(lines[4]) == ["2", "ResNet-18", "44.27", "60.00", "16", "2 cores of AMD EPYC, 2026-11-24"]
     assert cells(lines[3])[3] == "45.00"
     assert len(headline("tiny-imagenet", {}).splitlines()) == 2
+
+
+def test_a_classifier_of_cars_is_shown_by_its_features_and_its_softmax_and_an_embedding_by_itself() -> None:
+    def recalls(at_1: float) -> dict[str, float]:
+        numbers = {f"recall_at_{k}": at_1 + 0.01 * k for k in (1, 2, 4, 8)}
+        return {**numbers, "threshold_recall_at_1": 0.1, "map_at_r": 0.05}
+
+    classifier = {**recalls(0.4), "view": "features", "views": {"softmax": recalls(0.2)}}
+    embedding = {**recalls(0.6), "view": "embedding", "views": {"features": recalls(0.5)}}
+    some = {
+        name: receipt(name, 0, results=its, loss="x")
+        for name, its in (("cars196-cubs_resnet_2_softmax", classifier), ("cars196-cubs_resnet_2", embedding))
+    }
+    lines = [cells(line) for line in retrieval_headline("cars196", some).splitlines()[2:]]
+    assert [line[1:5] for line in lines] == [
+        ["CUBS-ResNet-2, classifier", "features", "41.00", "48.00"],
+        ["CUBS-ResNet-2, classifier", "softmax", "21.00", "28.00"],
+        ["CUBS-ResNet-2, proxy anchor", "embedding", "61.00", "68.00"],
+    ]
+    assert page("cars196", some).count("| x | ") == 4  # the page shows what was pooled under an embedding, too
 
 
 @pytest.mark.parametrize(

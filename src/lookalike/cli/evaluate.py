@@ -59,6 +59,11 @@ def evaluate(
 
     loaded = lookalike.load(model, device=device)
     if by := protocol or (loaded.config.protocol if loaded.config.head else ""):
+        if (split, val_fraction, split_seed) != (SplitName.val, None, None):
+            raise InputError(
+                f"the protocol {by} says itself which images are measured.",
+                "Leave out --split, --val-fraction and --split-seed.",
+            )
         from lookalike.cli.evaluate_retrieval import evaluate_retrieval
 
         with _bars() as bar:

@@ -36,7 +36,13 @@ def evaluate_retrieval(
     by = named(protocol)
     divided = by.divide(read(data))
     config = model.config
-    test = pack(divided.test, config.image_size, crop_boxes=config.crop_boxes, progress=bar("decoding"))
+    test = pack(
+        divided.test,
+        config.image_size,
+        crop_boxes=config.crop_boxes,
+        crop_mode=config.crop_mode,
+        progress=bar("decoding"),
+    )
     measured = measure_retrieval(
         model,
         divided,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lookalike.data.catalog import Catalog
-    from lookalike.models.pretrained import Prediction, Pretrained
+    from lookalike.models.pretrained import ModelConfig, Prediction, Pretrained
 
 ItemT = TypeVar("ItemT")
 BAR = 20  # characters of a bar for probability 1
@@ -49,7 +50,7 @@ def predict(
         return
     paths = list(_expanded(images))
     loaded = load(model, device)
-    pictures = _decoded(paths, loaded.config.image_size)
+    pictures = _decoded(paths, loaded.config)
     answers: list[list[Prediction]] = []
     with _progress("predicting", range(0, len(pictures), BATCH)) as starts:
         for start in starts:
@@ -75,18 +76,20 @@ def _expanded(paths: Iterable[Path]) -> Iterator[Path]:
         yield from found
 
 
-def _decoded(paths: list[Path], size: int) -> NDArray[np.uint8]:
+def _decoded(paths: list[Path], config: ModelConfig) -> NDArray[np.uint8]:
     """All pictures, (N, size, size, 3); an error that names every one that cannot be read."""
     import numpy as np
 
     from lookalike.image import decode
 
-    pictures = np.empty((len(paths), size, size, 3), np.uint8)
+    pictures = np.empty((len(paths), config.image_size, config.image_size, 3), np.uint8)
     faults: list[InputError] = []
     with _progress("reading", paths) as shown:
         for row, path in enumerate(shown):
             try:
-                pictures[row] = decode(path.read_bytes(), size, where=str(path))
+                pictures[row] = decode(
+                    path.read_bytes(), config.image_size, crop_mode=config.crop_mode, where=str(path)
+                )
             except OSError as error:
                 faults.append(InputError(f"{path}: cannot be read ({error.strerror}).", "Check the path."))
             except InputError as fault:
@@ -168,12 +171,12 @@ def _likeliest(model: Pretrained, catalog: Catalog, flip: bool) -> list[str]:
 
     from lookalike.image import decode
 
+    prepared = partial(decode, size=model.config.image_size, crop_mode=model.config.crop_mode)
     answers: list[str] = []
     with _progress("predicting", range(0, len(catalog), BATCH)) as starts:
         for start in starts:
             rows = range(start, min(start + BATCH, len(catalog)))
-            size = model.config.image_size
-            batch = np.stack([decode(catalog.read_bytes(row), size, where=catalog.paths[row]) for row in rows])
+            batch = np.stack([prepared(catalog.read_bytes(row), where=catalog.paths[row]) for row in rows])
             answers += [model.config.class_ids[i] for i in model.logits(batch, flip=flip, batch_size=BATCH).argmax(1)]
     return answers
 

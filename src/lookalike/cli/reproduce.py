@@ -27,7 +27,7 @@ def reproduce(
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to every recipe; kept off the page.")
     ] = None,
     budget: Annotated[
-        str | None, typer.Option("--budget", help="Time for each network: 30m, 2h or full; by default the least.")
+        str | None, typer.Option("--budget", help="Time for each network: 30m, 2h, full ...; by default the least.")
     ] = None,
     only: Annotated[
         list[str] | None, typer.Option("--only", help="Only this network, such as resnet18; may be repeated.")
@@ -59,7 +59,7 @@ def reproduce(
 
 
 def demo(root: Root = Path("runs")) -> None:
-    """See the whole thing work: three networks on built-in pictures, in a few minutes on two cores."""
+    """See the whole thing work on built-in pictures: recognition and retrieval, in a few minutes on two cores."""
     from lookalike.training import study
 
     planned = study.plan(study.load("demo"), "demo")

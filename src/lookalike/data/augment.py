@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lookalike.recipe import Augment
 
+YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))  # rows: luma, two differences
 REFERENCE_SIZE = 64  # pixels that `Augment.pad` is given for
 
 
@@ -30,6 +31,7 @@ class Draw:
         flip: bool, whether to mirror.
         cut_y, cut_x: centre of the erased square, 0..1.
         brightness, contrast, saturation: factors around 1.
+        hue: turn of the colours, in radians around 0.
         mix: share of the image itself where images are mixed, 0..1; 1 leaves it alone.
         mix_y, mix_x: centre of CutMix's box, 0..1.
         paste: bool, mix by pasting a box (CutMix) instead of blending (mixup).
@@ -45,6 +47,7 @@ class Draw:
     brightness: Tensor
     contrast: Tensor
     saturation: Tensor
+    hue: Tensor
     mix: Tensor
     mix_y: Tensor
     mix_x: Tensor
@@ -67,7 +70,7 @@ def draw(settings: Augment, count: int, generator: torch.Generator) -> Draw:
         count: images in the whole batch.
         generator: a CPU generator; it is advanced.
     """
-    u = torch.rand(12, count, generator=generator)  # always all of them: one setting does not move another's numbers
+    u = torch.rand(13, count, generator=generator)  # always all of them: one setting does not move another's numbers
     low, high = settings.scale
     log_ratio = math.log(settings.ratio[0]), math.log(settings.ratio[1])
     mix, paste = _draw_mix(settings, count, generator)
@@ -82,6 +85,7 @@ def draw(settings: Augment, count: int, generator: torch.Generator) -> Draw:
         brightness=1 + settings.brightness * (2 * u[7] - 1),
         contrast=1 + settings.contrast * (2 * u[8] - 1),
         saturation=1 + settings.saturation * (2 * u[9] - 1),
+        hue=math.pi * settings.hue * (2 * u[12] - 1),
         mix=mix,
         mix_y=u[10],
         mix_x=u[11],
@@ -174,8 +178,11 @@ def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
 
 
 def colour(x: Tensor, settings: Augment, drawn: Draw) -> Tensor:
-    """Brightness, then contrast around the image's mean, then saturation: (B, H, W, 3) uint8 to same."""
-    if not (settings.brightness or settings.contrast or settings.saturation):
+    """Brightness, then contrast around the image's mean, then saturation, then hue: (B, H, W, 3) uint8 to same.
+
+    Hue is a turn of the two colour-difference axes of YIQ around the luma, which stays as it is.
+    """
+    if not (settings.brightness or settings.contrast or settings.saturation or settings.hue):
         return x
     y = x * drawn.brightness[:, None, None, None]
     weights = torch.tensor([0.299, 0.587, 0.114], device=x.device)  # ITU-R BT.601 luma
@@ -183,7 +190,18 @@ def colour(x: Tensor, settings: Augment, drawn: Draw) -> Tensor:
     y = mean + (y - mean) * drawn.contrast[:, None, None, None]
     gray = (y @ weights)[..., None]
     y = gray + (y - gray) * drawn.saturation[:, None, None, None]
+    if settings.hue:
+        y = torch.einsum("bhwc,bdc->bhwd", y, _turns(drawn.hue))
     return y.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _turns(hue: Tensor) -> Tensor:
+    """Matrices (B, 3, 3) that turn the colours of RGB by angles (B,)."""
+    to_yiq = torch.tensor(YIQ, device=hue.device)
+    cos, sin, one, zero = hue.cos(), hue.sin(), torch.ones_like(hue), torch.zeros_like(hue)
+    turn = torch.stack([one, zero, zero, zero, cos, -sin, zero, sin, cos], 1).view(-1, 3, 3)
+    back: Tensor = torch.linalg.inv(to_yiq)
+    return back @ turn @ to_yiq
 
 
 def cutout(x: Tensor, share: float, drawn: Draw) -> Tensor:

@@ -30,7 +30,7 @@ from lookalike.data.catalog import Catalog
 from lookalike.data.cores import cores
 from lookalike.data.partial import sweep
 from lookalike.errors import InputError
-from lookalike.image import decode
+from lookalike.image import CropMode, decode
 
 FORMAT = 1
 CHUNK = 256  # images decoded by a thread at a time
@@ -77,12 +77,23 @@ class Pack:
             )
 
 
+@dataclass(frozen=True)
+class _How:
+    """How images are decoded; see `pack`."""
+
+    size: int
+    crop_boxes: bool
+    crop_mode: CropMode
+    skip_undecodable: bool
+
+
 def pack(
     catalog: Catalog,
     size: int,
     *,
     cache: Path | None = None,
     crop_boxes: bool = False,
+    crop_mode: CropMode = "center",
     skip_undecodable: bool = False,
     workers: int | None = None,
     progress: Progress | None = None,
@@ -93,6 +104,7 @@ def pack(
         catalog: what to decode.
         size: side of the square images in pixels.
         crop_boxes: cut each image to its box first, where the catalog has one; without, images are whole.
+        crop_mode: "center" to keep proportions and cut the sides off, "squash" to keep the whole image.
         cache: folder of all packs; by default `packs` in $LOOKALIKE_CACHE or the user's cache folder.
         skip_undecodable: leave out what cannot be decoded, and count it, instead of refusing.
         workers: threads; by default one per core.
@@ -106,11 +118,12 @@ def pack(
         raise InputError(f"{catalog.root}: there are no images to pack.", "Choose another split.")
     has_boxes = any(box is not None for box in catalog.boxes)
     cut = f" crop_boxes={crop_boxes}" if has_boxes else ""  # without boxes it is all the same
+    cut += f" {crop_mode}" if crop_mode != "center" else ""
     key = hashlib.sha256(f"{FORMAT} {catalog.fingerprint} {skip_undecodable}{cut}".encode()).hexdigest()
     folder = _packs(cache) / f"{catalog.name}-{size}px-{key[:16]}"
     if not _is_whole(folder):
         try:
-            _make(catalog, size, folder, crop_boxes, skip_undecodable, workers or cores(), progress)
+            _make(catalog, _How(size, crop_boxes, crop_mode, skip_undecodable), folder, workers or cores(), progress)
         except OSError as error:
             raise InputError(
                 f"{folder}: cannot write the pack ({error.strerror or error}).",
@@ -122,19 +135,11 @@ def pack(
     return Pack(images, kept, tuple(header["skipped"]), folder)
 
 
-def _make(
-    catalog: Catalog,
-    size: int,
-    folder: Path,
-    crop_boxes: bool,
-    skip_undecodable: bool,
-    workers: int,
-    progress: Progress | None,
-) -> None:
+def _make(catalog: Catalog, how: _How, folder: Path, workers: int, progress: Progress | None) -> None:
     """Decode into a folder beside the pack's own and rename it once it is whole."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     sweep(folder.parent, ".*.partial")
-    needed = len(catalog) * size * size * 3
+    needed = len(catalog) * how.size * how.size * 3
     if (free := shutil.disk_usage(folder.parent).free) < needed + MARGIN:
         raise InputError(
             f"{folder.parent}: {needed / 1e9:.1f} GB are needed for the pack and {free / 1e9:.1f} GB are free.",
@@ -142,20 +147,20 @@ def _make(
         )
     beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=".partial", dir=folder.parent))
     try:
-        images = _create(beside / "images.npy", len(catalog), size)
+        images = _create(beside / "images.npy", len(catalog), how.size)
         faults: list[tuple[int, InputError]] = []
         starts = range(0, len(catalog), CHUNK)
         with ThreadPoolExecutor(workers) as threads:
             for start, found in zip(
-                starts, threads.map(partial(_decode_chunk, catalog, size, crop_boxes, images), starts), strict=True
+                starts, threads.map(partial(_decode_chunk, catalog, how, images), starts), strict=True
             ):
                 faults += found
                 if progress:
                     progress(min(start + CHUNK, len(catalog)), len(catalog))
-        rows = _without_faults(catalog, faults, skip_undecodable)
+        rows = _without_faults(catalog, faults, how.skip_undecodable)
         if faults:
             whole = images
-            images = _create(beside / "kept.npy", len(rows), size)
+            images = _create(beside / "kept.npy", len(rows), how.size)
             for to, row in enumerate(rows):
                 images[to] = whole[row]
             del whole
@@ -166,8 +171,9 @@ def _make(
             "name": catalog.name,
             "source": str(catalog.root),
             "fingerprint": catalog.fingerprint,
-            "size": size,
-            "crop_boxes": crop_boxes,
+            "size": how.size,
+            "crop_boxes": how.crop_boxes,
+            "crop_mode": how.crop_mode,
             "images": len(rows),
             "rows": rows if faults else None,
             "skipped": [catalog.paths[row] for row, _ in faults],
@@ -197,16 +203,14 @@ def _create(path: Path, count: int, size: int) -> np.memmap[Any, np.dtype[np.uin
     return images
 
 
-def _decode_chunk(
-    catalog: Catalog, size: int, crop_boxes: bool, images: NDArray[np.uint8], start: int
-) -> list[tuple[int, InputError]]:
+def _decode_chunk(catalog: Catalog, how: _How, images: NDArray[np.uint8], start: int) -> list[tuple[int, InputError]]:
     """Decode rows `start` to `start + CHUNK` into `images`; the faults found, by row."""
     faults = []
     for row in range(start, min(start + CHUNK, len(catalog))):
         try:
             data = catalog.read_bytes(row)
-            box = catalog.boxes[row] if crop_boxes else None
-            images[row] = decode(data, size, box=box, where=catalog.paths[row])
+            box = catalog.boxes[row] if how.crop_boxes else None
+            images[row] = decode(data, how.size, box=box, crop_mode=how.crop_mode, where=catalog.paths[row])
         except InputError as error:
             faults.append((row, error))
     return faults

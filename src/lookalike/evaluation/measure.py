@@ -85,7 +85,14 @@ def measure(
     rows = catalog.rows_of(split)
     if not len(rows):
         raise InputError(f"{catalog.root}: the {split} split has no images.", "Choose another --split.")
-    chosen = pack(catalog.select(rows), model.config.image_size, crop_boxes=model.config.crop_boxes, progress=packing)
+    config = model.config
+    chosen = pack(
+        catalog.select(rows),
+        config.image_size,
+        crop_boxes=config.crop_boxes,
+        crop_mode=config.crop_mode,
+        progress=packing,
+    )
     if (chosen.labels < 0).any():
         raise InputError(f"{catalog.root}: the {split} split has no labels.", "Choose another --split.")
     labels = in_classes_of(model, catalog)[chosen.labels]

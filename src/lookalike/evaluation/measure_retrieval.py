@@ -50,7 +50,8 @@ def measure_retrieval(
     """Every image of the test classes searched among all others, float32.
 
     The vectors are the model's embeddings or, of a classifier, its pooled features. Beside them stand, as `views`, the
-    pooled features of a model of embeddings, and the softmax outputs of a classifier.
+    pooled features of a model of embeddings, and the softmax outputs of a classifier; and, of vectors that are not
+    averaged with those of the mirrored image, what this would give.
 
     Args:
         model: on the device to compute on.
@@ -74,6 +75,7 @@ def measure_retrieval(
         "flip": flip,
     }
     view: View = "outputs" if model.config.head else "features"
+    own = "embedding" if model.config.head else "features"
     vectors = outputs_of(model.network, test.images, view=view, progress=progress, **how)
     if not np.isfinite(vectors).all():
         raise InputError(f"{model.config.name}: its vectors are not finite.", "Train it again, with a lower rate.")
@@ -82,8 +84,10 @@ def measure_retrieval(
     others: dict[View, str] = {"features": "features"} if model.config.head else {"softmax": "softmax"}
     views = {}
     for other, name in others.items():
-        found = per_query(outputs_of(model.network, test.images, view=other, **how), labels, KS, at_r=False)
-        views[name] = {key: found.mean(key) for key in found.values}
+        views[name] = _recalls(outputs_of(model.network, test.images, view=other, **how), labels)
+    if not flip:
+        averaged = outputs_of(model.network, test.images, view=view, **{**how, "flip": True})
+        views[f"{own}, flip averaged"] = _recalls(averaged, labels)
     duplicates = None
     if with_duplicates:
         pairs = near_duplicates(test.images).pairs
@@ -93,7 +97,7 @@ def measure_retrieval(
             summary(vectors, labels, groups=groups, with_nmi=False) if has_queries(labels, groups) else None
         )
     results |= {
-        "view": "embedding" if model.config.head else "features",
+        "view": own,
         "views": views,
         "flip": flip,
         "image_size": test.size,
@@ -103,6 +107,7 @@ def measure_retrieval(
             crop=crop_of(divided, crop_boxes),
             resolution=test.size,
             dim=vectors.shape[1],
+            crop_mode=model.config.crop_mode,
             excluded_queries=results["excluded"],
             near_duplicates=duplicates,
             trained=f"{model.config.dataset or 'unnamed data'}, {counted(model.config.num_classes, 'class')}",
@@ -111,6 +116,11 @@ def measure_retrieval(
         ),
     }
     return MeasuredRetrieval(results, unit_vectors(vectors), labels, test.images)
+
+
+def _recalls(vectors: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, float]:
+    found = per_query(vectors, labels, KS, at_r=False)
+    return {key: found.mean(key) for key in found.values}
 
 
 def has_queries(labels: NDArray[np.int64], groups: NDArray[np.int64]) -> bool:

@@ -12,6 +12,7 @@ CROPS = {
     "whole": "whole pictures",
     "already cropped": "pictures that were already cropped in this copy of the data",
 }
+SQUARES = {"center": "", "squash": ", the whole picture squashed to a square"}
 COMPLETE = {
     True: "as many classes and images as the full set has",
     False: "not the full set: numbers are not those of papers that use it",
@@ -35,7 +36,10 @@ def protocol_words(card: dict[str, Any], results: dict[str, Any]) -> list[tuple[
         ("Query, gallery", _sentence(card.get("rule"))),
         ("Left out", _left_out(card.get("excluded"))),
         ("Crop", CROPS.get(card.get("crop", ""), card.get("crop"))),
-        ("Resolution", f"{resolution} × {resolution} pixels" if resolution else None),
+        (
+            "Resolution",
+            f"{resolution} × {resolution} pixels{SQUARES[card.get('crop_mode', 'center')]}" if resolution else None,
+        ),
         ("Dimension", f"{dim:,} numbers an image" if dim else None),
         ("Near-duplicates", _duplicates(card, results) if "near_duplicates" in card else None),
         ("Remark", card.get("remark")),

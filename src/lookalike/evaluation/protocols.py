@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from lookalike.data.catalog import UNLABELLED, Catalog
 from lookalike.errors import InputError, nearest
+from lookalike.image import CropMode
 
 Labels = NDArray[np.int64]
 Crop = Literal["boxes", "whole", "already cropped"]
@@ -146,6 +147,7 @@ def card(
     crop: Crop,
     resolution: int,
     dim: int,
+    crop_mode: CropMode = "center",
     excluded_queries: int | None = None,
     near_duplicates: int | None = None,
     trained: str = "",
@@ -159,6 +161,7 @@ def card(
         crop: "boxes" where images were cut to their boxes, "already cropped" where the copy's images are, or "whole".
         resolution: side of the images in pixels.
         dim: numbers of an embedding.
+        crop_mode: how images became squares.
         excluded_queries: queries without a positive (`excluded` of the summary); by default the test classes of one
             image.
         near_duplicates: pairs of near-duplicates among the test images; None where nobody looked.
@@ -188,6 +191,7 @@ def card(
         "complete": divided.complete and not undecodable,
         "crop": crop,
         "resolution": resolution,
+        "crop_mode": crop_mode,
         "dim": dim,
         "excluded": {"self": True, "queries_without_positive": alone, **counts["left_out"], "undecodable": undecodable},
         "near_duplicates": near_duplicates,

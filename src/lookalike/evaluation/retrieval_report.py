@@ -176,7 +176,12 @@ def facts_of_retrieval(receipt: dict[str, Any]) -> list[tuple[str, str | None]]:
 def views(results: dict[str, Any]) -> dict[str, Any]:
     """Other ways to measure the same images, beside the one at the top: headings and (name, texts, main) rows."""
     main = {"embedding": "embedding", "features": "pooled features"}.get(results.get("view", ""), "as above")
-    names = {"features": "pooled features", "softmax": "softmax outputs"}
+    names = {
+        "features": "pooled features",
+        "softmax": "softmax outputs",
+        "features, flip averaged": "pooled features, averaged with the mirrored picture's",
+        "embedding, flip averaged": "embedding, averaged with the mirrored picture's",
+    }
     rows = [(main, results)]
     rows += [(names.get(name, name), view) for name, view in results.get("views", {}).items()]
     if results.get("without_duplicates"):

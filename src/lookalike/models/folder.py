@@ -243,5 +243,6 @@ def card(config: ModelConfig, parameters: int, fingerprint: str) -> str:
         parameters=parameters,
         fingerprint=fingerprint,
         noncommercial="tiny-imagenet" in names,
+        cars="cars196" in names,
         shown_names=config.class_names[:20],
     )

@@ -10,18 +10,19 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lookalike.errors import InputError
-from lookalike.image import decode, from_pillow
+from lookalike.image import CropMode, decode, from_pillow
 
 Picture: TypeAlias = Image.Image | str | Path | bytes | NDArray[np.uint8]
 
 
-def prepare(picture: Picture, size: int, where: str = "image") -> NDArray[np.uint8]:
+def prepare(picture: Picture, size: int, where: str = "image", *, crop_mode: CropMode = "center") -> NDArray[np.uint8]:
     """A picture as RGB of `size` x `size` pixels, by the rules of `lookalike.image.decode`.
 
     Args:
         picture: a Pillow image, the path or the bytes of an image file, or RGB (H, W, 3) uint8.
         size: side of the square in pixels.
         where: what to call the picture in an error, when it is no path.
+        crop_mode: "center" to keep proportions, "squash" to keep the whole picture.
 
     Returns:
         RGB, (size, size, 3) uint8.
@@ -30,13 +31,13 @@ def prepare(picture: Picture, size: int, where: str = "image") -> NDArray[np.uin
         InputError: a file that is missing or is not a whole image, or an array of another shape or type.
     """
     if isinstance(picture, str | Path):
-        return decode(_read(Path(picture)), size, where=str(picture))
+        return decode(_read(Path(picture)), size, crop_mode=crop_mode, where=str(picture))
     if isinstance(picture, bytes):
-        return decode(picture, size, where=where)
+        return decode(picture, size, crop_mode=crop_mode, where=where)
     if isinstance(picture, np.ndarray):
-        return from_pillow(_from_array(picture, where), size, where=where)
+        return from_pillow(_from_array(picture, where), size, crop_mode=crop_mode, where=where)
     if isinstance(picture, Image.Image):
-        return from_pillow(picture, size, where=where)
+        return from_pillow(picture, size, crop_mode=crop_mode, where=where)
     raise InputError(
         f"{where}: a {type(picture).__name__} is not a picture.",
         "Give a Pillow image, a path, the bytes of a file, or an array.",

@@ -25,6 +25,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from lookalike.errors import InputError
+from lookalike.image import CropMode
 from lookalike.models import device as devices
 from lookalike.models import folder
 from lookalike.models.build import build
@@ -55,6 +56,7 @@ class ModelConfig(Section):
     start: str = ""
     crop_boxes: bool = False
     image_size: int = Field(ge=8, le=1024)
+    crop_mode: CropMode = "center"
     mean: tuple[float, float, float]
     std: tuple[Positive, Positive, Positive]
     class_names: tuple[str, ...] = Field(min_length=1)
@@ -85,7 +87,11 @@ class ModelConfig(Section):
     def of_vectors(self) -> str:
         """JSON of the fields that an embedding depends on; stored beside the weights, and so in their fingerprint."""
         fields = {"name", "options", "image_size", "mean", "std"}
-        return self.model_dump_json(include=fields | {"head"} if self.head else fields)
+        if self.head:
+            fields.add("head")
+        if self.crop_mode != "center":  # folders from before there was a choice say nothing of it
+            fields.add("crop_mode")
+        return self.model_dump_json(include=fields)
 
 
 @dataclass(frozen=True)
@@ -240,7 +246,8 @@ class Pretrained(nn.Module, ModelHubMixin):
             raise InputError(f"one {type(images).__name__} instead of a list of images.", "Write [image].")
         if batch_size < 1:
             raise InputError(f"batch_size must be at least 1, not {batch_size}.", "64 is usual.")
-        pictures = (prepare(image, self.config.image_size, f"image {i}") for i, image in enumerate(images))
+        size, mode = self.config.image_size, self.config.crop_mode
+        pictures = (prepare(image, size, f"image {i}", crop_mode=mode) for i, image in enumerate(images))
         while batch := list(islice(pictures, batch_size)):
             x = torch.from_numpy(np.stack(batch)).to(self.device).permute(0, 3, 1, 2)  # (B, 3, H, W), channels_last
             yield (x.float() / 255 - self.mean) / self.std

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lookalike.errors import InputError
-from lookalike.image import cover, read
+from lookalike.image import CropMode, read, resized
 from lookalike.search.listing import Item
 from lookalike.search.store.base import Rejected
 
@@ -52,17 +52,20 @@ def read_content(item: Item) -> Content | Rejected:
     return Content(item, data, hashlib.sha256(data).digest())
 
 
-def decode_content(content: Content, size: int) -> Decoded | Rejected:
+def decode_content(content: Content, size: int, crop_mode: CropMode = "center") -> Decoded | Rejected:
     """Decode a picture once, for the network and for the eye.
 
     Args:
         content: what was read.
         size: pixels of the side of what the network sees; the same pixels as `lookalike.image.decode` gives.
+        crop_mode: how it becomes a square.
     """
     item = content.item
     try:
         image = read(content.data, size, where=item.path)
-        return Decoded(item, content.digest, np.array(cover(image, size, size)), _thumbnail(image, content.data))
+        return Decoded(
+            item, content.digest, np.array(resized(image, size, size, crop_mode)), _thumbnail(image, content.data)
+        )
     except InputError as error:
         reason = error.message.removeprefix(f"{item.path}: ").removesuffix(".")
     except MemoryError:

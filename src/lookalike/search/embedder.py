@@ -43,6 +43,7 @@ class Embedder:
         self.fingerprint = model.fingerprint
         self.dim = model.embedding_dim
         self.size = model.config.image_size
+        self.crop_mode = model.config.crop_mode
         self.device = model.device
         on_cpu = self.device.type == "cpu"
         if compute == "bfloat16" and not on_cpu:

@@ -120,7 +120,8 @@ def ingest(
     folders = _folders(listings) if sync else []
     report = Report()
     too_young = _younger_than(settle) if settle > 0 else None
-    work = _embedded(embedder, prepared(store, listings, embedder.size, label=label, too_young=too_young), label)
+    pictures = prepared(store, listings, embedder.size, crop_mode=embedder.crop_mode, label=label, too_young=too_young)
+    work = _embedded(embedder, pictures, label)
     with ahead(work, AHEAD) as finished:
         writer = _Writer(store, report)
         for batch in finished:

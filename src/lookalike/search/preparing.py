@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from lookalike.data.cores import cores
 from lookalike.errors import InputError
+from lookalike.image import CropMode
 from lookalike.search.batches import with_vectors
 from lookalike.search.decoding import Content, Decoded, decode_content, read_content
 from lookalike.search.listing import Found, Item, Listing
@@ -64,6 +65,7 @@ def prepared(
     listings: Iterable[Listing],
     size: int,
     *,
+    crop_mode: CropMode = "center",
     label: str | None = None,
     too_young: Callable[[Item], bool] | None = None,
 ) -> Generator[Batch]:
@@ -76,6 +78,7 @@ def prepared(
         store: what is there; it is only read, and from this thread.
         listings: what to look at.
         size: of the pictures that the network sees.
+        crop_mode: how they become squares.
         label: what all of them are, whatever their listing says.
         too_young: says of which files to wait a little longer.
     """
@@ -102,7 +105,8 @@ def prepared(
             if not todo:
                 yield batch
             for content in _ahead_by_one(threads, todo):
-                yield _decoded(store, batch, content, size, label, threads)
+                decode = partial(decode_content, size=size, crop_mode=crop_mode)
+                yield _decoded(store, batch, content, decode, label, threads)
                 batch = Batch(before=batch.before)
 
 
@@ -110,7 +114,7 @@ def _decoded(
     store: Store,
     batch: Batch,
     contents: list[Content | Rejected],
-    size: int,
+    decode: Callable[[Content], Decoded | Rejected],
     label: str | None,
     threads: ThreadPoolExecutor,
 ) -> Batch:
@@ -124,7 +128,7 @@ def _decoded(
             of_path = batch.before.get(one.item.path)
             batch.rows.append(new_row(one.item, one.digest, vector, thumbnail, row.look, of_path, label))
     fresh = [one for one in whole if one.digest not in reusable]
-    for result in threads.map(partial(decode_content, size=size), fresh):
+    for result in threads.map(decode, fresh):
         if isinstance(result, Rejected):
             batch.rejected.append(result)
         else:

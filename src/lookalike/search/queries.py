@@ -145,7 +145,8 @@ def vectors_of(queries: Sequence[Query], store: Store, embedder: Callable[[], Em
 def _embedded(named: Sequence[tuple[Any, str]], embedder: Embedder) -> NDArray[np.float32]:
     from lookalike.models.prepare import prepare
 
-    return embedder.vectors(np.stack([prepare(picture, embedder.size, name) for picture, name in named]))
+    size, mode = embedder.size, embedder.crop_mode
+    return embedder.vectors(np.stack([prepare(picture, size, name, crop_mode=mode) for picture, name in named]))
 
 
 def _unit(vector: NDArray[np.floating[Any]], about: About, name: str) -> NDArray[np.float32]:

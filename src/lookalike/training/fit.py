@@ -17,13 +17,16 @@ from lookalike.data.read import read
 from lookalike.errors import InputError
 from lookalike.evaluation.protocols import named
 from lookalike.models.start import check_blind
-from lookalike.recipe import Recipe, Training
+from lookalike.recipe import Recipe
 from lookalike.run import Run, commit
 from lookalike.training import checkpoint, loop
 from lookalike.training.distributed import World, join
 from lookalike.training.finish import Material, finish
 
 FEW_STEPS = 50
+LOSSES_ON_PAIRS = frozenset(
+    {"multi_similarity", "pml/MultiSimilarityLoss", "pml/TripletMarginLoss", "pml/ContrastiveLoss"}
+)
 NO_MEMORY = ("DefaultCPUAllocator", "can't allocate memory")  # what PyTorch's errors hold; it has no types for them
 NO_COMPILER = ("InvalidCxxCompiler", "CppCompileError", "Failed to find C compiler")
 
@@ -82,7 +85,7 @@ def fit(recipe: Recipe, *, root: Path, name: str, resume: bool = False, watch: W
             world.in_turn(partial(pack_images, material, side, recipe, watch)) for side in ("train", material.measured)
         )
         check_classes(training.catalog, material.divided is None)  # undecodable images may have been left out
-        if hint := advice(recipe.training, len(training.images)):
+        if hint := advice(recipe, len(training.images)):
             watch.say(hint)
         trained = train(run, world, training, measured, watch)
     except InputError:
@@ -154,7 +157,7 @@ def open_run(recipe: Recipe, root: Path, name: str, resume: bool) -> Run:
     if not resume or not Run(root / name).exists:
         return Run.create(root, name, recipe)
     run = Run.open(root / name)
-    if run.recipe != recipe:
+    if not run.recipe.does_as(recipe):
         raise InputError(
             f"{run.path}: {difference(run.recipe, recipe)}.",
             "Resume with the recipe it was started with, or choose another --name.",
@@ -163,7 +166,7 @@ def open_run(recipe: Recipe, root: Path, name: str, resume: bool) -> Run:
 
 
 def difference(old: Recipe, new: Recipe) -> str:
-    """The first value in which two recipes differ, in words."""
+    """The first value in which two recipes differ, in words; what they say about themselves is none."""
 
     def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         leaves: dict[str, Any] = {}
@@ -171,7 +174,7 @@ def difference(old: Recipe, new: Recipe) -> str:
             leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
         return leaves
 
-    was, now = flat(old.model_dump()), flat(new.model_dump())
+    was, now = (flat(one.model_dump(exclude={"about"})) for one in (old, new))
     key = next(key for key in {**was, **now} if (key in was, was.get(key)) != (key in now, now.get(key)))
     return f"this run has {key}={was.get(key)}, not {now.get(key)}"
 
@@ -185,6 +188,7 @@ def pack_images(material: Material, side: Split, recipe: Recipe, watch: Watch) -
         images,
         recipe.data.image_size,
         crop_boxes=recipe.data.crop_boxes,
+        crop_mode=recipe.data.crop_mode,
         skip_undecodable=recipe.data.skip_undecodable,
         progress=watch.packing,
     )
@@ -193,13 +197,19 @@ def pack_images(material: Material, side: Split, recipe: Recipe, watch: Watch) -
     return made
 
 
-def advice(settings: Training, images: int) -> str:
-    """A word to a run of so few steps that a network learns little, given the number of training images; else empty."""
+def advice(recipe: Recipe, images: int) -> str:
+    """A word to a run that will learn little from so many training images, of few steps or few pairs; else empty."""
+    settings = recipe.training
     steps, more = loop.count_steps(settings, images), "a smaller training.batch_size or more training.epochs"
     if settings.batch_size > images:
         return f"a batch of {settings.batch_size} is more than all {images} training images: use {more}"
     if steps < FEW_STEPS:
         return f"{steps} steps in all teach a network little: use {more}"
+    if recipe.loss.name in LOSSES_ON_PAIRS and not recipe.data.sampler.classes:
+        return (
+            f"loss.name={recipe.loss.name} learns from pairs of one class, and shuffled batches hold few: "
+            "set data.sampler={classes: 20, images: 4}"
+        )
     return ""
 
 

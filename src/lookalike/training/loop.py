@@ -118,7 +118,10 @@ def train(run: Run, world: World, training: Pack, validation: Pack, *, watch: Wa
 
     model: nn.Module = network
     if world.size > 1:
-        model = DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)
+        # a timm backbone keeps what stood between its last feature map and its classifier; a head does without
+        some_unused = recipe.model.head is not None and recipe.model.name.startswith("timm/")
+        ids = [device] if device.type == "cuda" else None
+        model = DistributedDataParallel(network, device_ids=ids, find_unused_parameters=some_unused)
     if settings.compile:
         model = torch.compile(model)  # type: ignore[assignment]
     # a loss is read at every step where that costs nothing; a GPU would have to be waited for

@@ -136,6 +136,24 @@ def headline(name: str, receipts: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def retrieval_headline(name: str, receipts: dict[str, dict[str, Any]]) -> str:
+    """The short table of a study of retrieval for a README: each finished run by its own vectors, alone and averaged
+    with the mirrored image's, and a classifier by its softmax outputs; not by the features below an embedding.
+    """
+    study = studies.load(name)
+    lines = ["| task | network | vectors | Recall@1 | @8 | minutes | on |", "|---|---|---|---:|---:|---:|---|"]
+    for p in (p for budget in study.budgets for p in studies.plan(study, budget) if p.name in receipts):
+        receipt = receipts[p.name]
+        m, found = measured(p.row, receipt), views(receipt)
+        for view in (view for view in found if view != "features" or view == receipt["results"]["view"]):
+            recall = " | ".join(f"{found[view][f'recall_at_{k}']:.2f}" for k in (1, 8))
+            lines.append(
+                f"| {m['task']} | {m['network']} | {view} | {recall} | {m['minutes']:.0f} "
+                f"| {hardware(receipt)}, {receipt['date'][:10]} |"
+            )
+    return "\n".join(lines)
+
+
 def hardware(receipt: dict[str, Any]) -> str:
     """The machine in a few words: its GPU, or how many of its cores the run computed on."""
     machine = receipt["hardware"]

@@ -195,7 +195,7 @@ def starting_from(p: Planned, root: Path, run: Run) -> Recipe:
     def starts(init: str) -> Recipe:
         return p.recipe.model_copy(update={"model": p.recipe.model.model_copy(update={"init": init})})
 
-    if run.recipe_path.is_file() and run.recipe == (former := starts(run.recipe.model.init)):
+    if run.recipe_path.is_file() and run.recipe.does_as(former := starts(run.recipe.model.init)):
         return former
     return starts(Run(root / p.start.name).model_dir.as_posix())
 
@@ -208,7 +208,7 @@ def is_finished(run: Run, recipe: Recipe) -> bool:
     """
     remedy = "Delete or rename this folder, or choose another --root."
     if run.recipe_path.is_file():
-        if run.recipe != recipe:
+        if not run.recipe.does_as(recipe):
             raise InputError(f"{run.path}: {fit.difference(run.recipe, recipe)}.", remedy)
     elif run.path.is_dir() and {path.name for path in run.path.iterdir()} - {f"{run.recipe_path.name}.partial"}:
         raise InputError(f"{run.path}: this folder exists and is not a run.", remedy)

@@ -153,11 +153,25 @@ def _row_faults(link: Link, names: Names) -> list[Fault]:
             cursor.itersize = PAGE
             for id, path, vector, of_vector, jpeg, of_jpeg in cursor.execute(names(EVERYTHING)):
                 if checksum(id, vector.tobytes()) != of_vector:
-                    faults.append(Fault(f"{path}: its vector (row {id}) is damaged", "Add the picture again."))
+                    faults.append(
+                        Fault(
+                            f"{path}: its vector (row {id}) is damaged", "Remove the row, then add the picture again."
+                        )
+                    )
                 elif not abs(np.linalg.norm(vector.astype(np.float32)) - 1) <= TOLERANCE:
-                    faults.append(Fault(f"{path}: its vector (row {id}) has not length 1", "Add the picture again."))
+                    faults.append(
+                        Fault(
+                            f"{path}: its vector (row {id}) has not length 1",
+                            "Remove the row, then add the picture again.",
+                        )
+                    )
                 if jpeg is not None and checksum(id, jpeg) != of_jpeg:
-                    faults.append(Fault(f"{path}: its thumbnail (row {id}) is damaged", "Add the picture again."))
+                    faults.append(
+                        Fault(
+                            f"{path}: its thumbnail (row {id}) is damaged",
+                            "Remove the row, then add the picture again.",
+                        )
+                    )
     return faults
 
 

@@ -128,7 +128,10 @@ class PostgresStore:
         if found is None:
             return None
         if checksum(int(id), found[0]) != found[1]:
-            raise InputError(f"{self._link.place}: the thumbnail of row {id} is damaged.", "Add its picture again.")
+            raise InputError(
+                f"{self._link.place}: the thumbnail of row {id} is damaged.",
+                "Remove its row, then add the picture again.",
+            )
         return bytes(found[0])
 
     def vectors(self, ids: Sequence[int]) -> NDArray[np.float32]:
@@ -146,7 +149,10 @@ class PostgresStore:
                 raise InputError(f"{self._link.place}: there is no row {id}.", "It may have been removed or replaced.")
             vector, expected = found[id]
             if checksum(id, vector.tobytes()) != expected:
-                raise InputError(f"{self._link.place}: the vector of row {id} is damaged.", "Add its picture again.")
+                raise InputError(
+                    f"{self._link.place}: the vector of row {id} is damaged.",
+                    "Remove its row, then add the picture again.",
+                )
             kept[place] = vector
         return kept
 

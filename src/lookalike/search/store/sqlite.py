@@ -178,7 +178,10 @@ class SqliteStore:
         if found is None:
             return None
         if checksum(id, found[0]) != found[1]:
-            raise InputError(f"{self._database}: the thumbnail of row {id} is damaged.", "Add its picture again.")
+            raise InputError(
+                f"{self._database}: the thumbnail of row {id} is damaged.",
+                "Remove its row, then add the picture again.",
+            )
         return bytes(found[0])
 
     def vectors(self, ids: Sequence[int]) -> NDArray[np.float32]:
