@@ -337,22 +337,27 @@ def test_of_several_processes_one_prints_the_table_and_writes_the_page(studies: 
 def test_demo_shows_finished_runs_and_what_to_try_next(lookalike: Command, here: Path) -> None:
     for number, p in enumerate(study.plan(study.load("demo"), "demo")):  # as if they had been trained: minutes
         run = Run.create(here / "runs", p.name, p.recipe)
-        measured = {"top1": 0.5 + 0.1 * (number == 1), "top5": 0.9}
+        measured: dict[str, object] = {"top1": 0.5 + 0.1 * (number == 1), "top5": 0.9}
+        if p.recipe.data.protocol:
+            recalls = {f"recall_at_{k}": 0.25 for k in (1, 2, 4, 8)}
+            measured = {**recalls, "view": "features", "views": {"softmax": recalls}}
         extra = {"cpu_seconds": 100.0, "parameters": 2_000_000, "epochs": 15}
         run.write_receipt(
             measured, seconds=50, data={"classes": 24}, seed=0, device="cpu", command="lookalike demo", **extra
         )
     said = lookalike("demo")
     assert said.code == 0, said.err
-    assert said.err.count("is finished and kept") == 3
+    assert said.err.count("is finished and kept") == 5
     for words in ("WeaveNet", "ResNet-18", "CUBS-ResNet-2", "60.00 %", "50.00 %", "top-5", "90.00 %"):
+        assert words in said.out
+    for words in ("vectors", "softmax", "25.0"):
         assert words in said.out
     assert "published" not in said.out
     assert "Look at   runs/demo-resnet18/report.html" in said.out  # the best of them
     commands = [line.split() for line in said.out.partition("Next:")[2].splitlines() if "lookalike" in line]
     assert [words[1] for words in commands] == ["train", "data", "predict"]
     assert commands[2][2] == "runs/demo-resnet18/model"
-    assert len(list((here / "runs").iterdir())) == 3
+    assert len(list((here / "runs").iterdir())) == 5
 
 
 # every mistake

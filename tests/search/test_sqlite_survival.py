@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -278,7 +279,9 @@ def in_a_closed_folder(folder: Path, code: str) -> str:
 @pytest.fixture
 def public(tmp_path: Path) -> Path:
     """A folder that other users may enter."""
-    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder == Path(tempfile.gettempdir()):
+            break
         folder.chmod(0o755)
     return tmp_path
 
@@ -294,6 +297,15 @@ try:
 except InputError as error:
     print(error)
 """
+
+
+def test_a_folder_that_may_not_be_entered_is_named(public: Path) -> None:
+    folder = public / "g"
+    SqliteStore.create(folder, ABOUT).close()
+    public.chmod(0o700)
+    code = "import sys\ntry:\n    SqliteStore.open(sys.argv[1])\nexcept InputError as error:\n    print(error)\n"
+    if os.geteuid() == 0:  # else nobody else is there to be kept out
+        assert in_a_closed_folder(folder, code).startswith(f"{folder}: cannot be looked at (Permission denied).")
 
 
 def test_a_folder_that_cannot_be_written_can_be_searched(public: Path) -> None:

@@ -84,7 +84,11 @@ def connect(path: Path, *, write: bool) -> Connection:
     Raises:
         InputError: no gallery there, one of a newer format, or a file that is no database.
     """
-    if not path.is_file():
+    try:
+        there = path.is_file()
+    except OSError as error:
+        raise InputError(f"{path.parent}: cannot be looked at ({error.strerror}).", "Check its permissions.") from None
+    if not there:
         what = "this is no gallery" if path.parent.exists() else "there is no gallery here"
         raise InputError(f"{path.parent}: {what}.", "Make one with: lookalike gallery create")
     with saying(path):
