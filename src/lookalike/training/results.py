@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lookalike.errors import InputError
+from lookalike.evaluation.words import counted
 from lookalike.training import study as studies
 from lookalike.training.study import Planned, Study, is_retrieval, measured, views
 
@@ -137,15 +138,13 @@ def headline(name: str, receipts: dict[str, dict[str, Any]]) -> str:
 
 
 def retrieval_headline(name: str, receipts: dict[str, dict[str, Any]]) -> str:
-    """The short table of a study of retrieval for a README: each finished run by its own vectors, alone and averaged
-    with the mirrored image's, and a classifier by its softmax outputs; not by the features below an embedding.
-    """
+    """The short table of a study of retrieval for a README: each finished run by each kind of its vectors."""
     study = studies.load(name)
     lines = ["| task | network | vectors | Recall@1 | @8 | minutes | on |", "|---|---|---|---:|---:|---:|---|"]
     for p in (p for budget in study.budgets for p in studies.plan(study, budget) if p.name in receipts):
         receipt = receipts[p.name]
         m, found = measured(p.row, receipt), views(receipt)
-        for view in (view for view in found if view != "features" or view == receipt["results"]["view"]):
+        for view in found:
             recall = " | ".join(f"{found[view][f'recall_at_{k}']:.2f}" for k in (1, 8))
             lines.append(
                 f"| {m['task']} | {m['network']} | {view} | {recall} | {m['minutes']:.0f} "
@@ -160,7 +159,7 @@ def hardware(receipt: dict[str, Any]) -> str:
     if machine["gpu"]:
         return str(machine["gpu"])
     used = receipt["threads"] * receipt["processes"]
-    cores = f"{used} of {machine['cores']} cores" if used < machine["cores"] else f"{machine['cores']} cores"
+    cores = f"{used} of {machine['cores']} cores" if used < machine["cores"] else counted(machine["cores"], "core")
     return f"{cores} of {machine['cpu']}"
 
 
