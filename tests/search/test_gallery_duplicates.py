@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lookalike.search.store.sqlite import SqliteStore
 from numpy.typing import NDArray
 
 from lookalike.errors import InputError
 from lookalike.search import duplicates
 from lookalike.search.duplicates import Chains, find_duplicates
 from lookalike.search.store.base import About, NewRow
+from lookalike.search.store.sqlite import SqliteStore
 from small_gallery import rows
 
 DIM = 16
