@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,8 @@ class Adder:
                 lines.append(" ".join(line))
         if seconds is not None:
             time.sleep(seconds)
-            os.kill(child, signal.SIGKILL)  # its parent has not waited for it: the number is still its own
+            with suppress(ProcessLookupError):  # it may have been done before
+                os.kill(child, signal.SIGKILL)
         while (text := self._out.readline().strip()) != "ended":
             lines.append(text)
         return {line.split()[1] for line in lines if line.startswith("kept ") and len(line) == 15}, "done" in lines

@@ -21,6 +21,7 @@ BUILDING = 128  # candidates looked at to place a node
 SEARCHING = 64  # candidates looked at to answer a query
 MANY = 200_000  # vectors beyond which they are twice as many
 CHUNK = 8192  # vectors added at a time
+FIRST = 1024  # vectors placed one after the other: threads that place the first ones do not see each other's
 
 
 class Graph:
@@ -55,10 +56,13 @@ class Graph:
 
     def add(self, vectors: NDArray[np.float16]) -> None:
         """Place further vectors, (N, D), on all cores; they get the next positions."""
-        for start in range(0, len(vectors), CHUNK):
-            part = vectors[start : start + CHUNK]
+        start = 0
+        while start < len(vectors):
+            alone = len(self) < FIRST
+            part = vectors[start : start + (FIRST - len(self) if alone else CHUNK)]
             positions = np.arange(len(self), len(self) + len(part), dtype=np.uint64)
-            self._index.add(positions, _small(part), threads=cores())
+            self._index.add(positions, _small(part), threads=1 if alone else cores())
+            start += len(part)
 
     def save(self, path: Path) -> None:
         """Write it to a file.
