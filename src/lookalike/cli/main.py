@@ -62,7 +62,21 @@ def run() -> None:
 
     0 done, 1 failed, 2 bad input, 130 stopped by Ctrl-C, 143 stopped by SIGTERM. An error that a person can cause is
     printed on stderr as `error: ...` with its remedy below; any other exception is a bug and keeps its traceback.
+
+    One of torchrun's processes leaves without the interpreter's tidying up: the threads of gloo outlive the group that
+    they worked for, and one that asks for the interpreter while it closes aborts the process, whatever its exit code.
     """
+    try:
+        _run()
+    except SystemExit as left:
+        if "TORCHELASTIC_RUN_ID" not in os.environ:
+            raise
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(left.code if isinstance(left.code, int) else int(left.code is not None))
+
+
+def _run() -> None:
     signal.signal(signal.SIGTERM, _terminated)
     try:
         try:
