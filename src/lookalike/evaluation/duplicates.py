@@ -2,7 +2,7 @@
 
 A query that finds its own copy has recognised nothing. Two images are near-duplicates if their difference hashes differ
 in few bits and their thumbnails in few gray levels; the second keeps apart what is only built alike (plain shapes on
-white, say). Source of the hash: N. Krawetz, "Kind of like that", 2013, https://www.hackerfactor.com/blog/?/archives/529
+white, say). The hash is the one that galleries keep; see `lookalike.looks`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 
 from lookalike.errors import InputError
+from lookalike.looks import difference_hashes, means
 
 BITS = 5  # of 64 that may differ
 LEVELS = 8.0  # mean difference of thumbnails, of 255 levels
-NOISE = 1.0  # gray levels: a step that is not larger is none, so that flat parts give the same bits
 THUMBNAIL = 8  # pixels of a side
 CHUNK = 256  # images looked at at a time
 TILE = 4096  # hashes compared with as many others at a time
@@ -122,23 +122,10 @@ def _looks(images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.f
     """Hash, (N, 64) of -1 and 1, and thumbnail, (N, 192) of 0..255, of each image, both float32."""
     if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8 or not images.size:
         raise InputError(f"an array of {images.shape} {images.dtype} is no set of images.", "Give (N, H, W, 3) uint8.")
-    height, width = images.shape[1:3]
-    hashes = np.empty((len(images), 64), np.float32)
+    bits = np.unpackbits(difference_hashes(images).view(np.uint8).reshape(-1, 8), axis=1)
     thumbnails = np.empty((len(images), THUMBNAIL * THUMBNAIL * 3), np.float32)
-    down, across, across_hash = _means(height, THUMBNAIL), _means(width, THUMBNAIL), _means(width, 9)
+    down, across = means(images.shape[1], THUMBNAIL), means(images.shape[2], THUMBNAIL)
     for start in range(0, len(images), CHUNK):
         some = images[start : start + CHUNK].astype(np.float32).transpose(0, 3, 1, 2)  # (n, 3, H, W)
-        rows = down @ some  # (n, 3, 8, W)
-        gray = rows.mean(1) @ across_hash.T  # (n, 8, 9)
-        rises = (gray[:, :, 1:] - gray[:, :, :-1]) > NOISE
-        hashes[start : start + CHUNK] = np.where(rises, 1, -1).reshape(len(some), -1)
-        thumbnails[start : start + CHUNK] = (rows @ across.T).reshape(len(some), -1)
-    return hashes, thumbnails
-
-
-def _means(pixels: int, cells: int) -> NDArray[np.float32]:
-    """(cells, pixels): each row averages its share of a line of pixels, those at the edges in part."""
-    edges = np.linspace(0, pixels, cells + 1)
-    places = np.arange(pixels)
-    covered = np.clip(np.minimum(edges[1:, None], places + 1) - np.maximum(edges[:-1, None], places), 0, None)
-    return np.asarray(covered / covered.sum(1, keepdims=True), np.float32)
+        thumbnails[start : start + CHUNK] = (down @ some @ across.T).reshape(len(some), -1)
+    return bits.astype(np.float32) * 2 - 1, thumbnails
