@@ -94,6 +94,18 @@ def test_json_holds_what_the_model_says(model: Path, tmp_path: Path, flip: bool)
         )
 
 
+@pytest.mark.parametrize(("limit", "unknown"), [(None, False), (0.0, False), (1.0, True)])
+def test_what_no_class_reaches_is_unknown(model: Path, tmp_path: Path, limit: float | None, unknown: bool) -> None:
+    loaded = load(model)
+    config = loaded.config.model_copy(update={"unknown_threshold": limit})
+    Pretrained(loaded.network, config).save_pretrained(tmp_path / "model")
+    path = picture(tmp_path / "a.png", 0)
+    header, *lines = run(tmp_path / "model", path, "--top", 2).stdout.splitlines()
+    assert header == str(path)
+    assert [line.startswith("  unknown: nothing reaches 100%") for line in lines] == [True] * unknown + [False] * 2
+    assert json.loads(run(tmp_path / "model", path, "--json").stdout)["images"][0]["unknown"] is unknown
+
+
 def test_flip_is_named(model: Path, tmp_path: Path) -> None:
     assert "(flip averaged)" in run(model, picture(tmp_path / "a.png", 0), "--flip").stdout
 

@@ -20,6 +20,7 @@ from lookalike.evaluation.calibration import (
     fit_temperature,
     log_softmax,
     reliability,
+    unknown_threshold,
 )
 
 Sample = tuple[NDArray[np.float64], NDArray[np.int64]]
@@ -164,3 +165,21 @@ def test_scaling_mends_a_network_that_is_too_sure() -> None:
 def test_three_images_are_not_scaled() -> None:
     logits, labels = np.array([[3.0, 0.0], [3.0, 0.0], [0.0, 3.0]]), np.array([0, 1, 1])
     assert cross_fitted_ece(logits, labels) == pytest.approx(expected_calibration_error(softmax(logits), labels))
+
+
+@given(samples())
+def test_nine_in_ten_are_known(sample: Sample) -> None:
+    logits, _ = sample
+    likeliest = softmax(logits / 2).max(1)
+    limit = unknown_threshold(logits, 2.0)
+    assert (likeliest >= limit - 1e-12).mean() >= 0.9
+    assert any(limit == pytest.approx(p) for p in likeliest)
+
+
+def test_few_of_the_known_and_many_of_the_others_are_unknown() -> None:
+    rng = np.random.default_rng(0)
+    known = 6 * np.eye(5)[rng.integers(0, 5, 4000)] + rng.normal(size=(4000, 5))
+    others = rng.normal(size=(4000, 5))
+    limit = unknown_threshold(known, 1.5)
+    assert (softmax(known / 1.5).max(1) < limit).mean() == pytest.approx(0.1, abs=0.001)
+    assert (softmax(others / 1.5).max(1) < limit).mean() > 0.8

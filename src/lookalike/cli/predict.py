@@ -59,7 +59,7 @@ def predict(
         typer.echo(json.dumps(_as_tree(model, loaded, flip, paths, answers), indent=2, ensure_ascii=False))
     else:
         for path, predictions in zip(paths, answers, strict=True):
-            typer.echo(_as_text(path, predictions, flip))
+            typer.echo(_as_text(path, predictions, flip, loaded.config))
 
 
 def _expanded(paths: Iterable[Path]) -> Iterator[Path]:
@@ -115,14 +115,20 @@ def _as_tree(
         "fingerprint": model.fingerprint,
         "flip": flip,
         "images": [
-            {"image": str(path), "predictions": [asdict(each) for each in predictions]}
+            {
+                "image": str(path),
+                "unknown": model.config.is_unknown(predictions[0].probability),
+                "predictions": [asdict(each) for each in predictions],
+            }
             for path, predictions in zip(paths, answers, strict=True)
         ],
     }
 
 
-def _as_text(path: Path, predictions: list[Prediction], flip: bool) -> str:
+def _as_text(path: Path, predictions: list[Prediction], flip: bool, config: ModelConfig) -> str:
     lines = [f"{path}{'  (flip averaged)' if flip else ''}"]
+    if config.is_unknown(predictions[0].probability):
+        lines.append(f"  unknown: nothing reaches {config.unknown_threshold:.0%}; at most it may be")
     for each in predictions:
         bar = "█" * round(each.probability * BAR)
         lines.append(f"  {each.probability:7.2%}  {bar:<{BAR}}  {each.label}")

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 LOG_RANGE = (math.log(0.05), math.log(20.0))  # temperatures looked at
+KNOWN = 0.9  # of the images of known classes that should get an answer
 GOLDEN = (math.sqrt(5) - 1) / 2
 
 
@@ -98,6 +99,24 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
             right = low + GOLDEN * (high - low)
             at_right = loss(right)
     return math.exp((low + high) / 2)
+
+
+def unknown_threshold(logits: ArrayLike, temperature: float, known: float = KNOWN) -> float:
+    """The probability of the likeliest class that a share of the images of known classes reaches.
+
+    Images of classes that a network never saw have less confident answers (D. Hendrycks and K. Gimpel, 2017,
+    https://arxiv.org/abs/1610.02136), so what lies below it may be called unknown, at the known cost.
+
+    Args:
+        logits: (N, C) float, of images that were not trained on.
+        temperature: that they are divided by.
+        known: the share, 0..1.
+
+    >>> round(unknown_threshold([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0], [3.0, 0.0]], 1.0, known=0.75), 3)
+    0.731
+    """
+    likeliest = np.exp(log_softmax(np.asarray(logits, np.float64) / temperature)).max(1)
+    return float(np.sort(likeliest)[min(int((1 - known) * len(likeliest) + 1e-9), len(likeliest) - 1)])
 
 
 def cross_fitted_ece(logits: ArrayLike, labels: ArrayLike, bins: int = 15) -> float:

@@ -42,8 +42,10 @@ class ModelConfig(Section):
     With a `head` the outputs are embeddings, and the classes those that they were trained on, by `protocol`.
     `start` says what the weights were trained on before, if anything. `precision` is how the weights are stored; in
     memory they are float32. `temperature` divides the logits before the softmax. `match_threshold` is the cosine of two
-    vectors from which on their images may be called one class, at 1 % false matches; None where it was not measured. Of
-    `dataset` and its `remark`, see `Catalog`. `crop_boxes` says whether it saw images cut to their boxes;
+    vectors from which on their images may be called one class, at 1 % false matches; None where it was not measured.
+    `unknown_threshold` is the probability of the likeliest class below which the answer is better "unknown": one image
+    in ten of the classes it knows lies below it; None: it always has an answer. Of `dataset` and its `remark`, see
+    `Catalog`. `crop_boxes` says whether it saw images cut to their boxes;
     `val_fraction` and `split_seed` which it was not trained on, where the data name no val split; None in folders that
     do not know.
     """
@@ -65,6 +67,7 @@ class ModelConfig(Section):
     remark: str = ""
     temperature: Positive = 1.0
     match_threshold: float | None = Field(None, ge=-1, le=1)
+    unknown_threshold: Fraction | None = None
     val_fraction: Fraction | None = None
     split_seed: int | None = None
     precision: Precision = "float32"
@@ -78,6 +81,10 @@ class ModelConfig(Section):
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+    def is_unknown(self, probability: float) -> bool:
+        """Whether a picture whose likeliest class has this probability is better called unknown."""
+        return self.unknown_threshold is not None and probability < self.unknown_threshold
 
     def classes_in(self, ids: Sequence[str], names: Sequence[str]) -> list[str]:
         """Names of those classes, given by id and name, that the network was trained on."""

@@ -13,7 +13,7 @@ from torch import nn
 
 from lookalike.data.catalog import Catalog, Split
 from lookalike.data.pack import Pack
-from lookalike.evaluation.calibration import fit_temperature
+from lookalike.evaluation.calibration import fit_temperature, unknown_threshold
 from lookalike.evaluation.classification import summary
 from lookalike.evaluation.evaluate import logits_of
 from lookalike.evaluation.measure_retrieval import measure_retrieval
@@ -99,7 +99,12 @@ def finish_recognition(
     }
     config = config_of(recipe, training.catalog, material.remark, trained.state.start)
     vectors = Pretrained(network, config).embed(measured.images, batch_size=recipe.evaluation.batch_size)
-    config = config.model_copy(update={"temperature": temperature, "match_threshold": match_threshold(vectors, labels)})
+    measures = {
+        "temperature": temperature,
+        "match_threshold": match_threshold(vectors, labels),
+        "unknown_threshold": unknown_threshold(logits, temperature),
+    }
+    config = config.model_copy(update=measures)
     Pretrained(network.cpu(), config).save_pretrained(run.model_dir)
     write_receipt(run, world, trained, material, training, measured, sources, results)
     write_report(

@@ -1,4 +1,4 @@
-"""The threshold of a gallery: measured when a run ends, kept in the model folder, no part of the fingerprint."""
+"""The thresholds of a model: measured when a run ends, kept in the model folder, no part of the fingerprint."""
 
 from __future__ import annotations
 
@@ -57,6 +57,18 @@ def test_at_most_one_in_a_hundred_pairs_of_different_classes_reaches_it(run: Run
     cosines = (vectors @ vectors.T)[different & np.tri(len(rows), k=-1, dtype=bool)]
     assert (cosines >= at + 1e-6).mean() <= 0.01
     assert (cosines >= at - 1e-3).mean() > 0.009  # and no higher than it must be
+
+
+def test_one_image_in_ten_that_was_measured_is_unknown(run: Run, pictures: Catalog) -> None:
+    model = lookalike.load(run.model_dir)
+    if model.config.head:
+        assert model.config.unknown_threshold is None  # it names no classes
+        return
+    measured = pack(pictures.select(pictures.rows_of("val")), 32)
+    likeliest = [answers[0].probability for answers in model.predict(measured.images, top=1)]
+    at = model.config.unknown_threshold
+    assert at is not None
+    assert sum(p < at - 1e-7 for p in likeliest) <= len(likeliest) // 10 < sum(p < at + 1e-7 for p in likeliest)
 
 
 def test_it_is_no_part_of_the_fingerprint(run: Run, tmp_path: Path) -> None:
