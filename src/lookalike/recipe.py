@@ -97,12 +97,17 @@ class Data(Section):
 class Head(Section):
     """An embedding in the place of the classifier: pooling of the last feature map, then a linear layer or an MLP with
     one hidden layer, to `dim` numbers of unit length.
+
+    With `projection` the layers only serve the loss: the trained network's vectors are what was pooled, of unit length,
+    one number for each channel of the feature map. To classes that were not trained on these are often the better ones
+    (Chen et al., 2020, arXiv:2002.05709, section 4.2).
     """
 
     dim: int = Field(512, ge=2)
     pooling: Literal["avg", "max", "both", "gem"] = "avg"
     kind: Literal["linear", "mlp"] = "linear"
     hidden: int = Field(1024, ge=1)  # of an MLP
+    projection: bool = False
 
 
 class Model(Section):

@@ -15,6 +15,7 @@ from lookalike.models.heads import EmbeddingHead, EmbeddingNetwork, GeM
 from lookalike.models.pretrained import ModelConfig, Pretrained, load
 from lookalike.models.start import start_from
 from lookalike.recipe import Head, Model
+from lookalike.search.embedder import Embedder
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "simple_cnn": {},
@@ -94,6 +95,32 @@ def test_the_head_is_part_of_the_fingerprint_and_an_older_folder_keeps_its_own(t
     assert "head" not in pretrained().config.of_vectors()
     one, other = (pretrained(head=Head(dim=9, pooling=pooling)) for pooling in ("avg", "max"))
     assert one.fingerprint != other.fingerprint
+
+
+@pytest.mark.parametrize("pooling", ["avg", "max", "both", "gem"])
+def test_a_projection_trains_through_its_layers_and_answers_with_what_was_pooled(pooling: Any) -> None:
+    head = EmbeddingHead(6, Head(dim=5, pooling=pooling, projection=True))
+    plain = EmbeddingHead(6, Head(dim=5, pooling=pooling))
+    plain.load_state_dict(head.state_dict())
+    x = torch.rand(4, 6, 3, 3)
+    assert torch.equal(head(x), plain(x))
+    found = head.eval()(x)
+    assert found.shape == (4, head.dim) == (4, 12 if pooling == "both" else 6)
+    assert torch.allclose(found, torch.nn.functional.normalize(head.pool(x), dim=1))
+    assert plain.dim == 5
+
+
+def test_a_model_with_a_projection_says_how_long_its_vectors_are(tmp_path: Path) -> None:
+    model = pretrained(head=Head(dim=9, projection=True))
+    model.save_pretrained(tmp_path)
+    again = load(tmp_path)
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    channels = again.network.num_features
+    assert again.embed(pictures).shape == again.logits(pictures).shape == (3, channels)
+    assert again.embedding_dim == channels != 9
+    assert f"an image into {channels} numbers" in (tmp_path / "README.md").read_text()
+    assert Embedder(again).dim == channels
+    assert "projection" not in pretrained(head=Head(dim=9)).config.of_vectors()  # folders of before it was there
 
 
 @pytest.mark.parametrize("from_head", [None, Head(dim=4)], ids=["classifier", "embedding"])

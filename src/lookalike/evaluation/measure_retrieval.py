@@ -81,7 +81,9 @@ def measure_retrieval(
         raise InputError(f"{model.config.name}: its vectors are not finite.", "Train it again, with a lower rate.")
     labels = test.labels
     results = summary(vectors, labels)
-    others: dict[View, str] = {"features": "features"} if model.config.head else {"softmax": "softmax"}
+    others: dict[View, str] = {} if model.config.head else {"softmax": "softmax"}
+    if model.config.head and not model.config.head.projection:
+        others = {"features": "features"}
     views = {}
     for other, name in others.items():
         views[name] = _recalls(outputs_of(model.network, test.images, view=other, **how), labels)

@@ -228,8 +228,8 @@ def write(path: Path, *, weights: bytes, config: str, card: str) -> None:
                 partial.unlink(missing_ok=True)
 
 
-def card(config: ModelConfig, parameters: int, fingerprint: str) -> str:
-    """The model card, Markdown with the Hub's front matter."""
+def card(config: ModelConfig, parameters: int, dim: int, fingerprint: str) -> str:
+    """The model card, Markdown with the Hub's front matter; `dim` numbers has a vector of the model."""
     templates = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         undefined=StrictUndefined,
@@ -241,6 +241,7 @@ def card(config: ModelConfig, parameters: int, fingerprint: str) -> str:
     return templates.get_template("card.md.j2").render(
         config=config,
         parameters=parameters,
+        dim=dim,
         fingerprint=fingerprint,
         noncommercial="tiny-imagenet" in names,
         cars="cars196" in names,

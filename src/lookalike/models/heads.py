@@ -36,8 +36,10 @@ class EmbeddingHead(nn.Module):
     def __init__(self, channels: int, settings: Head) -> None:
         super().__init__()
         self.pooling = settings.pooling
+        self.projection = settings.projection
         self.gem = GeM() if settings.pooling == "gem" else None
         inputs = 2 * channels if settings.pooling == "both" else channels
+        self.dim = inputs if settings.projection else settings.dim  # of what it gives once trained
         layers: list[nn.Module] = []
         if settings.kind == "mlp":
             layers = [nn.Linear(inputs, settings.hidden, bias=False), nn.BatchNorm1d(settings.hidden), nn.ReLU()]
@@ -58,8 +60,12 @@ class EmbeddingHead(nn.Module):
             return torch.cat([global_average(x), global_max(x)], dim=1)
         return global_max(x) if self.pooling == "max" else global_average(x)
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W) -> (B, dim) float32, rows of length 1
-        return F.normalize(self.layers(self.pool(x)).float(), dim=1)
+    def forward(self, x: Tensor) -> Tensor:
+        """A feature map (B, C, H, W) to (B, D) float32, rows of length 1; D: `settings.dim` in training, else `dim`."""
+        pooled = self.pool(x)
+        if self.projection and not self.training:
+            return F.normalize(pooled.float(), dim=1)
+        return F.normalize(self.layers(pooled).float(), dim=1)
 
 
 class EmbeddingNetwork(nn.Module):

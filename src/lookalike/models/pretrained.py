@@ -98,7 +98,8 @@ class ModelConfig(Section):
             fields.add("head")
         if self.crop_mode != "center":  # folders from before there was a choice say nothing of it
             fields.add("crop_mode")
-        return self.model_dump_json(include=fields)
+        without = {"head": {"projection"}} if self.head and not self.head.projection else None  # likewise
+        return self.model_dump_json(include=fields, exclude=without)
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,7 @@ class Pretrained(nn.Module, ModelHubMixin):
             InputError: an image that cannot be read.
         """
         self.eval()
-        columns = self.config.head.dim if self.config.head else self.config.num_classes
+        columns = self.embedding_dim if self.config.head else self.config.num_classes
         parts = [np.empty((0, columns), np.float32)]
         for x in self._batches(images, batch_size):
             logits = self.network(x)
@@ -286,7 +287,7 @@ class Pretrained(nn.Module, ModelHubMixin):
             Path(save_directory),
             weights=weights,
             config=json.dumps({**saved.model_dump(mode="json"), "fingerprint": mark}, indent=2, ensure_ascii=False),
-            card=folder.card(saved, parameters, mark),
+            card=folder.card(saved, parameters, self.embedding_dim, mark),
         )
 
     @classmethod
