@@ -139,7 +139,9 @@ def page(curves: dict[str, list[Point]], about: str) -> str:
             f"<section class='card'><h2>{name}</h2><h3>two readings of the same vectors</h3>{recalls}"
             f"<h3>loss</h3>{losses}</section>"
         )
-    style += "main { display: grid; grid-template-columns: 1fr 1fr; gap: 20px } .card { margin: 0 }"
+    style += (
+        "body { margin: 24px } main { display: grid; grid-template-columns: 1fr 1fr; gap: 20px } .card { margin: 0 }"
+    )
     head = f"<!doctype html><meta charset=utf-8><title>Four faults</title><style>{style}</style>"
     return f"{head}<p>{about}</p><main>{''.join(cards)}</main>"
 

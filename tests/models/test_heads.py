@@ -40,7 +40,8 @@ def test_gem_is_the_average_for_p_1_and_near_the_maximum_for_a_large_p() -> None
 @pytest.mark.parametrize("pooling", ["avg", "max", "both", "gem"])
 @pytest.mark.parametrize("kind", ["linear", "mlp"])
 def test_every_head_gives_unit_vectors_and_passes_a_gradient(pooling: Any, kind: Any) -> None:
-    head = EmbeddingHead(6, Head(dim=5, pooling=pooling, kind=kind, hidden=7))
+    torch.manual_seed(0)
+    head = EmbeddingHead(6, Head(dim=5, pooling=pooling, kind=kind, hidden=64))  # few units may all be off for an image
     x = torch.rand(4, 6, 3, 3, requires_grad=True)
     vectors = head(x)
     assert vectors.shape == (4, 5)

@@ -147,7 +147,7 @@ def test_what_is_there_is_neither_read_nor_embedded_again(
     photos = album(tmp_path / "photos")
     ingest(store, embedder, photos)
     before = rows_of(store)
-    monkeypatch.setattr("lookalike.search.listing._read_file", lambda path: pytest.fail(f"{path} was read"))
+    monkeypatch.setattr("lookalike.search.listing.read_file", lambda path: pytest.fail(f"{path} was read"))
     assert numbers(ingest(store, embedder, [photos, photos / "cat", photos / "dog" / "0.png"])) == {"skipped": 17}
     assert rows_of(store) == before
 

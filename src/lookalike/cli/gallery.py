@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lookalike.cli.gallery_add import add
+from lookalike.cli.gallery_add import add, embed
 from lookalike.cli.gallery_find import duplicates, search
 from lookalike.cli.gallery_words import (
     AsJson,
@@ -30,7 +30,7 @@ def create(
         str | None, typer.Option("--model", help="A model folder, or its name on the Hugging Face Hub.")
     ] = None,
     exported: Annotated[
-        Path | None, typer.Option("--from", metavar="FILE", help="Fill it with what 'export' wrote.")
+        Path | None, typer.Option("--from", metavar="FILE", help="Fill it with what 'export' or 'embed' wrote.")
     ] = None,
 ) -> None:
     """Make a gallery: an empty one for a model, or one out of an exported file, which names its model."""
@@ -48,6 +48,7 @@ def create(
 
 
 app.command("add")(add)
+app.command("embed")(embed)
 
 
 @app.command("remove")

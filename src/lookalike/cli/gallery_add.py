@@ -5,16 +5,30 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lookalike.cli.gallery_words import AsJson, Model, Target, bar, counted, print_json
+from lookalike.errors import InputError
 
 if TYPE_CHECKING:
-    from lookalike.errors import InputError
     from lookalike.search.gallery import Gallery
     from lookalike.search.ingest import Report
+    from lookalike.search.ray import Cluster
+
+Address = Annotated[
+    str | None, typer.Option("--ray-address", metavar="HOST:PORT", help="Of a cluster that is there, or 'auto'.")
+]
+
+
+class Engine(StrEnum):
+    """Where pictures are read, decoded and embedded."""
+
+    here = "here"
+    ray = "ray"
 
 
 def add(
@@ -27,22 +41,73 @@ def add(
     folder_labels: Annotated[bool, typer.Option(help="Label pictures in class folders by these.")] = True,
     sync: Annotated[bool, typer.Option("--sync", help="Also remove what is gone from the folders.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Stay, and keep in step with the folders.")] = False,
+    engine: Annotated[Engine, typer.Option("--engine", help="Where they are embedded.")] = Engine.here,
+    address: Address = None,
     model: Model = None,
     as_json: AsJson = False,
 ) -> None:
     """Add pictures to a gallery. What is there is skipped: when stopped, the same command goes on."""
     from lookalike.search.gallery import Gallery
 
+    if watch and engine is Engine.ray:
+        raise InputError("--watch and --engine ray together.", "Watch from one machine, or add once with many.")
     with Gallery.open(target, model, write=True) as gallery, _parting():
         if watch:
             _watch(gallery, sources, label, folder_labels, as_json)
             return
-        with bar("adding") as progress:
-            report = gallery.add(*sources, label=label, folder_labels=folder_labels, sync=sync, progress=progress)
+        with _machines(engine, address) as cluster, bar("adding") as progress:
+            report = gallery.add(
+                *sources, label=label, folder_labels=folder_labels, sync=sync, cluster=cluster, progress=progress
+            )
         if as_json:
             print_json(_as_tree(gallery, report))
         else:
             typer.echo(_as_text(gallery, report))
+
+
+def embed(
+    sources: Annotated[
+        list[str], typer.Argument(metavar="SOURCE...", help="Files, folders, patterns, lists of paths, URIs.")
+    ],
+    into: Annotated[Path, typer.Option("--into", metavar="FOLDER", help="Of the Parquet files.")],
+    model: Annotated[str, typer.Option("--model", help="A model folder, or its name on the Hub.")],
+    label: Annotated[str | None, typer.Option("--label", help="What all of them are.")] = None,
+    folder_labels: Annotated[bool, typer.Option(help="Label pictures in class folders by these.")] = True,
+    address: Address = None,
+    as_json: AsJson = False,
+) -> None:
+    """Embed pictures on a Ray cluster into Parquet files, which 'gallery create --from' reads."""
+    from dataclasses import asdict
+
+    from lookalike.search.ray import Cluster
+    from lookalike.search.remembered import load_model
+    from lookalike.search.shards import write_shards
+
+    loaded, where = load_model(model)
+    with Cluster(address) as cluster, _parting(), bar("embedding") as progress:
+        done = write_shards(
+            cluster, loaded, sources, into, where=where, label=label, folder_labels=folder_labels, progress=progress
+        )
+    if as_json:
+        print_json({"folder": str(into), **asdict(done)})
+    else:
+        counts = {"written": done.added, "skipped, as they are there": done.skipped, "cannot be read": done.rejected}
+        typer.echo(", ".join(f"{number:,} {words}" for words, number in counts.items() if number) or "nothing to add")
+        typer.echo(f"Next: lookalike gallery create GALLERY --from {into}")
+
+
+@contextmanager
+def _machines(engine: Engine, address: str | None) -> Iterator[Cluster | None]:
+    """Those that embed; None: this one."""
+    if engine is Engine.here:
+        if address is not None:
+            raise InputError("--ray-address without --engine ray.", "Add --engine ray.")
+        yield None
+        return
+    from lookalike.search.ray import Cluster
+
+    with Cluster(address) as cluster:
+        yield cluster
 
 
 def _watch(gallery: Gallery, folders: list[str], label: str | None, folder_labels: bool, as_json: bool) -> None:

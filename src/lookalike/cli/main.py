@@ -14,6 +14,7 @@ import typer
 from lookalike import __version__
 from lookalike.cli.data import app as data
 from lookalike.cli.evaluate import evaluate
+from lookalike.cli.export import export
 from lookalike.cli.gallery import app as gallery
 from lookalike.cli.models import models
 from lookalike.cli.predict import predict
@@ -38,6 +39,7 @@ app.command("models")(models)
 app.command("train")(train)
 app.command("evaluate")(evaluate)
 app.command("predict")(predict)
+app.command("export")(export)
 app.add_typer(gallery, name="gallery")
 app.command("reproduce")(reproduce)
 

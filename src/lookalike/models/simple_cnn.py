@@ -62,5 +62,9 @@ class SimpleCNN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, 3, H, W), normalised, to logits (B, num_classes)."""
-        x = self.pool(self.forward_features(x)).flatten(1)  # (B, 2048)
+        return self.forward_head(self.forward_features(x))
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        """The last feature map to logits (B, num_classes)."""
+        x = self.pool(features).flatten(1)  # (B, 2048)
         return self.head(self.dense(x))  # type: ignore[no-any-return]

@@ -113,5 +113,9 @@ class WeaveNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, 3, H, W), normalised, to logits (B, num_classes)."""
-        x = global_average(self.forward_features(x))  # (B, num_features)
+        return self.forward_head(self.forward_features(x))
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        """The last feature map to logits (B, num_classes)."""
+        x = global_average(features)  # (B, num_features)
         return self.head(self.dropout(x))  # type: ignore[no-any-return]

@@ -1,14 +1,17 @@
-"""Work done ahead of its use, in a thread of its own: the link between the stages of a pipeline."""
+"""Work done ahead of its use, in threads of its own: the links between the stages of a pipeline."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from queue import Full, Queue
 from typing import TypeVar
 
 ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
 
 GLANCE = 0.1  # seconds after which a thread that waits looks whether it is still wanted
 
@@ -64,3 +67,27 @@ def ahead(items: Generator[ItemT], most: int) -> Iterator[Iterator[ItemT]]:
     finally:
         unwanted.set()
         thread.join()
+
+
+def side_by_side(
+    threads: ThreadPoolExecutor, function: Callable[[ItemT], ResultT], items: Iterable[ItemT], most: int
+) -> Generator[ResultT]:
+    """What a function makes of each item, in the order of the items, which are worked on at the same time.
+
+    Args:
+        threads: that work.
+        function: of an item.
+        items: taken one by one, as there is room.
+        most: items at work at once, or done and not yet used.
+    """
+    waiting: deque[Future[ResultT]] = deque()
+    try:
+        for item in items:
+            waiting.append(threads.submit(function, item))
+            if len(waiting) >= most:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for one in waiting:
+            one.cancel()

@@ -12,12 +12,16 @@ nothing changes that can be measured (0.9999998). A network of random weights lo
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from lookalike.errors import InputError
@@ -40,6 +44,7 @@ class Embedder:
     """
 
     def __init__(self, model: Pretrained, compute: Compute = "auto") -> None:
+        self.model = model
         self.fingerprint = model.fingerprint
         self.dim = model.embedding_dim
         self.size = model.config.image_size
@@ -86,6 +91,22 @@ class Embedder:
         features = features.float()
         found = global_average(features) if self._head is None else self._head(features)
         return F.normalize(found, dim=1).cpu().numpy()
+
+
+@contextmanager
+def lone_threads(count: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads in which PyTorch and NumPy do everything alone. Where these divide one thing among several threads, those
+    wait for one another after each layer, and all of them for whoever else needs the cores, such as those that decode.
+    """
+    before = torch.get_num_threads()
+    try:
+        with (
+            threadpool_limits(1, "blas"),
+            ThreadPoolExecutor(count, "lookalike-embed", torch.set_num_threads, (1,)) as threads,
+        ):
+            yield threads
+    finally:
+        torch.set_num_threads(before)
 
 
 def has_bfloat16() -> bool:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from lookalike.search.embedder import Embedder
     from lookalike.search.ingest import Report
     from lookalike.search.listing import Source
+    from lookalike.search.ray import Cluster
     from lookalike.search.transfer import Precision, Progress
 
 BATCH = 4096  # rows changed at a time
@@ -171,6 +172,7 @@ class Gallery:
         label: str | None = None,
         folder_labels: bool = True,
         sync: bool = False,
+        cluster: Cluster | None = None,
         progress: Progress | None = None,
     ) -> Report:
         """Add pictures: files, folders, patterns, tables, data sets; what is there is skipped.
@@ -180,6 +182,7 @@ class Gallery:
             label: what all of them are.
             folder_labels: whether pictures of class folders are labelled by them.
             sync: also remove the rows of files that are gone from the source folders.
+            cluster: the machines that read, decode and embed; None: this one.
             progress: called with (files done, files in all); what is done is durable.
 
         Raises:
@@ -194,6 +197,7 @@ class Gallery:
             label=label,
             folder_labels=folder_labels,
             sync=sync,
+            cluster=cluster,
             progress=progress,
         )
 

@@ -1,10 +1,11 @@
 """Pictures into a gallery: listed, read, decoded, embedded and written, each stage while the others work.
 
-    listing ▸ reading ▸ decoding (a thread per core) ─▶ vectors (a thread) ─▶ writing (the caller's thread)
+    listing ▸ reading ▸ decoding (a thread per core) ─▶ vectors (a thread per core) ─▶ writing (the caller's thread)
 
-Between the stages wait two batches at most. What is reported as done is durable, so the work can be stopped at any
-moment, kill -9 included: the same call goes on where it was, since what is there is skipped. Files that cannot be read
-are remembered with the reason, and tried again when they have changed.
+Between the stages wait two batches at most. With a cluster, all but the writing is done on its machines; see
+`lookalike.search.ray`. What is reported as done is durable, so the work can be stopped at any moment, kill -9 included:
+the same call goes on where it was, since what is there is skipped. Files that cannot be read are remembered with the
+reason, and tried again when they have changed.
 
 The same content under another path, moved or copied, gets a row of its own with the vector that is there; a file whose
 content is as it was but whose time of change is not gets its row anew, likewise. What has become unreadable keeps the
@@ -19,16 +20,18 @@ from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.data.catalog import Catalog
+from lookalike.data.cores import cores
 from lookalike.errors import InputError
 from lookalike.looks import difference_hashes
-from lookalike.search.ahead import ahead
+from lookalike.search.ahead import ahead, side_by_side
 from lookalike.search.batches import batches
-from lookalike.search.embedder import Embedder
+from lookalike.search.embedder import Embedder, lone_threads
 from lookalike.search.listing import Item, Listing, Source, Walk, listing_of
 from lookalike.search.preparing import Batch, new_row, prepared
 from lookalike.search.store.base import NewRow, Rejected, Row, Store
@@ -39,6 +42,9 @@ EVERY = 1.0  # those of so many seconds
 AHEAD = 2  # batches between two stages
 SHOWN = 20  # rejected files that a report holds in full
 REMOVED = 1000  # rows removed at a time
+
+if TYPE_CHECKING:
+    from lookalike.search.ray import Cluster
 
 Progress = Callable[[int, int], None]
 
@@ -91,6 +97,7 @@ def ingest(
     folder_labels: bool = True,
     sync: bool = False,
     settle: float = 0.0,
+    cluster: Cluster | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Add pictures to a store.
@@ -103,6 +110,7 @@ def ingest(
         folder_labels: whether pictures in class folders, `photos/cat/1.jpg` of `photos`, are labelled by them.
         sync: also remove the rows, and forget the rejected files, of files that are gone from the source folders.
         settle: seconds for which a file must not have changed, else it waits for the next time.
+        cluster: the machines that read, decode and embed; None: this one.
         progress: called in this thread with (files done, files in all); what is done is durable.
 
     Returns:
@@ -120,8 +128,12 @@ def ingest(
     folders = _folders(listings) if sync else []
     report = Report()
     too_young = _younger_than(settle) if settle > 0 else None
-    pictures = prepared(store, listings, embedder.size, crop_mode=embedder.crop_mode, label=label, too_young=too_young)
-    work = _embedded(embedder, pictures, label)
+    if cluster is None:
+        size, mode = embedder.size, embedder.crop_mode
+        pictures = prepared(store, listings, size, crop_mode=mode, label=label, too_young=too_young)
+        work = _embedded(embedder, pictures, label)
+    else:
+        work = cluster.embedded(embedder.model, store, listings, label=label, too_young=too_young)
     with ahead(work, AHEAD) as finished:
         writer = _Writer(store, report)
         for batch in finished:
@@ -217,17 +229,21 @@ class _Writer:
 
 def _embedded(embedder: Embedder, work: Generator[Batch], label: str | None) -> Generator[Batch]:
     """The second stage: the pictures of each batch become rows."""
-    with ahead(work, AHEAD) as some:
-        for batch in some:
-            batch.known_content = len(batch.rows)
-            for pictures in batches(batch.decoded, TOGETHER):
-                pixels: NDArray[np.uint8] = np.stack([one.pixels for one in pictures])  # (n, size, size, 3)
-                vectors, looks = embedder.vectors(pixels), difference_hashes(pixels)
-                for one, vector, look in zip(pictures, vectors, looks.tolist(), strict=True):
-                    before = batch.before.get(one.item.path)
-                    batch.rows.append(new_row(one.item, one.digest, vector, one.thumbnail, look, before, label))
-            batch.decoded = []
-            yield batch
+    count = cores() if embedder.device.type == "cpu" else 1
+
+    def finished(batch: Batch) -> Batch:
+        batch.known_content = len(batch.rows)
+        for pictures in batches(batch.decoded, TOGETHER):
+            pixels: NDArray[np.uint8] = np.stack([one.pixels for one in pictures])  # (n, size, size, 3)
+            vectors, looks = embedder.vectors(pixels), difference_hashes(pixels)
+            for one, vector, look in zip(pictures, vectors, looks.tolist(), strict=True):
+                before = batch.before.get(one.item.path)
+                batch.rows.append(new_row(one.item, one.digest, vector, one.thumbnail, look, before, label))
+        batch.decoded = []
+        return batch
+
+    with ahead(work, AHEAD) as some, lone_threads(count) as threads:
+        yield from side_by_side(threads, finished, some, count + 1)
 
 
 def _check_model(store: Store, embedder: Embedder) -> None:

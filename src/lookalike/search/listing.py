@@ -80,7 +80,7 @@ def listing_of(source: Source, *, folder_labels: bool = True) -> Listing:
         source: a catalog; or, as text or a path: a folder of pictures (recursively; hidden files are left out; a
             folder without pictures may hold Parquet shards with pictures in them), a file, a CSV, TSV or Parquet list
             (columns path, label, any others), a Parquet file with pictures in it, a pattern such as `photos/**/*.jpg`,
-            or the name of a data set.
+            the URI of an object or of a prefix (`s3://bucket/photos`), or the name of a data set.
         folder_labels: whether pictures of a folder get the name of the folder inside it that they lie in as label,
             below `train`, `val` or `test` where there is such.
 
@@ -91,6 +91,11 @@ def listing_of(source: Source, *, folder_labels: bool = True) -> Listing:
         return Listing(source.name, partial(_of_catalog, source), lambda: len(source))
     if not isinstance(source, str | Path) or "\0" in str(source):
         raise InputError(f"{source!r} is no source of pictures.", "Give files, folders, patterns, tables or a catalog.")
+    if isinstance(source, str) and "://" in source:
+        from lookalike.search.uris import is_uri, list_of_uri
+
+        if is_uri(source):
+            return list_of_uri(source, folder_labels=folder_labels)
     path = Path(source).expanduser()
     if path.is_dir():
         return _of_folder(path, folder_labels)
@@ -121,7 +126,7 @@ def file_item(path: str, *, label: str | None = None, metadata: Mapping[str, Val
         return Rejected(path, "not a regular file", size, modified)
     if size > MAX_BYTES:
         return Rejected(path, f"{size / 2**20:,.0f} MiB are too many for a picture", size, modified)
-    return Item(path, size, modified, partial(_read_file, path), label, metadata)
+    return Item(path, size, modified, partial(read_file, path), label, metadata)
 
 
 def printable(path: str) -> str:
@@ -179,14 +184,14 @@ def _of_folder(path: Path, labels: bool) -> Listing:
 def _walked(root: str, labels: bool) -> Iterator[Found]:
     walk = Walk(root)
     for file in walk.files():
-        yield file_item(file, label=_class_folder(file[len(root.rstrip("/")) + 1 :]) if labels else None)
+        yield file_item(file, label=class_folder(file[len(root.rstrip("/")) + 1 :]) if labels else None)
         yield from walk.faults
         walk.faults.clear()
     yield from walk.faults
 
 
-def _class_folder(inside: str) -> str | None:
-    """`cat` of `cat/1.jpg`, `train/cat/1.jpg` and `cat/kittens/1.jpg`; None of `1.jpg`."""
+def class_folder(inside: str) -> str | None:
+    """The class that folders name: `cat` of `cat/1.jpg`, `train/cat/1.jpg` and `cat/kittens/1.jpg`; None of `1.jpg`."""
     folders = inside.split("/")[:-1]
     if folders and folders[0].lower() in SPLIT_NAMES:
         del folders[0]
@@ -234,7 +239,8 @@ def _of_catalog(catalog: Catalog) -> Iterator[Found]:
         yield replace(found, label=of_class, metadata=metadata, listed=True) if isinstance(found, Item) else found
 
 
-def _read_file(path: str) -> bytes:
+def read_file(path: str) -> bytes:
+    """The bytes of a file on disk, `MAX_BYTES` at most. Raises OSError."""
     with open(path, "rb") as file:  # noqa: PTH123
         return file.read(MAX_BYTES)
 

@@ -23,6 +23,7 @@ from lookalike.data.tables import holds_images, not_whole, read_schema
 from lookalike.errors import InputError
 from lookalike.search.listing import Found, Item, Listing, file_item, listing_of
 from lookalike.search.store.base import Rejected, Value
+from lookalike.search.uris import is_uri, uri_item
 
 BATCH = 64  # rows of Parquet in memory at a time
 LABELS = ("label", "labels", "class", "fine_label")  # columns of Hugging Face copies, the likeliest first
@@ -31,8 +32,8 @@ Record = Mapping[str | None, Any]  # csv files fields without a column under Non
 
 
 def list_of(path: Path) -> Listing:
-    """A CSV, TSV or Parquet file: a list of paths (columns path, label, others are metadata; relative to its folder), a
-    Parquet file with pictures in it, or a catalog.
+    """A CSV, TSV or Parquet file: a list of paths or URIs (columns path, label, others are metadata; relative to its
+    folder), a Parquet file with pictures in it, or a catalog.
 
     Raises:
         InputError: it cannot be read, or it has no column of paths or pictures.
@@ -95,7 +96,7 @@ def _listed(folder: str, record: Record) -> Found | str:
         return "no path"
     if "\0" in path:
         return "a path with a zero byte in it"
-    found = file_item(os.path.join(folder, path))  # noqa: PTH118
+    found = uri_item(path) if is_uri(path) else file_item(os.path.join(folder, path))  # noqa: PTH118
     if isinstance(found, Rejected):
         return found
     label = _text(record.get("label")) or None

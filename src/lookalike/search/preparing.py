@@ -7,11 +7,11 @@ is decoded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,18 @@ MOST_BYTES = 64 * 2**20  # their bytes, beyond one file
 
 ItemT = TypeVar("ItemT")
 Vector = NDArray[np.float32]
+
+
+class Known(Protocol):
+    """What is there: that much of a store, or of the shards of one."""
+
+    def by_path(self, paths: Sequence[str]) -> dict[str, Row]:
+        """The rows of those paths that are there."""
+        ...
+
+    def rejected(self) -> list[Rejected]:
+        """Files that could not be read, by path."""
+        ...
 
 
 @dataclass
@@ -82,32 +94,51 @@ def prepared(
         label: what all of them are, whatever their listing says.
         too_young: says of which files to wait a little longer.
     """
-    refused = {file.path: (file.size, file.modified) for file in store.rejected()}
-    seen: set[int] = set()  # hashes of paths: a path takes several times the memory
     with ThreadPoolExecutor(cores(), thread_name_prefix="lookalike-decode") as threads:
-        for found in _chunks(_all(listings), LOOKED_UP, lambda one: one.held if isinstance(one, Item) else 0):
-            batch, todo = Batch(), []
-            once = [one for one in found if _new(seen, one.path)]
-            batch.skipped = len(found) - len(once)
-            batch.before = store.by_path([one.path for one in once])
-            for one in once:
-                if refused.get(one.path) == (one.size, one.modified) and one.modified:
-                    batch.known += 1
-                elif isinstance(one, Rejected):
-                    batch.rejected.append(one)
-                elif too_young is not None and too_young(one):
-                    batch.young += 1
-                elif _is_there(one, batch.before.get(one.path), batch, label):
-                    batch.skipped += 1
-                    batch.forgiven += [one.path] if one.path in refused else []
-                else:
-                    todo.append(one)
+        for batch, todo in sorted_out(store, listings, label=label, too_young=too_young):
             if not todo:
                 yield batch
             for content in _ahead_by_one(threads, todo):
                 decode = partial(decode_content, size=size, crop_mode=crop_mode)
                 yield _decoded(store, batch, content, decode, label, threads)
                 batch = Batch(before=batch.before)
+
+
+def sorted_out(
+    known: Known,
+    listings: Iterable[Listing],
+    *,
+    label: str | None = None,
+    too_young: Callable[[Item], bool] | None = None,
+) -> Generator[tuple[Batch, list[Item]]]:
+    """What is listed, told from what is there: batches with all that needs no reading, and the items that do.
+
+    Args:
+        known: what is there; it is only read.
+        listings: what to look at; at most `LOOKED_UP` items at a time.
+        label: what all of them are, whatever their listing says.
+        too_young: says of which files to wait a little longer.
+    """
+    refused = {file.path: (file.size, file.modified) for file in known.rejected()}
+    seen: set[int] = set()  # hashes of paths: a path takes several times the memory
+    for found in _chunks(_all(listings), LOOKED_UP, lambda one: one.held if isinstance(one, Item) else 0):
+        batch, todo = Batch(), []
+        once = [one for one in found if _new(seen, one.path)]
+        batch.skipped = len(found) - len(once)
+        batch.before = known.by_path([one.path for one in once])
+        for one in once:
+            if refused.get(one.path) == (one.size, one.modified) and one.modified:
+                batch.known += 1
+            elif isinstance(one, Rejected):
+                batch.rejected.append(one)
+            elif too_young is not None and too_young(one):
+                batch.young += 1
+            elif _is_there(one, batch.before.get(one.path), batch, label):
+                batch.skipped += 1
+                batch.forgiven += [one.path] if one.path in refused else []
+            else:
+                todo.append(one)
+        yield batch, todo
 
 
 def _decoded(

@@ -10,6 +10,7 @@ import errno
 from pathlib import Path
 
 import numpy as np
+import pyarrow  # noqa: F401  (loads the system's C++ library: usearch has one inside, which ends Ray when it is the first)
 from numpy.typing import NDArray
 from usearch.compiled import MetricKind, ScalarKind
 from usearch.index import Index

@@ -114,7 +114,8 @@ class Fault:
 class Store(Protocol):
     """The rows of one gallery.
 
-    Stores are context managers; leaving one closes it. What a method has returned from is durable: it outlives a
+    Stores are context managers; leaving one closes it. One may be used from several threads, which take turns; threads
+    that are to search at once open a store each. What a method has returned from is durable: it outlives a
     crash of the process and of the machine. Any number of readers may be open while one writes; a reader sees whole
     batches. Where a store allows one writer only, the second gets an `InputError` that says who holds it.
     Every method raises `InputError` where the store is damaged, gone, full or read-only, naming the file or table.

@@ -1,0 +1,105 @@
+"""`lookalike export`: a model as one file for other programs, checked against the model."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lookalike.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from lookalike.models.exported import Agreement
+    from lookalike.models.pretrained import Pretrained
+
+IMAGES = 256  # to compare by
+
+
+class Format(StrEnum):
+    """What kind of file."""
+
+    onnx = "onnx"
+    torch = "torch"
+
+
+class Precision(StrEnum):
+    """What its weights are."""
+
+    float32 = "float32"
+    int8 = "int8"
+
+
+def export(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, or its name on the Hub.")],
+    format: Annotated[Format, typer.Option("--format", help="ONNX, or PyTorch's exported program.")] = Format.onnx,
+    precision: Annotated[Precision, typer.Option("--precision", help="int8 is for ONNX.")] = Precision.float32,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Default: model.onnx or model.pt2.")] = None,
+    images: Annotated[
+        str | None, typer.Option("--images", metavar="DATA", help="To compare by, and to fit int8 to.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Write a model as one file, and hold it against the model: logits, embeddings, nearest neighbours.
+
+    A file that is too far off is not kept. Without --images they are compared by built-in pictures.
+    """
+    from lookalike.models.export import ENDINGS
+    from lookalike.models.export import export as write
+    from lookalike.models.exported import compare, read_exported
+    from lookalike.models.pretrained import load
+
+    loaded = load(model)
+    path = out or Path(f"model{ENDINGS[format.value]}")
+    pictures = _pictures(images, loaded)
+    half = len(pictures) // 2 if precision is Precision.int8 else 0
+    beside = path.with_name(f".{path.stem}.checked{path.suffix}")
+    try:
+        write(loaded, beside, format.value, precision.value, pictures[:half])
+        found = compare(loaded, read_exported(beside), pictures[half:])
+        if faults := found.faults(exact=precision is Precision.float32):
+            raise InputError(
+                f"{path}: not kept, it is too far from the model: {'; '.join(faults)}.", _remedy(precision)
+            )
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+    _say(path, found, as_json)
+
+
+def _pictures(source: str | None, model: Pretrained) -> NDArray[np.uint8]:
+    """(N, size, size, 3): some of a data set, drawn without regard to classes."""
+    import numpy as np
+
+    from lookalike.data.pack import pack
+    from lookalike.data.read import read
+
+    catalog = read(source or "builtin")
+    rows = np.random.default_rng(0).permutation(len(catalog))[: 2 * IMAGES]
+    chosen = catalog.select(np.sort(rows))
+    return np.array(pack(chosen, model.config.image_size, crop_mode=model.config.crop_mode).images)
+
+
+def _remedy(precision: Precision) -> str:
+    if precision is Precision.int8:
+        return "Give pictures like those that it will see, --images DATA, or use float32."
+    return "Report it: this should not happen."
+
+
+def _say(path: Path, found: Agreement, as_json: bool) -> None:
+    size = path.stat().st_size
+    if as_json:
+        import json
+        from dataclasses import asdict
+
+        typer.echo(json.dumps({"file": str(path), "bytes": size, "agreement": asdict(found)}, indent=2))
+        return
+    typer.echo(f"{path}: {size / 1e6:,.1f} MB; beside the model, on {found.images} images:")
+    if found.logits is not None:
+        typer.echo(f"  logits      differ by {found.logits:.2g} at most; likeliest class the same for {found.top1:.2%}")
+    typer.echo(f"  embeddings  cosine {found.cosine:.6f} at least")
+    typer.echo(f"  neighbours  {found.neighbours:.2%} of the ten nearest are the same")

@@ -1,0 +1,205 @@
+"""A model for programs that know nothing of us: ONNX, or PyTorch's own exported program.
+
+Both take `images`, (N, size, size, 3) uint8, RGB; normalisation is inside. Both give `embedding`, (N, D) float32 of
+unit length, and, of a classifier, `logits` (N, C) float32. What else is to be known (names of classes, size, how
+pictures are cut, temperature, thresholds, fingerprint) is in the ONNX file's metadata under "lookalike", as JSON; of a
+PyTorch file in its extra file `lookalike.json`.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from lookalike.errors import InputError
+from lookalike.models.pooling import global_average
+from lookalike.models.pretrained import Pretrained
+
+Format = Literal["onnx", "torch"]
+Precision = Literal["float32", "int8"]
+ENDINGS: dict[Format, str] = {"onnx": ".onnx", "torch": ".pt2"}
+KEY = "lookalike"
+VERSION = 1  # of what such a file takes and gives
+OPSET = 18
+CALIBRATION = 256  # images that int8 is fitted to, at most
+BATCH = 64
+
+
+class Portable(nn.Module):
+    """A network with its preprocessing before it and both outputs behind it.
+
+    Args:
+        model: is copied.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: Pretrained) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(model.network).cpu().eval().requires_grad_(False)
+        self.register_buffer("mean", 255 * model.mean.cpu())
+        self.register_buffer("std", 255 * model.std.cpu())
+        self.outputs = ("embedding",) if model.config.head else ("logits", "embedding")
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Images (N, size, size, 3) uint8 to the outputs that `outputs` names."""
+        x = (images.permute(0, 3, 1, 2).float() - self.mean) / self.std
+        if self.outputs == ("embedding",):
+            return (self.network(x),)
+        features = self.network.forward_features(x)  # type: ignore[operator]
+        if hasattr(self.network, "forward_head"):
+            logits = self.network.forward_head(features)  # type: ignore[operator]
+        else:  # a transformer's classifier needs more than the map
+            logits = self.network(x)
+        return logits, F.normalize(global_average(features), dim=1)
+
+
+def about(model: Pretrained) -> dict[str, Any]:
+    """What a program must know of a model, as plain values."""
+    config = model.config
+    return {
+        "fingerprint": model.fingerprint,
+        "name": config.name,
+        "image_size": config.image_size,
+        "crop_mode": config.crop_mode,
+        "dim": model.embedding_dim,
+        "class_names": [] if config.head else list(config.class_names),
+        "class_ids": [] if config.head else list(config.class_ids),
+        "temperature": config.temperature,
+        "unknown_threshold": config.unknown_threshold,
+        "match_threshold": config.match_threshold,
+    }
+
+
+def export(
+    model: Pretrained,
+    path: Path,
+    format: Format = "onnx",
+    precision: Precision = "float32",
+    images: NDArray[np.uint8] | None = None,
+) -> None:
+    """Write a model as one file, complete or absent; what is there is replaced.
+
+    Args:
+        model: of any of our networks, or a timm backbone.
+        path: of the file; ends in .onnx or .pt2.
+        format: "onnx", or "torch" for what `torch.export.load` reads.
+        precision: "int8" is ONNX only: weights and activations of 8 bits, which are fitted to `images`.
+        images: (N, size, size, 3) uint8, such as the network will see.
+
+    Raises:
+        InputError: a package is missing, another ending, int8 without images, or a folder that cannot be written.
+    """
+    if path.suffix != ENDINGS[format]:
+        raise InputError(f"{path}: not the ending of the format {format}.", f"End the name in {ENDINGS[format]}.")
+    if precision == "int8" and format != "onnx":
+        raise InputError("int8 is there for ONNX only.", "Use --format onnx, or --precision float32.")
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"{path}: no such folder.", "Name a file in a folder that exists.")
+    beside = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        if format == "torch":
+            with _quiet():
+                torch.export.save(_traced(model), beside, extra_files={"lookalike.json": json.dumps(about(model))})
+        else:
+            _write_onnx(model, beside)
+            if precision == "int8":
+                if images is None or not len(images):
+                    raise InputError("int8 has nothing to be fitted to.", "Give images: --images DATA.")
+                _quantise(beside, images[:CALIBRATION])
+        beside.replace(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error}).", "Choose another place.") from None
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _traced(model: Pretrained) -> torch.export.ExportedProgram:
+    size = model.config.image_size
+    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
+    return torch.export.export(Portable(model), (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
+
+
+def _write_onnx(model: Pretrained, path: Path) -> None:
+    try:
+        import onnx
+        import onnxscript  # noqa: F401  (what PyTorch's exporter is written with)
+    except ImportError as error:
+        raise _missing(error) from None
+    portable = Portable(model)
+    size = model.config.image_size
+    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
+    with _quiet():
+        program = torch.onnx.export(
+            portable,
+            (example,),
+            input_names=["images"],
+            output_names=list(portable.outputs),
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    written = program.model_proto
+    onnx.helper.set_model_props(written, {KEY: json.dumps(about(model))})
+    onnx.save_model(written, str(path))
+
+
+def _quantise(path: Path, images: NDArray[np.uint8]) -> None:
+    """Weights and activations to 8 bits, each channel's weights by themselves, in place."""
+    try:
+        import onnx
+        from onnxruntime import quantization
+        from onnxruntime.quantization.shape_inference import quant_pre_process
+    except ImportError as error:
+        raise _missing(error) from None
+    batches = iter([{"images": images[low : low + BATCH]} for low in range(0, len(images), BATCH)])
+
+    class Images(quantization.CalibrationDataReader):  # type: ignore[misc]
+        def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
+            return next(batches, None)
+
+    props = onnx.load(str(path), load_external_data=False).metadata_props
+    said = {prop.key: prop.value for prop in props}
+    prepared = path.with_name(f"{path.name}.prepared")
+    try:
+        with _quiet():
+            quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
+            quantization.quantize_static(str(prepared), str(path), Images(), per_channel=True)
+        quantised = onnx.load(str(path))
+        onnx.helper.set_model_props(quantised, said)
+        onnx.save_model(quantised, str(path))
+    finally:
+        prepared.unlink(missing_ok=True)
+
+
+def _missing(error: ImportError) -> InputError:
+    return InputError(f"the package {error.name} is not installed.", "Run: pip install 'lookalike[export]'")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the advice that exporters give to those who wrote the network, and without gradients, as in use."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,184 @@
+"""A gallery's rows as a folder of Parquet files, written by many machines; a store is filled from it later.
+
+Each file is what `lookalike.search.transfer` writes, complete or absent. Its name comes from what is in it, so that a
+piece of work that is done twice leaves one file; before that stands the number of the turn, so that rows of changed
+pictures come after those that they replace. What is in the folder is not done again. Files that could not become rows
+are listed in `rejected.jsonl`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lookalike.errors import InputError
+from lookalike.search.listing import Source, listing_of
+from lookalike.search.ray import Cluster, portions, rows_of
+from lookalike.search.store.base import About, NewRow, Rejected, Row
+from lookalike.search.transfer import Exported, batch_of, schema_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lookalike.models.pretrained import Pretrained
+
+REJECTED = "rejected.jsonl"
+
+
+@dataclass
+class Shards:
+    """What became of the pictures: rows written now, those that were there, and files that cannot be read."""
+
+    added: int = 0
+    skipped: int = 0
+    rejected: int = 0
+    files: int = 0
+
+
+def write_shards(
+    cluster: Cluster,
+    model: Pretrained,
+    sources: Sequence[Source],
+    folder: Path,
+    *,
+    where: str = "",
+    label: str | None = None,
+    folder_labels: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> Shards:
+    """Embed pictures on a cluster and keep the rows as Parquet files, which `Gallery.create_from` reads.
+
+    Args:
+        cluster: that does it; each machine writes its files, so all must see the folder.
+        model: makes the vectors.
+        sources: files, folders and URIs; see `lookalike.search.listing.listing_of`.
+        folder: of the files; made when missing. With files of the same model in it the work goes on.
+        where: the model's place, to be remembered.
+        label: what all of them are.
+        folder_labels: whether pictures of class folders are labelled by them.
+        progress: called with (pictures done, pictures in all).
+
+    Returns:
+        What became of them.
+
+    Raises:
+        InputError: a source that is not there, a folder with rows of another model, or one that cannot be written.
+    """
+    config = model.config
+    about = About(model.fingerprint, model.embedding_dim, where, config.image_size, config.match_threshold)
+    listings = [listing_of(source, folder_labels=folder_labels) for source in sources]
+    total = sum(listing.count() for listing in listings)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made ({error.strerror}).", "Choose another folder.") from None
+    known = Written(folder, about)
+    done = Shards()
+    rejected = {one.path: one for one in known.rejected()}
+    last = (ShardWriter, (str(folder.absolute()), known.turn + 1, about, label))
+    for batch, items, _ in portions(known, listings, label=label):
+        done.skipped += batch.skipped
+        done.rejected += len(batch.rejected) + batch.known
+        rejected.update({one.path: one for one in batch.rejected})
+        for table in cluster.tables(model, items, last) if items else ():
+            for one in table.to_pylist():
+                done.added += one["rows"]
+                done.files += one["rows"] > 0
+                found = [Rejected(**each) for each in json.loads(one["rejected"])]
+                done.rejected += len(found)
+                rejected.update({each.path: each for each in found})
+            if progress is not None:
+                progress(done.added + done.skipped + done.rejected, total)
+    _write_rejected(folder, list(rejected.values()))
+    return done
+
+
+class ShardWriter:
+    """An actor that writes finished rows as a Parquet file, and says how many."""
+
+    def __init__(self, folder: str, turn: int, about: About, label: str | None) -> None:
+        self._folder, self._turn, self._about, self._label = Path(folder), turn, about, label
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Table of `lookalike.search.ray.FINISHED` to one row: rows written, and JSON of the rejected files."""
+        rows, rejected = rows_of(table, label=self._label)
+        if rows:
+            self._write(rows)
+        said = json.dumps([asdict(one) for one in rejected])
+        return pa.table({"rows": [len(rows)], "rejected": [said]})
+
+    def _write(self, rows: list[NewRow]) -> None:
+        schema = schema_of(self._about)
+        numbered = [
+            Row(number, row.path, row.digest, row.size, row.modified, row.label, row.metadata, row.look)
+            for number, row in enumerate(rows, 1)
+        ]
+        vectors = np.stack([row.vector for row in rows])
+        whole = batch_of(schema, numbered, vectors, [row.thumbnail for row in rows])
+        said = "\0".join(f"{row.path}\0{row.size}\0{row.modified}" for row in rows)
+        mark = hashlib.sha256(said.encode()).hexdigest()[:24]
+        path = self._folder / f"part-{self._turn:06d}-{mark}.parquet"
+        beside = path.with_name(f".{path.name}.partial")
+        try:
+            with pq.ParquetWriter(beside, schema, compression="zstd") as writer:
+                writer.write_batch(whole)
+            beside.rename(path)
+        finally:
+            beside.unlink(missing_ok=True)
+
+
+class Written:
+    """What is in the folder already; see `lookalike.search.preparing.Known`.
+
+    Args:
+        folder: of the files.
+        about: what its rows must have been made with.
+
+    Raises:
+        InputError: they were not, or a file in it is damaged.
+    """
+
+    def __init__(self, folder: Path, about: About) -> None:
+        self._folder = folder
+        self._rows: dict[str, Row] = {}
+        self.turn = 0  # of the last work that wrote here
+        if not any(folder.glob("*.parquet")):
+            return
+        there = Exported(folder)
+        if (there.about.fingerprint, there.about.dim) != (about.fingerprint, about.dim):
+            raise InputError(
+                f"{folder}: has rows of the model {there.about.fingerprint[:12]}….",
+                f"Use that model, or another folder for {about.fingerprint[:12]}….",
+            )
+        names = ["id", "path", "size", "modified", "label", "metadata"]
+        for part in there.parts:
+            self.turn = max(self.turn, int(part.name.split("-")[1]))
+            for one in pq.read_table(part, columns=names).to_pylist():
+                metadata: dict[str, Any] = json.loads(one["metadata"])
+                row = Row(one["id"], one["path"], b"", one["size"], one["modified"], one["label"], metadata, 0)
+                self._rows[row.path] = row  # of a later turn, if there are several
+
+    def by_path(self, paths: Sequence[str]) -> dict[str, Row]:
+        return {path: self._rows[path] for path in paths if path in self._rows}
+
+    def rejected(self) -> list[Rejected]:
+        path = self._folder / REJECTED
+        if not path.exists():
+            return []
+        return [Rejected(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _write_rejected(folder: Path, rejected: Sequence[Rejected]) -> None:
+    path = folder / REJECTED
+    beside = path.with_name(f".{path.name}.partial")
+    lines = (json.dumps(asdict(one), ensure_ascii=False) for one in sorted(rejected, key=lambda one: one.path))
+    beside.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    beside.replace(path)

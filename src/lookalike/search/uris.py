@@ -1,0 +1,126 @@
+"""Pictures in an object store, or wherever else pyarrow has a file system: `s3://`, `gs://`, `hdfs://`, `file://`.
+
+A URI stands for one object, or for all pictures below a prefix. Who may read them is a matter of the environment, as
+for every program that uses pyarrow: https://arrow.apache.org/docs/python/filesystems.html.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import lru_cache, partial
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from lookalike.data.folder import is_image
+from lookalike.errors import InputError
+from lookalike.search.listing import MAX_BYTES, Found, Item, Listing, class_folder
+from lookalike.search.store.base import Rejected
+
+URI = re.compile(r"[a-z][a-z0-9+.-]+://.+", re.IGNORECASE)
+
+
+def is_uri(source: object) -> bool:
+    """Whether it is the address of objects rather than a path."""
+    return isinstance(source, str) and URI.fullmatch(source) is not None
+
+
+def list_of_uri(uri: str, *, folder_labels: bool = True) -> Listing:
+    """What a URI means: one object, or the pictures below a prefix. Their paths in the gallery are URIs, too, without
+    user, password and options.
+
+    Args:
+        uri: of an object or a prefix.
+        folder_labels: as for `listing_of`.
+
+    Raises:
+        InputError: a scheme that pyarrow does not know, nothing there, or no access.
+    """
+    from pyarrow.fs import FileType
+
+    system, path = open_uri(uri)
+    try:
+        [info] = system.get_file_info([path])
+    except OSError as error:
+        raise _unreachable(uri, error) from None
+    if info.type == FileType.NotFound:
+        raise InputError(f"{_shown(uri)}: nothing there.", "Check the address; a prefix ends where a folder would.")
+    if info.type == FileType.File:
+        return Listing(_shown(uri), lambda: iter([_found(uri, info, None)]), lambda: 1)
+    return Listing(
+        _shown(uri), partial(_below, uri, system, path, folder_labels), lambda: sum(1 for _ in _infos(system, path))
+    )
+
+
+def uri_item(uri: str, *, label: str | None = None) -> Item:
+    """An object that a list names. It is not asked for its size and age, and so taken never to change."""
+    return Item(_shown(uri), 0, 0, partial(read_object, uri), label)
+
+
+@lru_cache
+def open_uri(uri: str) -> tuple[Any, str]:
+    """The file system of pyarrow for a URI, and the path in it.
+
+    Raises:
+        InputError: it has none.
+    """
+    import pyarrow as pa
+    from pyarrow.fs import FileSystem
+
+    try:
+        system, path = FileSystem.from_uri(uri)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+        raise _unreachable(uri, error) from None
+    return system, path
+
+
+def read_object(uri: str, path: str | None = None) -> bytes:
+    """The bytes of an object, `MAX_BYTES` at most.
+
+    Args:
+        uri: whose file system it is in.
+        path: of it in there; None: the URI's own.
+
+    Raises:
+        OSError: it cannot be read.
+        InputError: no such file system.
+    """
+    system, own = open_uri(uri)
+    with system.open_input_stream(own if path is None else path) as stream:
+        return bytes(stream.read(MAX_BYTES))
+
+
+def _infos(system: Any, path: str) -> Iterator[Any]:
+    """The pictures below a prefix, by name; hidden ones are left out."""
+    from pyarrow.fs import FileSelector, FileType
+
+    root = path.rstrip("/")
+    found = system.get_file_info(FileSelector(root, recursive=True))
+    for info in sorted(found, key=lambda one: str(one.path)):
+        inside = info.path[len(root) :]
+        if info.type == FileType.File and is_image(info.path) and "/." not in inside and "/__MACOSX" not in inside:
+            yield info
+
+
+def _below(uri: str, system: Any, path: str, labels: bool) -> Iterator[Found]:
+    root = path.rstrip("/")
+    for info in _infos(system, path):
+        yield _found(uri, info, class_folder(info.path[len(root) + 1 :]) if labels else None)
+
+
+def _found(uri: str, info: Any, label: str | None) -> Found:
+    known_by, size, modified = f"{urlsplit(uri).scheme}://{quote(info.path)}", int(info.size), int(info.mtime_ns or 0)
+    if size > MAX_BYTES:
+        return Rejected(known_by, f"{size / 2**20:,.0f} MiB are too many for a picture", size, modified)
+    return Item(known_by, size, modified, partial(read_object, uri, info.path), label)
+
+
+def _shown(uri: str) -> str:
+    """The URI without user, password and options, which nobody else should see."""
+    parts = urlsplit(uri)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _unreachable(uri: str, error: Exception) -> InputError:
+    first = str(error).partition("\n")[0]
+    return InputError(f"{_shown(uri)}: cannot be reached ({first}).", "Check the address, and who may read it.")
