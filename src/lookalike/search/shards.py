@@ -167,9 +167,11 @@ class Written:
                 self._rows[row.path] = row  # of a later turn, if there are several
 
     def by_path(self, paths: Sequence[str]) -> dict[str, Row]:
+        """See `Known.by_path`."""
         return {path: self._rows[path] for path in paths if path in self._rows}
 
     def rejected(self) -> list[Rejected]:
+        """See `Known.rejected`."""
         path = self._folder / REJECTED
         if not path.exists():
             return []

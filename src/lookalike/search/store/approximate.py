@@ -6,16 +6,21 @@ the cosine does not see. What it finds is only a short list: the caller scores i
 
 from __future__ import annotations
 
+import ctypes
 import errno
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-import pyarrow  # noqa: F401  (loads the system's C++ library: usearch has one inside, which ends Ray when it is the first)
 from numpy.typing import NDArray
-from usearch.compiled import MetricKind, ScalarKind
-from usearch.index import Index
 
 from lookalike.data.cores import cores
+
+with suppress(OSError):  # usearch has a C++ library inside; where that is the first one in the process, Ray aborts
+    ctypes.CDLL("libstdc++.so.6", ctypes.RTLD_GLOBAL)
+
+from usearch.compiled import MetricKind, ScalarKind
+from usearch.index import Index
 
 CONNECTIVITY = 24  # neighbours of a node on the upper levels, twice as many on the lowest
 BUILDING = 128  # candidates looked at to place a node
