@@ -21,6 +21,7 @@ from lookalike.cli.gallery import app
 from lookalike.data.folder import read_folder
 from lookalike.errors import InputError
 from lookalike.models.pretrained import Pretrained, load
+from lookalike.search import ingest as ingesting
 from lookalike.search import ray as with_ray
 from lookalike.search.embedder import Embedder
 from lookalike.search.gallery import Gallery
@@ -144,6 +145,7 @@ def test_a_lost_worker_and_a_lost_machine_cost_no_picture(
     nodes: Any, loaded: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(with_ray, "BLOCK", 4)
+    monkeypatch.setattr(ingesting, "WRITTEN", 4)  # so that what is done is said early
     photos = tmp_path / "photos"
     photos.mkdir()
     for number in range(120):
@@ -156,10 +158,10 @@ def test_a_lost_worker_and_a_lost_machine_cost_no_picture(
         nonlocal gone
         if done and not gone:
             gone = True
-            nodes.remove_node(second, allow_graceful=False)
             workers = processes("ray::Map")
             assert workers
             os.kill(workers[0], signal.SIGKILL)
+            nodes.remove_node(second, allow_graceful=False)
 
     with new_store(tmp_path / "many", loaded) as many, new_store(tmp_path / "one", loaded) as one:
         with Cluster(nodes.address) as cluster:
