@@ -249,8 +249,7 @@ def test_what_is_exported_makes_the_same_gallery(filled: Path, tmp_path: Path) -
     assert not (tmp_path / "new").exists()
 
 
-def test_create_wants_a_model_and_a_free_place(filled: Path, model: Path, tmp_path: Path) -> None:
-    assert "no model" in refusal("create", tmp_path / "new").message
+def test_create_wants_a_free_place(filled: Path, model: Path, tmp_path: Path) -> None:
     assert "no such folder" in refusal("create", tmp_path / "new", "--model", tmp_path / "gone").message
     refusal("create", filled, "--model", model)
     assert "no gallery is named" in refusal("create", "postgresql://db/x", "--model", model).message

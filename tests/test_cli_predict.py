@@ -67,7 +67,7 @@ def refusal(*arguments: object) -> InputError:
 def test_a_picture_gets_its_answers_with_bars(model: Path, tmp_path: Path) -> None:
     path = picture(tmp_path / "a.png", 0)
     (expected,) = load(model).predict([path], top=2)
-    result = run(model, path, "--top", 2)
+    result = run("-m", model, path, "--top", 2)
     assert result.exit_code == 0
     header, *lines = result.stdout.splitlines()
     assert header == str(path)
@@ -82,7 +82,7 @@ def test_a_picture_gets_its_answers_with_bars(model: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize("flip", [False, True])
 def test_json_holds_what_the_model_says(model: Path, tmp_path: Path, flip: bool) -> None:
     paths = [picture(tmp_path / f"{i}.jpg", i) for i in range(3)]
-    tree = json.loads(run(model, *paths, "--json", *(["--flip"] if flip else [])).stdout)
+    tree = json.loads(run("-m", model, *paths, "--json", *(["--flip"] if flip else [])).stdout)
     loaded = load(model)
     assert tree["flip"] is flip
     assert tree["fingerprint"] == loaded.fingerprint
@@ -100,14 +100,14 @@ def test_what_no_class_reaches_is_unknown(model: Path, tmp_path: Path, limit: fl
     config = loaded.config.model_copy(update={"unknown_threshold": limit})
     Pretrained(loaded.network, config).save_pretrained(tmp_path / "model")
     path = picture(tmp_path / "a.png", 0)
-    header, *lines = run(tmp_path / "model", path, "--top", 2).stdout.splitlines()
+    header, *lines = run("-m", tmp_path / "model", path, "--top", 2).stdout.splitlines()
     assert header == str(path)
     assert [line.startswith("  unknown: nothing reaches 100%") for line in lines] == [True] * unknown + [False] * 2
-    assert json.loads(run(tmp_path / "model", path, "--json").stdout)["images"][0]["unknown"] is unknown
+    assert json.loads(run("-m", tmp_path / "model", path, "--json").stdout)["images"][0]["unknown"] is unknown
 
 
 def test_flip_is_named(model: Path, tmp_path: Path) -> None:
-    assert "(flip averaged)" in run(model, picture(tmp_path / "a.png", 0), "--flip").stdout
+    assert "(flip averaged)" in run("-m", model, picture(tmp_path / "a.png", 0), "--flip").stdout
 
 
 def test_folders_are_looked_through(model: Path, tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_folders_are_looked_through(model: Path, tmp_path: Path) -> None:
     picture(tmp_path / "pets" / "deep" / "a.JPG", 1)
     (tmp_path / "pets" / "notes.txt").write_text("no picture")
     one = picture(tmp_path / "one.png", 2)
-    tree = json.loads(run(model, tmp_path / "pets", one, "--json").stdout)
+    tree = json.loads(run("-m", model, tmp_path / "pets", one, "--json").stdout)
     expected = [tmp_path / "pets" / "b.png", tmp_path / "pets" / "deep" / "a.JPG", one]
     assert [each["image"] for each in tree["images"]] == [str(path) for path in expected]
 
@@ -124,7 +124,7 @@ def test_every_bad_picture_is_named_and_none_answered(model: Path, tmp_path: Pat
     good = picture(tmp_path / "good.png", 0)
     text = tmp_path / "text.jpg"
     text.write_text("no picture")
-    result = run(model, good, text, tmp_path / "gone.png")
+    result = run("-m", model, good, text, tmp_path / "gone.png")
     assert isinstance(result.exception, InputError)
     assert result.stdout == ""
     message = result.exception.message
@@ -138,8 +138,8 @@ def test_one_bad_picture_is_its_own_error_and_many_are_not_all_listed(model: Pat
     bad = [tmp_path / f"{i}.png" for i in range(8)]
     for path in bad:
         path.write_bytes(b"")
-    assert refusal(model, bad[0]).message == f"{bad[0]}: empty."
-    message = refusal(model, *bad).message
+    assert refusal("-m", model, bad[0]).message == f"{bad[0]}: empty."
+    message = refusal("-m", model, *bad).message
     assert str(bad[4]) in message
     assert str(bad[5]) not in message
     assert message.endswith("And 3 more.")
@@ -147,11 +147,13 @@ def test_one_bad_picture_is_its_own_error_and_many_are_not_all_listed(model: Pat
 
 def test_an_empty_folder_is_refused(model: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    assert "no pictures in this folder" in refusal(model, tmp_path / "empty").message
+    assert "no pictures in this folder" in refusal("-m", model, tmp_path / "empty").message
+    fault = refusal(model, picture(tmp_path / "a.png", 0))  # the order of other programs
+    assert fault.remedy == f"It is a model: lookalike predict IMAGE --model {model}"
 
 
 def test_a_wrong_model_is_refused(tmp_path: Path) -> None:
-    assert "no such folder" in refusal(tmp_path / "model", picture(tmp_path / "a.png", 0)).message
+    assert "no such folder" in refusal("-m", tmp_path / "model", picture(tmp_path / "a.png", 0)).message
 
 
 # The challenge
@@ -177,7 +179,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("flip", [False, True])
 def test_a_submission_is_as_the_challenge_wants_it(model: Path, tiny: Path, tmp_path: Path, flip: bool) -> None:
     file = tmp_path / "predictions.txt"
-    result = run(model, tiny, "--submission", file, *(["--flip"] if flip else []))
+    result = run("-m", model, tiny, "--submission", file, *(["--flip"] if flip else []))
     assert result.exit_code == 0, result.exception
     names = [f"test_{i}.JPEG" for i in (0, 1, 2, 10, 11)]
     answers = load(model).predict([tiny / "test" / "images" / name for name in names], top=1, flip=flip)
@@ -195,7 +197,7 @@ def test_a_damaged_test_picture_leaves_no_file(model: Path, tiny: Path, tmp_path
     copy = tmp_path / "tiny-imagenet-200"
     shutil.copytree(tiny, copy)
     (copy / "test" / "images" / "test_2.JPEG").write_bytes(b"\xff\xd8\xff")
-    assert "test_2.JPEG" in refusal(model, copy, "--submission", tmp_path / "out.txt").message
+    assert "test_2.JPEG" in refusal("-m", model, copy, "--submission", tmp_path / "out.txt").message
     assert list(tmp_path.iterdir()) == [copy]
 
 
@@ -203,7 +205,7 @@ def test_a_model_of_other_classes_cannot_take_part(tiny: Path, tmp_path: Path, m
     loaded = load(model)
     config = loaded.config.model_copy(update={"class_ids": ("cat", "dog", "emu")})
     Pretrained(loaded.network, config).save_pretrained(tmp_path / "pets")
-    fault = refusal(tmp_path / "pets", tiny, "--submission", tmp_path / "out.txt")
+    fault = refusal("-m", tmp_path / "pets", tiny, "--submission", tmp_path / "out.txt")
     assert "the model knows a class 'cat'" in fault.message
 
 
@@ -211,13 +213,13 @@ def test_data_without_a_test_split_is_refused(model: Path, tmp_path: Path) -> No
     for label in ("cat", "dog"):
         for i in range(4):
             picture(tmp_path / "pets" / label / f"{i}.png", i)
-    fault = refusal(model, tmp_path / "pets", "--submission", tmp_path / "out.txt")
+    fault = refusal("-m", model, tmp_path / "pets", "--submission", tmp_path / "out.txt")
     assert "no test split" in fault.message
 
 
 def test_a_submission_is_asked_for_rightly(model: Path, tiny: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.txt"
-    assert "not 2 paths" in refusal(model, tiny, tiny, "--submission", out).message
-    assert "--json and --submission" in refusal(model, tiny, "--json", "--submission", out).message
-    assert "cannot write a file here" in refusal(model, tiny, "--submission", tmp_path).message
-    assert "cannot write a file here" in refusal(model, tiny, "--submission", tmp_path / "no" / "out.txt").message
+    assert "not 2 paths" in refusal("-m", model, tiny, tiny, "--submission", out).message
+    assert "--json and --submission" in refusal("-m", model, tiny, "--json", "--submission", out).message
+    assert "cannot write a file here" in refusal("-m", model, tiny, "--submission", tmp_path).message
+    assert "cannot write a file here" in refusal("-m", model, tiny, "--submission", tmp_path / "no" / "out.txt").message

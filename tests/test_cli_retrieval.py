@@ -122,7 +122,9 @@ def test_the_numbers_are_said_with_what_they_are_of(trained: Run, album: Path) -
 
 def test_a_model_of_embeddings_names_no_classes(trained: Run, album: Path) -> None:
     picture = next(album.rglob("*.png"))
-    assert "an embedding in the place of a classifier" in refusal("predict", trained.model_dir, picture).message
+    assert (
+        "an embedding in the place of a classifier" in refusal("predict", picture, "--model", trained.model_dir).message
+    )
 
 
 def test_a_protocol_that_there_is_not_or_that_does_not_fit_is_refused(trained: Run, album: Path) -> None:

@@ -27,7 +27,8 @@ app = typer.Typer(name="gallery", help="Galleries: pictures found by what they l
 def create(
     target: Target,
     model: Annotated[
-        str | None, typer.Option("--model", help="A model folder, or its name on the Hugging Face Hub.")
+        str | None,
+        typer.Option("--model", help="A model folder, or its name on the Hugging Face Hub.", show_default="default"),
     ] = None,
     exported: Annotated[
         Path | None, typer.Option("--from", metavar="FILE", help="Fill it with what 'export' or 'embed' wrote.")
@@ -40,9 +41,7 @@ def create(
         with bar("reading") as progress, Gallery.create_from(target, exported, model, progress=progress) as gallery:
             typer.echo(f"{gallery.place}: {counted(len(gallery), 'row')}")
         return
-    if model is None:
-        raise InputError("no model.", "Say which one makes its vectors: --model runs/NAME/model.")
-    with Gallery.create(target, model) as gallery:
+    with Gallery.create(target, model or "default") as gallery:
         typer.echo(f"{gallery.place}: for vectors of {gallery.about.dim} numbers")
         typer.echo(f"Next: lookalike gallery add {target} PICTURES")
 

@@ -70,7 +70,7 @@ def embed(
         list[str], typer.Argument(metavar="SOURCE...", help="Files, folders, patterns, lists of paths, URIs.")
     ],
     into: Annotated[Path, typer.Option("--into", metavar="FOLDER", help="Of the Parquet files.")],
-    model: Annotated[str, typer.Option("--model", help="A model folder, or its name on the Hub.")],
+    model: Annotated[str, typer.Option("--model", help="A model folder, or its name on the Hub.")] = "default",
     label: Annotated[str | None, typer.Option("--label", help="What all of them are.")] = None,
     folder_labels: Annotated[bool, typer.Option(help="Label pictures in class folders by these.")] = True,
     address: Address = None,

@@ -27,11 +27,14 @@ BATCH = 256
 
 
 def predict(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, or its name on the Hugging Face Hub.")],
     images: Annotated[
         list[Path],
         typer.Argument(metavar="IMAGE...", help="Pictures, or folders of them; DATA with --submission."),
     ],
+    model: Annotated[
+        str,
+        typer.Option("--model", "-m", metavar="MODEL", help="A model folder, or its name on the Hugging Face Hub."),
+    ] = "default",
     top: Annotated[int, typer.Option("--top", min=1, help="Answers per picture.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     flip: Annotated[bool, typer.Option("--flip", help="Average with the mirrored picture.")] = False,
@@ -72,7 +75,10 @@ def _expanded(paths: Iterable[Path]) -> Iterator[Path]:
             continue
         found = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
         if not found:
-            raise InputError(f"{path}: no pictures in this folder.", "Point at pictures or at a folder of them.")
+            remedy = "Point at pictures or at a folder of them."
+            if (path / "model.safetensors").is_file():
+                remedy = f"It is a model: lookalike predict IMAGE --model {path}"
+            raise InputError(f"{path}: no pictures in this folder.", remedy)
         yield from found
 
 

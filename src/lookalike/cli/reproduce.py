@@ -75,7 +75,7 @@ Look at   {best.report_path}
 Next:
   lookalike train demo --data my-pictures --name mine     your own pictures, one folder per class
   lookalike data get tiny-imagenet                        200 classes of photographs
-  lookalike predict {best.model_dir} picture.png    what is this?"""
+  lookalike predict picture.png --model {best.model_dir}    what is this?"""
     )
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lookalike.models.pretrained import ModelConfig
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+DEFAULT, DEFAULT_FOLDER = "default", Path(__file__).parent / "default"  # the model in the package
 HEADER_KEY = "lookalike"
 PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -32,13 +33,13 @@ def find(name: str | Path, **hub: Any) -> tuple[Path, Path]:
     """Paths of config.json and model.safetensors in a folder, else in the Hub's cache, downloaded when new.
 
     Args:
-        name: a folder, or a Hub id.
+        name: a folder, a Hub id, or "default": the model in the package (a folder of that name is ./default).
         hub: keyword arguments of `huggingface_hub.hf_hub_download`.
 
     Raises:
         InputError: neither, with what is there instead.
     """
-    path = Path(name).expanduser()
+    path = DEFAULT_FOLDER if name == DEFAULT else Path(name).expanduser()
     if path.is_dir():
         return _in_folder(path)
     if path.is_file():

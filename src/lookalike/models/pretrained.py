@@ -305,7 +305,7 @@ class Pretrained(nn.Module, ModelHubMixin):
         """Load a model folder, from disk or from the Hugging Face Hub, in eval mode.
 
         Args:
-            pretrained_model_name_or_path: a folder, or a Hub id such as "owner/name".
+            pretrained_model_name_or_path: a folder, a Hub id such as "owner/name", or "default" (in the package).
             device: "auto", "cpu", "cuda", "cuda:1" or "mps".
             revision: of a Hub model: a branch, tag or commit.
             force_download: of a Hub model: download again what is in the cache.
@@ -339,8 +339,11 @@ class Pretrained(nn.Module, ModelHubMixin):
         return folder.serialise(self.network.state_dict(), dtype, config.of_vectors())
 
 
-def load(name: str | Path, device: str = "cpu") -> Pretrained:
-    """Load a model: a model folder, or the id of one on the Hugging Face Hub. See `Pretrained.from_pretrained`."""
+def load(name: str | Path = folder.DEFAULT, device: str = "cpu") -> Pretrained:
+    """Load a model: the one in the package, a model folder, or the id of one on the Hugging Face Hub.
+
+    See `Pretrained.from_pretrained`.
+    """
     return Pretrained.from_pretrained(name, device=device)
 
 

@@ -69,12 +69,13 @@ class Gallery:
         self._embedder = None if model is None else checked_embedder(model, store.about, str(place))
 
     @classmethod
-    def create(cls, target: str | Path, model: Pretrained | str | Path) -> Gallery:
+    def create(cls, target: str | Path, model: Pretrained | str | Path = "default") -> Gallery:
         """A new, empty gallery, open for writing.
 
         Args:
             target: a folder that is not there yet; or `postgresql://USER@HOST/DATABASE#NAME`.
-            model: makes the vectors. Of a folder or Hub id the place is remembered, and need not be given again.
+            model: makes the vectors; "default": the one in the package. Of a folder or Hub id the place is remembered,
+                and need not be given again.
 
         Raises:
             InputError: there is something already, none can be made there, or no such model.

@@ -19,17 +19,18 @@ def wanted(about: About) -> str:
 
 
 def load_model(model: Pretrained | str | Path) -> tuple[Pretrained, str]:
-    """A model, and where it is as far as that is known: the whole path of a folder, or a Hub id.
+    """A model, and where it is as far as that is known: the whole path of a folder, a Hub id, or "default".
 
     Raises:
         InputError: no such model.
     """
     if not isinstance(model, str | Path):
         return model, ""
+    from lookalike.models.folder import DEFAULT
     from lookalike.models.pretrained import load
 
     folder = Path(model).expanduser()
-    return load(model), str(folder.resolve()) if folder.is_dir() else str(model)
+    return load(model), str(folder.resolve()) if folder.is_dir() and model != DEFAULT else str(model)
 
 
 def check_model(model: Pretrained, about: About, what: str) -> None:
