@@ -157,7 +157,6 @@ def test_a_port_that_is_taken(gallery_place: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "no model and no gallery"),
         (["--model", "no-such-model"], "no-such-model"),
         (["none.gallery"], "none.gallery: there is no gallery here"),
         (

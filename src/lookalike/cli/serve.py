@@ -35,7 +35,7 @@ def serve(
         str | None,
         typer.Option(
             "--model",
-            help="A model folder, or its name on the Hugging Face Hub; else the one that the gallery remembers.",
+            help="A model folder, or its name on the Hub; else that which the gallery remembers, or the default one.",
             envvar="LOOKALIKE_MODEL",
         ),
     ] = None,

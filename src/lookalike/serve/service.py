@@ -176,11 +176,9 @@ def _engine(settings: Settings) -> Engine:
         if not about.model:
             raise InputError(f"{place}: no model is given, and it remembers none.", f"Give {wanted(about)}: --model")
         model = about.model
-    if model is None:
-        raise InputError("no model and no gallery.", "Give one: lookalike serve GALLERY, or --model MODEL.")
     from lookalike.serve.engine import engine_of  # loads PyTorch: not before the rest is known to be right
 
-    return engine_of(model, settings.engine)
+    return engine_of(model or "default", settings.engine)
 
 
 def _check_gallery(target: str, engine: Engine) -> None:

@@ -4,6 +4,9 @@ import { Trouble } from "./api.js";
 import { addressOf } from "./thumbnails.js";
 import { at, el, size } from "./words.js";
 
+const TALLEST = 0.8; // width by height of the frame
+const WIDEST = 1.8;
+
 /** Show a picture of the person's own, at once. */
 export function showPicture(file) {
   name("Your picture", [file.name, size(file.size)].filter(Boolean).join(" · "));
@@ -37,15 +40,21 @@ function name(title, subtitle) {
   document.title = `${title} · Lookalike`;
 }
 
+/** The frame takes the picture's own shape, within limits, once that is known. */
 function show(url, isOwn, words) {
   const frame = at("picture");
   const image = el("img", { alt: words });
-  frame.className = "";
-  image.addEventListener("load", () => frame.classList.add("loaded"));
+  image.addEventListener("load", () => {
+    if (!image.isConnected) return;
+    const shape = image.naturalWidth / image.naturalHeight;
+    frame.style.setProperty("--shape", Math.min(WIDEST, Math.max(TALLEST, shape)));
+    frame.classList.add("loaded");
+  });
   image.addEventListener("error", () => image.isConnected && frame.classList.add("missing"));
   for (const event of ["load", "error"]) image.addEventListener(event, () => isOwn && URL.revokeObjectURL(url));
-  if (url) image.src = url;
+  frame.className = "";
   frame.replaceChildren(image);
+  if (url) image.src = url;
   return image;
 }
 
