@@ -20,6 +20,7 @@ from lookalike.cli.models import models
 from lookalike.cli.predict import predict
 from lookalike.cli.recipes import recipes
 from lookalike.cli.reproduce import demo, reproduce
+from lookalike.cli.serve import serve
 from lookalike.cli.train import train
 from lookalike.errors import InputError, LookalikeError
 
@@ -41,6 +42,7 @@ app.command("evaluate")(evaluate)
 app.command("predict")(predict)
 app.command("export")(export)
 app.add_typer(gallery, name="gallery")
+app.command("serve")(serve)
 app.command("reproduce")(reproduce)
 
 

@@ -1,0 +1,86 @@
+"""What runs a network fastest: PyTorch as it comes, ONNX Runtime, and the gallery's way, on the same pictures.
+
+    python benchmarks/engines.py [MODEL] [--batches 1 8 32] [--seconds 3] [--rounds 3] [--threads 2]
+
+MODEL is a model folder; by default the one in the package. Each engine runs the same batch again and again for some
+seconds, in turns; one forward gives logits and vectors, but for the gallery's, which gives vectors alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lookalike.models.pretrained import Pretrained, load
+from lookalike.run import hardware
+from lookalike.search.embedder import Embedder
+from lookalike.serve.engine import OnnxEngine
+
+Run = Callable[[NDArray[np.uint8]], object]
+PACKAGES = ("torch", "onnxruntime")
+
+
+def eager(model: Pretrained) -> Run:
+    """PyTorch in float32, one forward for both outputs, as anyone would write it."""
+    mean, std = 255 * model.mean, 255 * model.std
+
+    @torch.inference_mode()
+    def run(pictures: NDArray[np.uint8]) -> object:
+        x = (torch.from_numpy(pictures).permute(0, 3, 1, 2).float() - mean) / std
+        features = model.network.forward_features(x)
+        logits = model.network.forward_head(features)
+        vectors = torch.nn.functional.normalize(features.mean((2, 3)), dim=1)
+        return logits.numpy(), vectors.numpy()
+
+    return run
+
+
+def rate(run: Run, pictures: NDArray[np.uint8], seconds: float) -> float:
+    """Pictures a second."""
+    run(pictures)
+    start, turns = time.perf_counter(), 0
+    while (passed := time.perf_counter() - start) < seconds:
+        run(pictures)
+        turns += 1
+    return turns * len(pictures) / passed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", default="default")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    model = load(given.model)
+    size = model.config.image_size
+    machine = hardware()
+    packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    print(f"{given.threads} threads on {machine['cores']} cores of {machine['cpu']}, {date.today()}, {packages}")
+    print(f"{model.config.name} at {size} px, medians of {given.rounds} rounds")
+    print("batch   eager/s   ONNX Runtime/s   ratio   gallery/s   ratio")
+    with tempfile.TemporaryDirectory() as cache:
+        engines: list[Run] = [eager(model), OnnxEngine(model, given.threads, Path(cache)).run, Embedder(model).vectors]
+        for batch in given.batches:
+            pictures = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), np.uint8)
+            rounds = [[rate(run, pictures, given.seconds) for run in engines] for _ in range(given.rounds)]
+            rates = [statistics.median(one) for one in zip(*rounds, strict=True)]
+            ratios = [statistics.median(one[k] / one[0] for one in rounds) for k in (1, 2)]
+            onnx, gallery = f"{rates[1]:14,.0f}   {ratios[0]:5.2f}", f"{rates[2]:9,.0f}   {ratios[1]:5.2f}"
+            print(f"{batch:5}   {rates[0]:7,.0f}   {onnx}   {gallery}")
+
+
+if __name__ == "__main__":
+    main()

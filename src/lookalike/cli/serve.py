@@ -1,0 +1,97 @@
+"""`lookalike serve`: recognition and search over HTTP, and the page that asks."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lookalike.errors import InputError
+
+EXTRA = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
+
+
+class EngineKind(StrEnum):
+    """What runs the network."""
+
+    auto = "auto"
+    onnx = "onnx"
+    torch = "torch"
+
+
+def serve(
+    gallery: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[GALLERY]",
+            help="A folder, or postgresql://USER@HOST/DATABASE#NAME; without one nothing is searched.",
+            show_default=False,
+            envvar="LOOKALIKE_GALLERY",
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            help="A model folder, or its name on the Hub; else that which the gallery remembers, or the default one.",
+            envvar="LOOKALIKE_MODEL",
+        ),
+    ] = None,
+    host: Annotated[str, typer.Option("--host", help="The address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: one that is free.")] = 8000,
+    engine: Annotated[EngineKind, typer.Option("--engine", help="What runs the network.")] = EngineKind.auto,
+    read_key_file: Annotated[
+        Path | None, typer.Option("--read-key-file", metavar="FILE", help="Holds the key that readers show.")
+    ] = None,
+    write_key_file: Annotated[
+        Path | None, typer.Option("--write-key-file", metavar="FILE", help="Holds the key that writers show.")
+    ] = None,
+    max_body: Annotated[int, typer.Option("--max-body", min=1, metavar="MIB", help="MiB of a request.")] = 20,
+    max_pixels: Annotated[
+        int, typer.Option("--max-pixels", min=1, metavar="MILLIONS", help="Million pixels of an image.")
+    ] = 50,
+    max_images: Annotated[int, typer.Option("--max-images", min=1, help="Images of a request.")] = 16,
+    max_waiting: Annotated[
+        int, typer.Option("--max-waiting", min=1, help="Images on their way, of all requests; beyond that: 503.")
+    ] = 64,
+    drain: Annotated[
+        float, typer.Option("--drain", min=0.1, help="Seconds to finish what was accepted, after SIGTERM.")
+    ] = 20.0,
+    names: Annotated[bool, typer.Option("--names", help="Show the names of the gallery's files in answers.")] = False,
+) -> None:
+    """Serve recognition and search over HTTP, with a page at /. Keys: LOOKALIKE_READ_KEY and LOOKALIKE_WRITE_KEY, or
+    files. Ends well on Ctrl-C and SIGTERM.
+    """
+    _check_installed()
+    from lookalike.serve.settings import READ_KEY, WRITE_KEY, Settings, key_of
+
+    settings = Settings(
+        model=model,
+        gallery=gallery,
+        host=host,
+        port=port,
+        read_key=key_of(READ_KEY, read_key_file),
+        write_key=key_of(WRITE_KEY, write_key_file),
+        engine=engine.value,
+        max_body_bytes=max_body * 2**20,
+        max_pixels=max_pixels * 1_000_000,
+        max_images=max_images,
+        max_waiting=max_waiting,
+        drain_seconds=drain,
+        show_names=names,
+    )
+    from lookalike.serve.run import run
+
+    run(settings, lambda url: typer.echo(f"Lookalike is at {url}   (Ctrl-C ends it)", err=True))
+
+
+def _check_installed() -> None:
+    from importlib.util import find_spec
+
+    missing = [name for name in EXTRA if find_spec(name) is None]
+    if missing:
+        raise InputError(
+            f"packages for serving are not installed: {', '.join(missing)}.", "pip install 'lookalike[serve]'"
+        )

@@ -1,0 +1,97 @@
+"""The application: routes on a service, behind the guard, under the watcher.
+
+    ASGI server ─▶ Watching (figures, log) ─▶ Guard (keys, limits) ─▶ routes ─▶ Service (pictures ▸ batcher, collection)
+
+The watcher is outermost, so that what the guard refuses is counted, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI
+from starlette.types import ASGIApp
+
+from lookalike import __version__
+from lookalike.serve import routes_ask, routes_items, routes_page, routes_state
+from lookalike.serve.faults import add_handlers
+from lookalike.serve.limits import Guard
+from lookalike.serve.service import Service
+from lookalike.serve.settings import Settings
+from lookalike.serve.watching import Watching
+
+if TYPE_CHECKING:
+    from lookalike.serve.engine import Engine
+
+DESCRIPTION = """What a picture is and what looks like it. Images go in as they are, as a body or as a form. Every error
+has the shape `{"error": {"message", "remedy", "limit"?}}`. Where keys are asked for: `Authorization: Bearer KEY`."""
+
+
+def create_app(settings: Settings, engine: Engine | None = None) -> ASGIApp:
+    """The service as an ASGI application.
+
+    Args:
+        settings: what to serve, to whom.
+        engine: runs the network, and is closed with the application. It and the gallery are then ready when this
+            returns. None: made when the application starts, of the settings' model, while it says 503 to all but /live.
+
+    Returns:
+        The application. It ends what it started when its lifespan ends.
+
+    Raises:
+        InputError: a gallery that cannot be used or is of another model than the engine.
+    """
+    service = Service(settings)
+    if engine is not None:
+        service.load(engine)
+    return application(service)
+
+
+def application(service: Service, failed: Callable[[], None] = lambda: None) -> ASGIApp:
+    """The application of a service; `failed` is called in another thread when it cannot be loaded."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+        if not service.is_loaded:
+            service.load_behind(failed)
+        yield
+        await asyncio.to_thread(service.close)
+
+    app = FastAPI(
+        title="Lookalike",
+        version=__version__,
+        description=DESCRIPTION,
+        docs_url=None,  # these pages load scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
+    )
+    add_handlers(app)
+    _describe_keys(app)
+    routers = (
+        routes_state.routes(service),
+        routes_ask.routes(service),
+        routes_items.routes(service),
+        routes_page.routes(),
+    )
+    for router in routers:
+        app.include_router(router)
+    paths = [getattr(route, "path", "") for router in routers for route in router.routes]
+    fixed = [path for path in paths if "{" not in path]
+    return Watching(Guard(app, service.settings), service.metrics, fixed)
+
+
+def _describe_keys(app: FastAPI) -> None:
+    """Say in OpenAPI that a key may be asked for; whether it is, `GET /v1/about` says."""
+    plain = app.openapi
+
+    def described() -> dict[str, Any]:
+        tree = plain()
+        tree["components"].setdefault("securitySchemes", {"key": {"type": "http", "scheme": "bearer"}})
+        tree["security"] = [{"key": []}, {}]
+        return tree
+
+    app.openapi = described  # type: ignore[method-assign]

@@ -1,0 +1,268 @@
+"""The gallery as the service holds it: searched, shown and changed at the same time, and well again by itself.
+
+It has four handles: for searches, for rows and thumbnails, for counting labels, and for changes. The last one is
+closed when nothing was changed for a while, so that another program may write to a gallery in a folder.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lookalike.looks import difference_hashes
+from lookalike.search.gallery import Gallery
+from lookalike.search.queries import Threshold
+from lookalike.search.store.base import Found, NewRow, Rejected, Row, Where
+from lookalike.serve.handles import FailingError, Handle
+from lookalike.serve.labels import LabelCounts
+from lookalike.serve.pictures import UPLOADED, Upload
+from lookalike.serve.refusals import RefusedError
+
+IDLE = 5.0  # seconds without a change, after which others may write
+LEAST_FREE = 2**20  # bytes of the gallery's disk, below which nothing can be added
+PATIENCE = 5.0  # seconds that a gallery may take to say that it is well
+FRESH = 1.0  # seconds for which that holds
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class Collection:
+    """A gallery, asked from the event loop. Everything it does is done in the threads of its handles.
+
+    Args:
+        target: as for `Gallery.open`.
+        fingerprint: of the model that makes the queries' vectors.
+        dim: numbers of these.
+        most: calls that wait for each handle; beyond, the service is overloaded.
+        writes: whether it may be changed.
+    """
+
+    def __init__(self, target: str, fingerprint: str, dim: int, *, most: int, writes: bool) -> None:
+        self._search, self._look, self._count = (Handle(target, fingerprint, most) for _ in range(3))
+        self._write = Handle(target, fingerprint, most, write=True) if writes else None
+        self._labels = LabelCounts()
+        self._probe = np.full(dim, dim**-0.5, np.float32)
+        self._checking = asyncio.Lock()
+        self._checked, self._reasons = -FRESH, list[str]()
+        self._resting: asyncio.TimerHandle | None = None
+
+    def warm_up(self) -> None:
+        """Open it and search once, in this thread, before the first request: what a search needs is read from the disk.
+
+        Raises:
+            FailingError: it cannot be used.
+        """
+        self._search.use(self._one_search)
+        self._look.use(len)
+
+    def close(self) -> None:
+        """Finish what waits, and close."""
+        if self._resting is not None:
+            self._resting.cancel()
+        for handle in (self._search, self._look, self._count, self._write):
+            if handle is not None:
+                handle.close()
+
+    async def search(
+        self,
+        query: NDArray[np.float32] | int,
+        k: int,
+        *,
+        labels: Sequence[str],
+        threshold: Threshold,
+        exact: bool,
+    ) -> tuple[Found, float | None]:
+        """The rows most alike to a vector (D,) or row, and the least score that was asked of them.
+
+        Raises:
+            RefusedError: 404, no such row; 422, no calibrated threshold; 503.
+        """
+        where: Where | None = {"label": list(labels)} if labels else None
+
+        def work(gallery: Gallery) -> tuple[Found, float | None]:
+            if threshold == "calibrated" and gallery.about.threshold is None:
+                raise RefusedError(422, "threshold: the model has no calibrated one.", "Give a number, or none.")
+            if isinstance(query, int):
+                _known(gallery, query)
+            found = gallery.search(query, k, where=where, threshold=threshold, exact=exact)
+            return found, gallery.threshold(threshold)
+
+        return await self._search.run(work)
+
+    async def row(self, id: int) -> Row:
+        """A row.
+
+        Raises:
+            RefusedError: 404, there is none; 503.
+        """
+        return await self._look.run(lambda gallery: _known(gallery, id))
+
+    async def thumbnail(self, id: int) -> bytes:
+        """A row's small JPEG.
+
+        Raises:
+            RefusedError: 404, there is no such row, or it has none; 503.
+        """
+
+        def work(gallery: Gallery) -> bytes:
+            _known(gallery, id)
+            found = gallery.store.thumbnail(id)
+            if not found:
+                raise RefusedError(404, f"item {id} has no thumbnail.")
+            return found
+
+        return await self._look.run(work)
+
+    async def add(
+        self, uploads: Sequence[Upload], vectors: NDArray[np.float32], label: str | None
+    ) -> list[tuple[int, bool, str | None]]:
+        """Keep pictures: of each its id, whether it is new, and its label. On the disk when this returns.
+
+        Args:
+            uploads: the pictures.
+            vectors: theirs, (n, D) float32 of length 1.
+            label: of the new ones.
+
+        Raises:
+            RefusedError: 403, nothing may be changed; 503.
+        """
+        looks = difference_hashes(np.stack([one.pixels for one in uploads])).tolist()
+
+        def work(gallery: Gallery) -> list[tuple[int, bool, str | None]]:
+            known = gallery.store.by_digest([one.digest for one in uploads])
+            new = {
+                one.digest: NewRow(f"{UPLOADED}{one.digest.hex()}", one.digest, vector, one.bytes, 0, label, {},
+                                   one.thumbnail, look)
+                for one, vector, look in zip(uploads, vectors, looks, strict=True) if one.digest not in known
+            }  # fmt: skip
+            ids = dict(zip(new, gallery.store.add(list(new.values())), strict=True)) if new else {}
+            answers: list[tuple[int, bool, str | None]] = []
+            for one in uploads:
+                row, first = known.get(one.digest), ids.get(one.digest)
+                if row is not None:
+                    answers.append((row.id, False, row.label))
+                else:
+                    assert first is not None
+                    answers.append((first, first not in {id for id, _, _ in answers}, label))
+            return answers
+
+        return await self._change(work)
+
+    async def remove(self, id: int) -> None:
+        """Remove a row.
+
+        Raises:
+            RefusedError: 403, nothing may be changed; 404, there is none; 503.
+        """
+
+        def work(gallery: Gallery) -> None:
+            if not gallery.store.remove([id]):
+                raise _no_item(id)
+
+        await self._change(work)
+
+    async def facts(self, most: int) -> tuple[int, float | None, list[tuple[str, int]]]:
+        """Rows, the calibrated threshold, and the most frequent labels with their rows.
+
+        Raises:
+            RefusedError: 503.
+        """
+        return await self._count.run(
+            lambda gallery: (len(gallery), gallery.about.threshold, self._labels.of(gallery, most))
+        )
+
+    async def rows(self) -> int:
+        """How many there are.
+
+        Raises:
+            RefusedError: 503.
+        """
+        return await self._look.run(len)
+
+    async def reasons(self) -> list[str]:
+        """Why it cannot be used as it should; an empty list where it can. Looked at anew once a second, at most."""
+        async with self._checking:
+            if time.monotonic() - self._checked >= FRESH:
+                before = self._reasons
+                self._reasons = await self._find_reasons()
+                self._checked = time.monotonic()
+                if self._reasons != before:
+                    log.warning("gallery: %s", " ".join(self._reasons) or "well again")
+        return self._reasons
+
+    async def _find_reasons(self) -> list[str]:
+        found: list[str] = []
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await self._search.run(self._one_search, waits=False)
+                await self._look.run(len, waits=False)
+                if self._write is not None and self._write.failing:
+                    with suppress(FailingError):  # what it says is in `failing`
+                        await self._change(_write_and_undo)
+        except TimeoutError:
+            found.append(f"the gallery did not answer within {PATIENCE:.0f} s.")
+        except FailingError as error:
+            found.append(error.reason)
+            log.debug("gallery: %s", error.detail)
+        if self._write is not None:
+            found += (
+                [self._write.failing] if self._write.failing and "another process" not in self._write.failing else []
+            )
+            found += ["the gallery's disk is full."] if _is_full(self._write.place) else []
+        return list(dict.fromkeys(found))
+
+    async def _change(self, work: Callable[[Gallery], T]) -> T:
+        if self._write is None:
+            raise RefusedError(403, "nothing may be added or removed here.", "Start the service with a write key.")
+        if self._resting is not None:
+            self._resting.cancel()
+        try:
+            return await asyncio.shield(self._write.run(work))
+        finally:
+            self._resting = asyncio.get_running_loop().call_later(IDLE, self._rest)
+
+    def _rest(self) -> None:
+        if self._write is not None:
+            task = asyncio.ensure_future(self._write.rest())
+            task.add_done_callback(lambda done: done.exception())
+
+    def _one_search(self, gallery: Gallery) -> None:
+        gallery.search(self._probe, 1, threshold=None)
+
+
+def _known(gallery: Gallery, id: int) -> Row:
+    (row,) = gallery.store.get([id])
+    if row is None:
+        raise _no_item(id)
+    return row
+
+
+def _no_item(id: int) -> RefusedError:
+    return RefusedError(404, f"there is no item {id}.", "Ids are in the answers of a search.")
+
+
+def _write_and_undo(gallery: Gallery) -> None:
+    """A real change, small, and none when done: whether the disk takes it."""
+    gallery.store.reject([Rejected(f"{UPLOADED}probe", "to see whether this gallery can be written")])
+    gallery.store.forget([f"{UPLOADED}probe"])
+
+
+def _is_full(place: object) -> bool:
+    if not isinstance(place, Path) or not hasattr(os, "statvfs"):
+        return False
+    try:
+        return shutil.disk_usage(place).free < LEAST_FREE
+    except OSError:
+        return False

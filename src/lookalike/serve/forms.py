@@ -1,0 +1,135 @@
+"""The images of a request: one raw body, or the parts of a form. All in memory, since the body's size is limited."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import Request
+
+from lookalike.serve.refusals import RefusedError
+
+FIELD = "image"
+RAW = "application/octet-stream"
+HOW = "Send one image as the body (Content-Type: image/jpeg), or a form with files named 'image': curl -F image=@FILE."
+
+
+async def body_of(request: Request, most: int) -> bytes:
+    """The whole body.
+
+    Args:
+        request: whose body was not read yet.
+        most: bytes.
+
+    Raises:
+        RefusedError: 413, the body is larger.
+    """
+    parts: list[bytes] = []
+    size = 0
+    async for part in request.stream():
+        size += len(part)
+        if size > most:
+            raise RefusedError(413, f"the request is larger than {most:,} bytes.", "Send smaller or fewer images.",
+                          limit="max_body_bytes", value=most)  # fmt: skip
+        parts.append(part)
+    return b"".join(parts)
+
+
+def images_of(body: bytes, content_type: str, most: int) -> list[bytes]:
+    """The files of the images in a body, one at least.
+
+    Args:
+        body: of the request.
+        content_type: its header.
+        most: images.
+
+    Raises:
+        RefusedError: 415, another type; 422, no image, too many, or a form that is broken or has other fields.
+    """
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind == "multipart/form-data":
+        return _Form(content_type, most).images(body)
+    if not (kind == RAW or kind.startswith("image/")):
+        raise RefusedError(
+            415, f"a body of type '{kind[:80]}' is no image." if kind else "the body's type is not said.", HOW
+        )
+    if not body:
+        raise RefusedError(422, "the body is empty.", HOW)
+    return [body]
+
+
+class _Form:
+    """A form on its way through the parser, which calls the methods below, in this order, for each part."""
+
+    def __init__(self, content_type: str, most: int) -> None:
+        boundary = parse_options_header(content_type)[1].get(b"boundary")
+        if not boundary:
+            raise RefusedError(422, "the form has no boundary.", HOW)
+        self._most = most
+        self._images: list[bytes] = []
+        self._name, self._value, self._disposition = b"", b"", b""
+        self._data: list[bytes] = []
+        self._whole = False
+        try:
+            self._parser = MultipartParser(
+                boundary,
+                {
+                    "on_part_begin": self._begin,
+                    "on_header_field": self._header_name,
+                    "on_header_value": self._header_value,
+                    "on_header_end": self._header_end,
+                    "on_headers_finished": self._check_part,
+                    "on_part_data": self._part_data,
+                    "on_part_end": self._part_end,
+                    "on_end": self._end,
+                },
+            )
+        except FormParserError:
+            raise RefusedError(422, "the form's boundary is too long.", HOW) from None
+
+    def images(self, body: bytes) -> list[bytes]:
+        try:
+            self._parser.write(body)
+            self._parser.finalize()
+        except FormParserError:
+            raise RefusedError(422, "the form is broken.", HOW) from None
+        if not self._whole:
+            raise RefusedError(422, "the form is cut short.", HOW)
+        if not self._images:
+            raise RefusedError(422, "the form has no image.", HOW)
+        return self._images
+
+    def _begin(self) -> None:
+        self._disposition, self._data = b"", []
+        if len(self._images) == self._most:
+            raise RefusedError(422, f"more than {self._most} images in one request.", "Send them in several requests.",
+                          limit="max_images", value=self._most)  # fmt: skip
+
+    def _header_name(self, data: bytes, start: int, end: int) -> None:
+        self._name += data[start:end]
+
+    def _header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _header_end(self) -> None:
+        if self._name.lower() == b"content-disposition":
+            self._disposition = self._value
+        self._name, self._value = b"", b""
+
+    def _check_part(self) -> None:
+        options: dict[bytes, Any] = parse_options_header(self._disposition)[1]
+        name = options.get(b"name", b"").decode("utf-8", "replace")
+        if name != FIELD:
+            raise RefusedError(422, f"the form has a field '{name[:80]}'.", f"Name all files '{FIELD}'. {HOW}")
+        if b"filename" not in options:
+            raise RefusedError(422, f"the field '{FIELD}' is no file.", HOW)
+
+    def _part_data(self, data: bytes, start: int, end: int) -> None:
+        self._data.append(data[start:end])
+
+    def _part_end(self) -> None:
+        self._images.append(b"".join(self._data))
+
+    def _end(self) -> None:
+        self._whole = True

@@ -1,0 +1,34 @@
+// The address: `?id=12&label=cat&threshold=0.7&k=48` is a search that can be sent to somebody, and the way back to it.
+
+/** What is asked beside the picture. `threshold`: a cosine, "none", or null for the calibrated one. */
+export const PLAIN = Object.freeze({ labels: Object.freeze([]), threshold: null, k: 24, exact: false });
+
+/** The item's id (or null) and the view that an address asks for. What makes no sense there is left out. */
+export function read(search) {
+  const fields = new URLSearchParams(search);
+  const id = Number(fields.get("id"));
+  const k = Number(fields.get("k"));
+  const text = fields.get("threshold");
+  const number = text === null || text.trim() === "" ? NaN : Number(text);
+  return {
+    id: Number.isSafeInteger(id) && id > 0 ? id : null,
+    view: {
+      labels: [...new Set(fields.getAll("label").filter((label) => label.trim()))],
+      threshold: text === "none" ? "none" : number >= -1 && number <= 1 ? number : null,
+      k: Number.isInteger(k) && k > 0 && k <= 1000 ? k : PLAIN.k,
+      exact: fields.get("exact") === "true",
+    },
+  };
+}
+
+/** The address of a search: relative, so that it holds below any path. */
+export function write(id, view) {
+  const fields = new URLSearchParams();
+  if (id !== null) fields.set("id", id);
+  for (const label of view.labels) fields.append("label", label);
+  if (view.threshold !== null) fields.set("threshold", view.threshold);
+  if (view.k !== PLAIN.k) fields.set("k", view.k);
+  if (view.exact) fields.set("exact", "true");
+  const text = fields.toString();
+  return text ? `?${text}` : location.pathname;
+}

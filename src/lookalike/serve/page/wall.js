@@ -1,0 +1,114 @@
+// The wall of look-alikes: links that arrow keys walk along, pictures that are loaded when they come near the screen.
+
+import { frameOf, load } from "./thumbnails.js";
+import { cosine, el } from "./words.js";
+
+const AHEAD = "400px"; // below the screen, where pictures are loaded already
+
+export class Wall {
+  /**
+   * @param {HTMLElement} list a <ul>
+   * @param {(id: number) => string} addressOf the address of a search from an item
+   * @param {(id: number) => void} follow called when a tile is chosen
+   */
+  #list; #addressOf; #hits = []; #tiles = []; #loading = new AbortController();
+  #seen = new IntersectionObserver((entries) => this.#appear(entries), { rootMargin: AHEAD });
+
+  constructor(list, addressOf, follow) {
+    this.#list = list;
+    this.#addressOf = addressOf;
+    list.addEventListener("click", (event) => {
+      const link = event.target.closest("a");
+      if (!link || event.button || event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return;
+      event.preventDefault();
+      follow(Number(link.dataset.id));
+    });
+    list.addEventListener("keydown", (event) => this.#walk(event));
+    list.addEventListener("focusin", (event) => this.#stopAt(event.target.closest("a")));
+  }
+
+  /** Show these hits, best first, all of them until `limit` is called. */
+  async show(hits) {
+    this.clear();
+    this.#hits = hits;
+    const loading = this.#loading;
+    if (hits.length) this.#list.style.setProperty("--frame", await frameOf(hits.map((hit) => hit.id)));
+    if (loading.signal.aborted) return;
+    this.#tiles = hits.map((hit) => this.#tile(hit));
+    this.#list.replaceChildren(...this.#tiles);
+    if (this.#tiles.length) this.#stopAt(this.#tiles[0].firstElementChild);
+  }
+
+  /** Hide what is less alike than this. Returns how many are shown. */
+  limit(least) {
+    let shown = 0;
+    this.#hits.forEach((hit, place) => {
+      const isAlike = hit.score >= least;
+      if (this.#tiles[place]) this.#tiles[place].hidden = !isAlike;
+      shown += isAlike;
+    });
+    return shown;
+  }
+
+  /** Addresses that hold the view are written anew when it changes. */
+  readdress() {
+    for (const tile of this.#tiles) {
+      const link = tile.firstElementChild;
+      link.href = this.#addressOf(Number(link.dataset.id));
+    }
+  }
+
+  clear() {
+    this.#loading.abort();
+    this.#loading = new AbortController();
+    this.#seen.disconnect();
+    this.#hits = [];
+    this.#tiles = [];
+    this.#list.replaceChildren();
+  }
+
+  #tile({ id, score, label, name }) {
+    const image = el("img", { alt: "", decoding: "async", draggable: false, dataset: { id } });
+    const words = label ?? name ?? "no label";
+    const link = el("a", { href: this.#addressOf(id), dataset: { id }, tabIndex: -1, title: name && label ? `${label}\n${name}` : words },
+      el("span", { className: "frame" }, image),
+      el("span", { className: "words" },
+        el("span", { className: label ? "label" : "label none", textContent: words }),
+        el("span", { className: "score" }, el("span", { className: "unseen", textContent: " alike " }), cosine(score)),
+      ),
+    );
+    this.#seen.observe(image);
+    return el("li", {}, link);
+  }
+
+  #appear(entries) {
+    for (const { isIntersecting, target } of entries) {
+      if (!isIntersecting) continue;
+      this.#seen.unobserve(target);
+      load(target, target.dataset.id, this.#loading.signal);
+    }
+  }
+
+  /** One tile is in the tab order; arrows lead to the others. */
+  #stopAt(link) {
+    if (!link) return;
+    for (const tile of this.#tiles) tile.firstElementChild.tabIndex = -1;
+    link.tabIndex = 0;
+  }
+
+  #walk(event) {
+    const tiles = this.#tiles.filter((tile) => !tile.hidden);
+    const here = tiles.indexOf(event.target.closest("li"));
+    if (here < 0 || event.altKey || event.ctrlKey || event.metaKey) return;
+    const row = tiles.findIndex((tile) => tile.offsetTop !== tiles[0].offsetTop);
+    const columns = row < 0 ? tiles.length : row;
+    const steps = {
+      ArrowLeft: here - 1, ArrowRight: here + 1, ArrowUp: here - columns, ArrowDown: here + columns,
+      Home: 0, End: tiles.length - 1,
+    };
+    const there = steps[event.key];
+    if (there === undefined) return;
+    event.preventDefault();
+    tiles[there]?.firstElementChild.focus();
+  }
+}

@@ -1,0 +1,142 @@
+"""From the bytes of an image to the model's input, in a few threads of their own.
+
+What a body may hold is told by its first bytes, never by its name, and its pixels are counted before they are made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from lookalike.errors import InputError
+from lookalike.image import CropMode, decode
+from lookalike.search.decoding import Content, Decoded, decode_content
+from lookalike.search.listing import Item
+from lookalike.serve.refusals import RefusedError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+SAID = "Use JPEG, PNG, WebP, GIF, BMP or TIFF."
+LARGE = 12_000_000  # pixels; of such pictures one at a time is decoded: it may take 15 bytes for each
+UPLOADED = "upload:"  # and the SHA-256 of its content: the path of what was added over HTTP
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A picture that is to be kept: (size, size, 3) uint8, its thumbnail, the SHA-256 and size of its file."""
+
+    pixels: NDArray[np.uint8]
+    thumbnail: bytes
+    digest: bytes
+    bytes: int
+
+
+class Pictures:
+    """Decodes for one model.
+
+    Args:
+        size: pixels of the side of what the model sees.
+        crop_mode: how a picture becomes that square.
+        max_pixels: of a picture.
+    """
+
+    def __init__(self, size: int, crop_mode: CropMode, max_pixels: int) -> None:
+        self._size, self._crop_mode, self._max_pixels = size, crop_mode, max_pixels
+        self._threads = ThreadPoolExecutor(_cores(), thread_name_prefix="lookalike-decode")
+        self._large = threading.Lock()
+
+    def close(self) -> None:
+        """End the threads; what they are at is finished."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Do something in one of the threads."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    async def decode(self, files: Sequence[bytes]) -> list[NDArray[np.uint8]]:
+        """The pictures as the model sees them, (size, size, 3) uint8.
+
+        Raises:
+            RefusedError: 422, one cannot be read; it is named by its place.
+        """
+        return await self._all(files, self._pixels)
+
+    async def uploads(self, files: Sequence[bytes]) -> list[Upload]:
+        """The pictures as the model and the gallery want them.
+
+        Raises:
+            RefusedError: as `decode`.
+        """
+        return await self._all(files, self._upload)
+
+    async def _all(self, files: Sequence[bytes], work: Callable[[bytes, str], T]) -> list[T]:
+        names = ["image"] if len(files) == 1 else [f"image {place}" for place in range(1, len(files) + 1)]
+        jobs = [self.run(partial(work, data, name)) for data, name in zip(files, names, strict=True)]
+        done = await asyncio.gather(*jobs, return_exceptions=True)
+        good = [one for one in done if not isinstance(one, BaseException)]
+        for one in done:
+            if isinstance(one, BaseException):
+                raise one  # the first of them
+        return good
+
+    def _pixels(self, data: bytes, name: str) -> NDArray[np.uint8]:
+        try:
+            with self._large if self._check(data, name) > LARGE else nullcontext():
+                return decode(data, self._size, crop_mode=self._crop_mode, where=name)
+        except (InputError, MemoryError) as error:
+            raise _unreadable(name, error) from None
+
+    def _upload(self, data: bytes, name: str) -> Upload:
+        digest = hashlib.sha256(data).digest()
+        item = Item(f"{UPLOADED}{digest.hex()}", len(data), 0, lambda: data)
+        with self._large if self._check(data, name) > LARGE else nullcontext():
+            found = decode_content(Content(item, data, digest), self._size, self._crop_mode)
+        if not isinstance(found, Decoded):
+            raise _unreadable(name, InputError(f"{name}: {found.reason}."))
+        return Upload(found.pixels, found.thumbnail, digest, len(data))
+
+    def _check(self, data: bytes, name: str) -> int:
+        """Pixels that the picture says it has, of a format that is let in."""
+        try:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                pixels = image.width * image.height
+        except UnidentifiedImageError:
+            what = "empty" if not data else "not an image in a format that can be read"
+            raise RefusedError(422, f"{name}: {what}.", SAID) from None
+        except Image.DecompressionBombError:
+            raise self._too_large(name) from None
+        except Exception as error:  # Pillow's readers raise nearly anything on damaged bytes
+            raise _unreadable(name, error) from None
+        if pixels > self._max_pixels:
+            raise self._too_large(name)
+        return pixels
+
+    def _too_large(self, name: str) -> RefusedError:
+        return RefusedError(422, f"{name}: more than {self._max_pixels:,} pixels.", "Make it smaller.",
+                       limit="max_pixels", value=self._max_pixels)  # fmt: skip
+
+
+def _unreadable(name: str, error: Exception) -> RefusedError:
+    """Without the decoder's own words, which speak of memory addresses and bytes."""
+    if isinstance(error, MemoryError):
+        return RefusedError(422, f"{name}: not enough memory to decode it.", "Make it smaller.")
+    text = error.message if isinstance(error, InputError) else f"{name}: damaged image."
+    return RefusedError(422, f"{text.partition(' (')[0].rstrip('.')}.", f"Replace it. {SAID}")
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

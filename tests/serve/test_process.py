@@ -1,0 +1,197 @@
+"""The service as a process: how it starts and refuses to, ends and is ended, with nothing lost."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from serve_client import encoded, form
+from serve_process import PATIENCE, serving, start
+
+from lookalike import Gallery
+from lookalike.models.prepare import prepare
+
+pytestmark = pytest.mark.slow
+
+
+def ends_with(*arguments: str | Path, environ: dict[str, str] | None = None) -> tuple[int, str]:
+    """The exit code, and what was said."""
+    process = start(*arguments, environ=environ)
+    _, said = process.communicate(timeout=PATIENCE)
+    return process.returncode, said.decode()
+
+
+def test_it_serves_and_ends_well(gallery_place: Path) -> None:
+    with serving(gallery_place) as service:
+        answer = httpx.post(f"{service.url}v1/recognise", files=form(encoded(1)))
+        assert answer.status_code == 200
+        assert {one["label"] for one in answer.json()["results"][0]["labels"]} == {"cat", "dog", "emu"}
+        assert httpx.post(f"{service.url}v1/search?id=1").status_code == 200
+        assert "server" not in answer.headers
+        began = time.monotonic()
+        service.process.send_signal(signal.SIGTERM)
+        assert service.process.wait(PATIENCE) == 143
+        assert time.monotonic() - began < 10
+        assert "Traceback" not in service.log()
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{service.url}live")
+
+
+def test_answers_are_not_held_back(gallery_place: Path) -> None:
+    """With Nagle's delay on the server's side, and a client that acknowledges late, each would take 40 ms more."""
+    seconds = []
+    with serving(gallery_place) as service, httpx.Client() as client:
+        for _ in range(40):
+            began = time.monotonic()
+            assert client.get(f"{service.url}v1/items/1").status_code == 200
+            seconds.append(time.monotonic() - began)
+    assert sorted(seconds)[10] < 0.03
+
+
+def test_the_engine_of_choice_is_onnx_runtime(gallery_place: Path, tmp_path: Path) -> None:
+    cache = {"LOOKALIKE_CACHE": str(tmp_path / "cache")}
+    with serving(gallery_place, "--engine", "auto", environ=cache) as service:
+        model = httpx.get(f"{service.url}v1/about").json()["model"]
+        assert "ONNX Runtime" in model["name"] or "cuda" in model["name"]
+        files = form(encoded(1), encoded(2))
+        vectors = httpx.post(f"{service.url}v1/embed", files=files).json()["vectors"]
+        hits = httpx.post(f"{service.url}v1/search", files=files[:1]).json()["hits"]
+    with Gallery.open(gallery_place) as gallery:  # whose vectors are PyTorch's
+        own = gallery.embedder.vectors(np.stack([prepare(encoded(seed), 32) for seed in (1, 2)]))
+        found = gallery.search(encoded(1), k=24).hits
+    assert (np.array(vectors) * own).sum(1) == pytest.approx(1, abs=1e-3)
+    assert hits[0]["id"] == found[0].row.id
+    assert len(hits) == 12
+
+
+def test_what_was_accepted_is_finished(gallery_place: Path) -> None:
+    codes: list[int] = []
+    bodies = [form(*(encoded(100 * seed + n, size=(1600, 1200)) for n in range(16))) for seed in range(4)]
+
+    def ask(url: str, files: list[tuple[str, tuple[str, bytes, str]]]) -> None:
+        codes.append(httpx.post(f"{url}v1/items", files=files, timeout=PATIENCE).status_code)
+
+    with serving(gallery_place) as service:
+        askers = [threading.Thread(target=ask, args=(service.url, files)) for files in bodies]
+        for asker in askers:
+            asker.start()
+        while "lookalike_waiting_images 0.0" in httpx.get(f"{service.url}metrics").text:
+            assert any(asker.is_alive() for asker in askers), "nothing was on its way when the signal came"
+        service.process.send_signal(signal.SIGTERM)
+        for asker in askers:
+            asker.join()
+        assert service.process.wait(PATIENCE) == 143
+    assert 200 in codes
+    with Gallery.open(gallery_place) as gallery:
+        assert len(gallery) - 12 == 16 * codes.count(200)
+
+
+def test_ctrl_c_ends_it_with_130(gallery_place: Path) -> None:
+    with serving(gallery_place) as service:
+        service.process.send_signal(signal.SIGINT)
+        assert service.process.wait(PATIENCE) == 130
+        assert "Traceback" not in service.log()
+
+
+def test_a_signal_while_it_starts_ends_it(gallery_place: Path) -> None:
+    with serving(gallery_place, ready=False) as service:
+        service.process.send_signal(signal.SIGTERM)
+        assert service.process.wait(PATIENCE) == 143
+
+
+def test_kill_9_loses_nothing_that_was_acknowledged(gallery_place: Path) -> None:
+    acknowledged: dict[str, int] = {}
+    seed = 0
+    for life in range(3):
+        with serving(gallery_place) as service:
+            stop = threading.Event()
+
+            def add(first: int, service: object = service, stop: threading.Event = stop) -> None:
+                with httpx.Client(timeout=PATIENCE) as client:
+                    for number in range(first, first + 10_000, 3):
+                        if stop.is_set():
+                            return
+                        label = f"label {number}"
+                        try:
+                            url = f"{service.url}v1/items"  # type: ignore[attr-defined]
+                            answer = client.post(url, params={"label": label}, files=form(encoded(number)))
+                        except httpx.TransportError:
+                            return
+                        if answer.status_code == 200:
+                            acknowledged[label] = answer.json()["items"][0]["id"]
+
+            adders = [threading.Thread(target=add, args=(seed + n,)) for n in range(3)]
+            for adder in adders:
+                adder.start()
+            before, deadline = len(acknowledged), time.monotonic() + PATIENCE
+            while len(acknowledged) < before + 15 + 7 * life:
+                assert time.monotonic() < deadline, service.log()
+                time.sleep(0.001)
+            service.process.kill()
+            stop.set()
+            for adder in adders:
+                adder.join()
+        seed += 20_000
+        with Gallery.open(gallery_place) as gallery:
+            rows = {row.label: row.id for row in gallery.store.rows()}
+            assert acknowledged.items() <= rows.items()
+            assert not gallery.verify().faults
+    assert len(acknowledged) >= 60
+
+
+def test_a_port_that_is_taken(gallery_place: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        code, said = ends_with(gallery_place, "--port", str(taken.getsockname()[1]))
+    assert code == 2
+    assert "cannot listen there (Address already in use)" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--model", "no-such-model"], "no-such-model"),
+        (["none.gallery"], "none.gallery: there is no gallery here"),
+        (
+            ["--model", "no-such-model", "--host", "0.0.0.0"],
+            "0.0.0.0: others can connect there, and no read key is set",
+        ),
+        (["--model", "x", "--host", "no-such-host.invalid", "--read-key-file", "KEY"], "there is no such host"),
+        (["--model", "x", "--read-key-file", "none"], "none: the key cannot be read"),
+    ],
+)
+def test_what_cannot_be_served(tmp_path: Path, arguments: list[str], said: str) -> None:
+    key = tmp_path / "key"
+    key.write_text("0123456789abcdef\n")
+    code, printed = ends_with(*(str(key) if one == "KEY" else one for one in arguments), "--port", "0")
+    assert code == 2, printed
+    assert f"error: {said}" in printed or said in printed
+    assert "Traceback" not in printed
+
+
+def test_a_gallery_and_a_model_that_do_not_fit(gallery_place: Path, tmp_path: Path) -> None:
+    from small_gallery import model_folder
+
+    other = model_folder(tmp_path / "other", seed=1)
+    code, said = ends_with(gallery_place, "--model", other, "--port", "0")
+    assert code == 2
+    assert "made by another model" in said
+    assert "Traceback" not in said
+
+
+def test_help_loads_nothing_of_it() -> None:
+    code = (
+        "import sys\nsys.argv = ['lookalike', 'serve', '--help']\nfrom lookalike.cli.main import run\n"
+        "try:\n    run()\nexcept SystemExit:\n    pass\n"
+        "assert not {'fastapi', 'uvicorn', 'torch', 'numpy'} & set(sys.modules)"
+    )
+    from serve_process import COMMAND
+
+    subprocess.run([COMMAND[0], "-c", code], check=True, stdout=subprocess.DEVNULL)

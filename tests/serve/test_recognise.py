@@ -1,0 +1,203 @@
+"""Recognition and vectors over HTTP: the same answers as the model gives itself, and errors that name the image."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from plain_engine import PlainEngine
+from serve_client import client_of, encoded, form
+from starlette.testclient import TestClient
+
+from lookalike.models.build import build
+from lookalike.models.heads import Head
+from lookalike.models.pretrained import Pretrained
+from lookalike.serve.settings import Settings
+
+JPEG = {"Content-Type": "image/jpeg"}
+
+
+def test_the_labels_are_those_of_the_model(client: TestClient, model: Pretrained) -> None:
+    data = encoded(1)
+    answer = client.post("/v1/recognise?top=2", content=data, headers=JPEG)
+    assert answer.status_code == 200
+    tree = answer.json()
+    assert tree.keys() == {"model", "took_ms", "results"}
+    assert tree["took_ms"] > 0
+    ((expected),) = model.predict([data], top=2)
+    (result,) = tree["results"]
+    assert result["unknown"] is False
+    assert [each["label"] for each in result["labels"]] == [each.label for each in expected]
+    assert [each["class_id"] for each in result["labels"]] == [each.class_id for each in expected]
+    got = [each["probability"] for each in result["labels"]]
+    np.testing.assert_allclose(got, [each.probability for each in expected], atol=1e-6)
+
+
+def test_several_images_are_answered_in_their_order(client: TestClient, model: Pretrained) -> None:
+    files = [encoded(seed) for seed in range(5)]
+    tree = client.post("/v1/recognise?top=3", files=form(*files)).json()
+    expected = model.predict(files, top=3)
+    for result, own in zip(tree["results"], expected, strict=True):
+        assert [each["label"] for each in result["labels"]] == [each.label for each in own]
+        assert sum(each["probability"] for each in result["labels"]) == pytest.approx(1, abs=1e-6)
+
+
+def test_the_temperature_flattens(settings: Settings, model: Pretrained) -> None:
+    engine = PlainEngine(model)
+    engine.temperature = 4.0
+    hot = Pretrained(model.network, model.config.model_copy(update={"temperature": 4.0}))
+    ((expected),) = hot.predict([encoded(1)], top=1)
+    with client_of(settings, engine) as client:
+        (result,) = client.post("/v1/recognise?top=1", content=encoded(1), headers=JPEG).json()["results"]
+    assert result["labels"][0]["probability"] == pytest.approx(expected[0].probability, abs=1e-6)
+
+
+def test_what_is_unlikely_is_unknown(settings: Settings, model: Pretrained) -> None:
+    ((first, *_),) = model.predict([encoded(1)])
+    for threshold, unknown in ((first.probability + 0.01, True), (first.probability - 0.01, False), (None, False)):
+        engine = PlainEngine(model)
+        engine.unknown_threshold = threshold
+        with client_of(settings, engine) as client:
+            (result,) = client.post("/v1/recognise", content=encoded(1), headers=JPEG).json()["results"]
+            about = client.get("/v1/about").json()
+        assert result["unknown"] is unknown
+        assert result["labels"]  # said all the same
+        assert about["model"]["unknown_threshold"] == threshold
+
+
+def test_vectors_are_those_of_the_model(client: TestClient, model: Pretrained) -> None:
+    files = [encoded(seed) for seed in range(3)]
+    tree = client.post("/v1/embed", files=form(*files)).json()
+    assert tree["model"] == model.fingerprint
+    assert tree["dim"] == model.embedding_dim
+    np.testing.assert_allclose(tree["vectors"], model.embed(files), atol=1e-6)
+
+
+def test_a_model_of_vectors_alone_recognises_nothing(tmp_path: Path, model: Pretrained) -> None:
+    head = Head(dim=8)
+    config = model.config.model_copy(update={"head": head})
+    network = build(config.name, config.num_classes, config.options, head)
+    with client_of(Settings(), PlainEngine(Pretrained(network, config).eval())) as client:
+        refused = client.post("/v1/recognise", content=encoded(1), headers=JPEG)
+        vectors = client.post("/v1/embed", content=encoded(1), headers=JPEG).json()["vectors"]
+    assert refused.status_code == 409
+    assert "only vectors" in refused.json()["error"]["message"]
+    assert len(vectors[0]) == 8
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_formats_are_known_by_their_content(client: TestClient, model: Pretrained, format: str) -> None:
+    data = encoded(2, format)
+    answer = client.post("/v1/embed", content=data, headers={"Content-Type": "application/octet-stream"})
+    np.testing.assert_allclose(answer.json()["vectors"], model.embed([data]), atol=1e-6)
+
+
+def bomb() -> bytes:
+    """A PNG of 60,000 × 60,000 pixels in a few bytes."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "image 2: empty."),
+        (b"hello", "image 2: not an image in a format that can be read."),
+        (b"P6 2 2 255\n" + bytes(12), "image 2: not an image in a format that can be read."),  # PPM
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "image 2: not an image in a format that can be read."),
+        (encoded(3)[:-40], "image 2: damaged image."),
+        (encoded(3, "PNG")[:200], "image 2: damaged image."),
+        (encoded(3, "TIFF")[:60], "image 2: not an image in a format that can be read."),
+        (bomb(), "image 2: more than 50,000,000 pixels."),
+    ],
+    ids=["empty", "text", "ppm", "svg", "cut jpeg", "cut png", "cut tiff", "bomb"],
+)
+@pytest.mark.filterwarnings("ignore:Truncated File Read")
+def test_an_image_that_cannot_be_read_is_named_by_its_place(client: TestClient, data: bytes, said: str) -> None:
+    for route in ("/v1/recognise", "/v1/embed", "/v1/items"):
+        answer = client.post(route, files=form(encoded(1), data, encoded(2)))
+        assert answer.status_code == 422
+        assert answer.json()["error"]["message"] == said
+    assert client.post("/v1/search", files=form(data)).json()["error"]["message"] == said.replace(" 2", "")
+    assert client.get("/v1/about").json()["gallery"]["rows"] == 12  # nothing was added of three images
+
+
+@pytest.mark.parametrize(
+    ("changes", "files", "limit"),
+    [
+        ({"max_images": 2}, [encoded(1)] * 3, {"name": "max_images", "value": 2}),
+        ({"max_pixels": 4799}, [encoded(1)], {"name": "max_pixels", "value": 4799}),
+        ({"max_answers": 4}, [encoded(1)], {"name": "max_answers", "value": 4}),
+    ],
+)
+def test_limits_are_named(
+    settings: Settings, engine: PlainEngine, changes: dict[str, int], files: list[bytes], limit: dict[str, object]
+) -> None:
+    with client_of(replace(settings, **changes), engine) as client:
+        answer = client.post("/v1/recognise", files=form(*files))
+        about = client.get("/v1/about").json()
+    assert answer.status_code == 422
+    assert answer.json()["error"]["limit"] == limit
+    assert about["limits"][limit["name"]] == limit["value"]
+
+
+def test_a_picture_at_the_limit_is_taken(settings: Settings, engine: PlainEngine) -> None:
+    with client_of(replace(settings, max_pixels=4800, max_images=1), engine) as client:
+        assert client.post("/v1/recognise?top=3", files=form(encoded(1))).status_code == 200
+
+
+def test_a_body_over_the_limit_is_413(settings: Settings, engine: PlainEngine) -> None:
+    with client_of(replace(settings, max_body_bytes=5000), engine) as client:
+        answer = client.post("/v1/recognise", content=bytes(5001), headers=JPEG)
+        streamed = client.post("/v1/recognise", content=iter([bytes(3000)] * 2), headers=JPEG)
+    for one in (answer, streamed):
+        assert one.status_code == 413
+        assert one.json()["error"]["limit"] == {"name": "max_body_bytes", "value": 5000}
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "status", "said"),
+    [
+        (None, b"", 415, "the body's type is not said."),
+        ("text/plain", b"x", 415, "a body of type 'text/plain' is no image."),
+        ("application/json", b'{"url": "http://10.0.0.1/"}', 415, "a body of type 'application/json' is no image."),
+        ("image/png", b"", 422, "the body is empty."),
+        ("multipart/form-data", b"", 422, "the form has no boundary."),
+        ("multipart/form-data; boundary=x", b"", 422, "the form is cut short."),
+        ("multipart/form-data; boundary=x", b"--x--\r\n", 422, "the form has no image."),
+        ("multipart/form-data; boundary=x", b"--y\r\n", 422, "the form is broken."),
+        ("multipart/form-data; boundary=" + "x" * 300, b"", 422, "the form's boundary is too long."),
+    ],
+)
+def test_bodies_that_are_no_images(
+    client: TestClient, content_type: str | None, body: bytes, status: int, said: str
+) -> None:
+    headers = {} if content_type is None else {"Content-Type": content_type}
+    answer = client.post("/v1/embed", content=body, headers=headers)
+    assert (answer.status_code, answer.json()["error"]["message"]) == (status, said)
+    assert answer.json()["error"]["remedy"]
+
+
+def test_forms_with_other_fields_are_refused(client: TestClient) -> None:
+    other = client.post("/v1/embed", files=form(encoded(1), field="file"))
+    assert other.json()["error"]["message"] == "the form has a field 'file'."
+    text = client.post("/v1/embed", files={"image": (None, "http://10.0.0.1/cat.jpg")})
+    assert text.json()["error"]["message"] == "the field 'image' is no file."
+    assert (other.status_code, text.status_code) == (422, 422)
+
+
+@pytest.mark.parametrize("top", ["0", "-1", "x", "1e3", "99999"])
+def test_top_is_checked(client: TestClient, top: str) -> None:
+    answer = client.post(f"/v1/recognise?top={top}", content=encoded(1), headers=JPEG)
+    assert answer.status_code == 422
+    assert answer.json()["error"]["message"].startswith("query top: ")

@@ -1,0 +1,122 @@
+"""Search over HTTP: the same answers as the gallery gives itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from plain_engine import PlainEngine
+from serve_client import client_of, encoded, form
+from starlette.testclient import TestClient
+
+from lookalike import Gallery
+from lookalike.errors import InputError
+from lookalike.models.pretrained import load
+from lookalike.serve.settings import Settings
+from small_gallery import model_folder
+
+JPEG = {"Content-Type": "image/jpeg"}
+
+
+def test_an_image_finds_what_the_gallery_finds(client: TestClient, gallery_place: Path, photos: Path) -> None:
+    data = (photos / "cat" / "1.png").read_bytes()
+    answer = client.post("/v1/search?k=5", files=form(data))
+    assert answer.status_code == 200
+    tree = answer.json()
+    with Gallery.open(gallery_place) as gallery:
+        expected = gallery.search(data, k=5)
+    assert tree["exact"] is True
+    assert tree["threshold"] is None
+    assert [hit["id"] for hit in tree["hits"]] == [hit.row.id for hit in expected.hits]
+    np.testing.assert_allclose([hit["score"] for hit in tree["hits"]], [hit.score for hit in expected.hits], atol=1e-3)
+    first = tree["hits"][0]
+    assert (first["label"], first["name"]) == ("cat", "1.png")
+    assert first["score"] == pytest.approx(1, abs=1e-3)
+    assert first["thumbnail"] == f"/v1/items/{first['id']}/thumbnail"
+    assert str(photos) not in answer.text
+
+
+def test_an_item_is_not_its_own_answer(client: TestClient) -> None:
+    tree = client.post("/v1/search?id=3&k=100").json()
+    assert len(tree["hits"]) == 11
+    assert 3 not in {hit["id"] for hit in tree["hits"]}
+
+
+def test_labels_filter_and_several_are_one_of_them(client: TestClient) -> None:
+    for query, expected in (("label=cat", {"cat"}), ("label=cat&label=emu", {"cat", "emu"}), ("label=gnu", set())):
+        tree = client.post(f"/v1/search?k=100&{query}", content=encoded(1), headers=JPEG).json()
+        assert {hit["label"] for hit in tree["hits"]} == expected
+
+
+def test_thresholds(tmp_path: Path, photos: Path, model_place: Path) -> None:
+    calibrated = model_folder(tmp_path / "calibrated", threshold=0.9)
+    with Gallery.create(tmp_path / "g", calibrated) as gallery:
+        gallery.add(photos)
+    with client_of(Settings(gallery=str(tmp_path / "g")), PlainEngine(calibrated)) as client:
+        assert client.get("/v1/about").json()["gallery"]["threshold"] == 0.9
+        for text, least, bound in (
+            ("default", 0.9, 0.9), ("calibrated", 0.9, 0.9), ("none", None, -1), ("-0.5", -0.5, -0.5), ("1", 1.0, 1.0),
+        ):  # fmt: skip
+            tree = client.post(f"/v1/search?id=1&k=100&threshold={text}").json()
+            assert tree["threshold"] == least
+            assert all(hit["score"] >= bound for hit in tree["hits"])
+            assert (len(tree["hits"]) == 11) == (bound < 0.6)
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "said"),
+    [
+        ("id=99", 404, "there is no item 99."),
+        ("id=0", 422, "query id: "),
+        (f"id={2**63}", 422, "query id: "),
+        ("id=1&k=0", 422, "query k: "),
+        ("id=1&k=1001", 422, "query k: more than 1,000."),
+        ("id=1&threshold=2", 422, "query threshold: no cosine."),
+        ("id=1&threshold=nan", 422, "query threshold: no cosine."),
+        ("id=1&threshold=calibrated", 422, "threshold: the model has no calibrated one."),
+        ("id=1&label=", 422, "query label: no label."),
+        ("id=1&label=a%00b", 422, "query label: no label."),
+        ("id=1&exact=perhaps", 422, "query exact: "),
+    ],
+)
+def test_what_cannot_be_asked(client: TestClient, query: str, status: int, said: str) -> None:
+    answer = client.post(f"/v1/search?{query}")
+    assert answer.status_code == status
+    assert answer.json()["error"]["message"].startswith(said)
+
+
+def test_an_id_and_an_image_are_one_too_many(client: TestClient) -> None:
+    answer = client.post("/v1/search?id=1", content=encoded(1), headers=JPEG)
+    assert (answer.status_code, answer.json()["error"]["message"]) == (422, "an id and an image.")
+    two = client.post("/v1/search", files=form(encoded(1), encoded(2)))
+    assert two.json()["error"]["limit"] == {"name": "max_images", "value": 1}
+
+
+def test_names_are_shown_only_where_it_is_set(settings: Settings, engine: PlainEngine) -> None:
+    with client_of(replace(settings, show_names=False), engine) as client:
+        answer = client.post("/v1/search?id=1")
+        assert {hit["name"] for hit in answer.json()["hits"]} == {None}
+        assert client.get("/v1/items/1").json()["name"] is None
+        assert ".png" not in answer.text
+
+
+def test_without_a_gallery_only_recognition_works(engine: PlainEngine) -> None:
+    with client_of(Settings(), engine) as client:
+        assert client.get("/ready").status_code == 200
+        assert client.get("/v1/about").json()["gallery"] is None
+        assert client.get("/v1/about").json()["keys"] == {"read": False, "write": "off"}
+        assert client.post("/v1/recognise", content=encoded(1), headers=JPEG).status_code == 200
+        for method, path in (("POST", "/v1/search?id=1"), ("GET", "/v1/items/1"), ("GET", "/v1/items/1/thumbnail")):
+            answer = client.request(method, path)
+            assert answer.status_code == 409
+            assert answer.json()["error"] == {
+                "message": "this service has no gallery.", "remedy": "Start it with one: lookalike serve GALLERY"
+            }  # fmt: skip
+
+
+def test_a_gallery_of_another_model_is_refused_at_once(settings: Settings, tmp_path: Path) -> None:
+    other = PlainEngine(load(model_folder(tmp_path / "other", seed=1)))
+    with pytest.raises(InputError, match="made by another model"):
+        client_of(settings, other)
