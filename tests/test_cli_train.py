@@ -355,7 +355,7 @@ def test_demo_shows_finished_runs_and_what_to_try_next(lookalike: Command, here:
     assert "published" not in said.out
     assert "Look at   runs/demo-resnet18/report.html" in said.out  # the best of them
     commands = [line.split() for line in said.out.partition("Next:")[2].splitlines() if "lookalike" in line]
-    assert [words[1] for words in commands] == ["train", "data", "predict"]
+    assert [words[1] for words in commands] == ["train", "data", "predict", "serve"]
     assert commands[2][2:5] == ["picture.png", "--model", "runs/demo-resnet18/model"]
     assert len(list((here / "runs").iterdir())) == 5
 

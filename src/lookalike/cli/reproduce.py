@@ -75,7 +75,8 @@ Look at   {best.report_path}
 Next:
   lookalike train demo --data my-pictures --name mine     your own pictures, one folder per class
   lookalike data get tiny-imagenet                        200 classes of photographs
-  lookalike predict picture.png --model {best.model_dir}    what is this?"""
+  lookalike predict picture.png --model {best.model_dir}    what is this?
+  lookalike serve --model {best.model_dir}                  the same on a page (pip install 'lookalike[serve]')"""
     )
 
 
