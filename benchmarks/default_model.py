@@ -119,7 +119,7 @@ def make(run: Path, twin: Path, data: str, cars: str) -> None:
         "date": date.today().isoformat(),
         "commit": commit(),
         "hardware": hardware(),
-        "command": " ".join(["python", "benchmarks/default_model.py", *sys.argv[1:]]),
+        "command": f"python benchmarks/default_model.py make {_short(run)} --twin {_short(twin)}",
         "fingerprint": model.fingerprint,
         "bytes": sum(file.stat().st_size for file in DEFAULT_FOLDER.iterdir()),
         "run": json.loads((run.parent / "receipt.json").read_text())["name"],
@@ -132,6 +132,11 @@ def make(run: Path, twin: Path, data: str, cars: str) -> None:
     with (DEFAULT_FOLDER / CARD).open("a") as card:
         card.write(measured_section(receipt))
     print((DEFAULT_FOLDER / CARD).read_text())
+
+
+def _short(model: Path) -> str:
+    """Where a run's model would be for anybody."""
+    return f"runs/{model.resolve().parent.name}/model"
 
 
 def measured_section(receipt: dict[str, Any]) -> str:
