@@ -17,7 +17,7 @@ HEAD = """# Results
 
 Written by `lookalike reproduce` from the receipts in `receipts/`; no number here was typed. How they were measured:
 [Protocols](protocols.md). One run of a network is one number with one seed, not a comparison: networks less than about
-a point apart are not told apart here.
+a point apart are not told apart here. How fast training, metrics and the gallery are: [Benchmarks](benchmarks.md).
 """
 
 
