@@ -159,6 +159,9 @@ def test_nothing_jumps_when_the_pictures_arrive(page: Page, url: str, cat: bytes
     places = """[...document.querySelectorAll("#wall li, #rest, footer")].map(
       (one) => JSON.stringify(one.getBoundingClientRect()))"""
     before = page.evaluate(places)
+    frame = page.locator("#wall .frame").first.bounding_box()
+    assert frame is not None
+    assert frame["height"] > 60, "no room is kept for the pictures"
     assert page.locator("#wall .frame.loaded").count() == 0
     may_pass.set()
     for route in held:
