@@ -28,7 +28,7 @@ from lookalike.search.gallery import Gallery
 from lookalike.search.ingest import ingest
 from lookalike.search.listing import listing_of
 from lookalike.search.ray import Cluster
-from lookalike.search.shards import write_shards
+from lookalike.search.shards import Written, write_shards
 from lookalike.search.store.base import Store
 from lookalike.search.store.sqlite import SqliteStore
 from small_gallery import album, model_folder
@@ -205,6 +205,18 @@ def test_shards_are_written_once_and_fill_a_gallery(
         plain.add(photos)
         same(plain.store, made.store)
         assert made.about == plain.about
+
+
+def test_other_files_of_the_same_gallery_may_lie_beside_the_shards(model: Path, tmp_path: Path) -> None:
+    photos, rows = album(tmp_path / "photos", each=1), tmp_path / "rows"
+    rows.mkdir()
+    with Gallery.create(tmp_path / "g", model) as gallery:
+        gallery.add(photos)
+        gallery.export(rows / "exported.parquet")
+        known = Written(rows, gallery.about)
+    paths = [str(file) for file in photos.rglob("*.png")]
+    assert sorted(known.by_path(paths)) == sorted(paths)
+    assert known.turn == 0
 
 
 def test_the_command_line(nodes: Any, model: Path, tmp_path: Path) -> None:

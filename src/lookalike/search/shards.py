@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from lookalike.models.pretrained import Pretrained
 
 REJECTED = "rejected.jsonl"
+PART = re.compile(r"part-(\d{6,})-[0-9a-f]+\.parquet")
 
 
 @dataclass
@@ -160,7 +162,8 @@ class Written:
             )
         names = ["id", "path", "size", "modified", "label", "metadata"]
         for part in there.parts:
-            self.turn = max(self.turn, int(part.name.split("-")[1]))
+            if named := PART.fullmatch(part.name):  # a person may have put others beside them
+                self.turn = max(self.turn, int(named[1]))
             for one in pq.read_table(part, columns=names).to_pylist():
                 metadata: dict[str, Any] = json.loads(one["metadata"])
                 row = Row(one["id"], one["path"], b"", one["size"], one["modified"], one["label"], metadata, 0)
