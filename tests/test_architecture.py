@@ -18,14 +18,15 @@ SOURCE = Path(lookalike.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
 NAMES = [path.relative_to(SOURCE).as_posix() for path in FILES]
 
-GROUND = {"errors", "recipe", "run", "image", "looks"}
+GROUND = {"errors", "cores", "recipe", "run", "image", "looks"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "cores": set(),
     "recipe": {"errors"},
-    "run": {"errors", "recipe"},
+    "run": {"errors", "recipe", "cores"},
     "image": {"errors"},
     "looks": set(),
-    "data": {"errors", "recipe", "image"},
+    "data": {"errors", "recipe", "image", "cores"},
     "models": {"errors", "recipe", "image"},
     "losses": {"errors"},
     "evaluation": GROUND | {"data", "models"},

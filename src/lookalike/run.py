@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from lookalike import __version__
+from lookalike.cores import cores
 from lookalike.errors import InputError, nearest
 from lookalike.recipe import Recipe
 
@@ -253,11 +254,10 @@ def versions() -> dict[str, str]:
 
 def hardware() -> dict[str, Any]:
     """The machine: `cpu` (model), `cores` (usable by this process), `memory_gib`, `system`."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
     return {
         "cpu": _cpu_model(),
-        "cores": cores,
+        "cores": cores(),
         "memory_gib": round(memory / 2**30, 1),
         "system": f"{platform.system()} {platform.machine()}",
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,7 +18,6 @@ from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
-from lookalike.serve import limits
 from lookalike.serve.app import application, create_app
 from lookalike.serve.keys import right_for
 from lookalike.serve.limits import SECURITY, Guard
@@ -154,9 +154,26 @@ def test_a_slow_body_is_cut_off_and_its_room_is_free_again() -> None:
     assert (guard._requests, guard._bytes) == (0, 0)
 
 
-def test_too_many_at_once_are_sent_away_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "AT_ONCE", 3)
-    guard = Guard(echo, Settings())
+def test_where_there_is_no_room_for_images_their_bodies_are_not_waited_for() -> None:
+    guard = Guard(echo, Settings(max_waiting=20), is_full=lambda: True)
+    a_body = {"headers": [(b"host", b"localhost"), (b"content-length", b"3")]}
+
+    async def never() -> Any:
+        await asyncio.sleep(60)
+
+    async def nothing() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def both() -> tuple[list[Any], list[Any]]:
+        return await asyncio.wait_for(answered(guard, a_body, never), 5), await answered(guard, {}, nothing)
+
+    refused, without_images = asyncio.run(both())
+    assert (refused[0]["status"], without_images[0]["status"]) == (503, 200)
+    assert json.loads(refused[1]["body"])["error"]["limit"] == {"name": "max_waiting", "value": 20}
+
+
+def test_too_many_at_once_are_sent_away_at_once() -> None:
+    guard = Guard(echo, Settings(max_requests=3))
 
     async def crowd() -> list[list[Any]]:
         arrived = asyncio.Event()

@@ -6,25 +6,24 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
 import httpx
 import pytest
 import uvicorn
 from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lookalike.serve.senders import timely
 
 SECONDS = 0.6
 
 
-@pytest.fixture(scope="module")
-def port() -> Iterator[int]:
-    """A server that gives a head so many seconds."""
+@contextmanager
+def server_of(app: ASGIApp) -> Iterator[int]:
+    """The port of a server that gives a head so many seconds."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
-    config = uvicorn.Config(
-        PlainTextResponse("hello"), http=timely(SECONDS), ws="none", log_config=None, lifespan="off"
-    )
+    config = uvicorn.Config(app, http=timely(SECONDS), ws="none", log_config=None, lifespan="off", timeout_keep_alive=1)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
@@ -32,6 +31,13 @@ def port() -> Iterator[int]:
     server.should_exit = True
     thread.join(10)
     listener.close()
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    """A server that says hello."""
+    with server_of(PlainTextResponse("hello")) as port:
+        yield port
 
 
 def ended(connection: socket.socket) -> bool:
@@ -81,3 +87,22 @@ def test_a_second_request_on_a_connection_has_its_own_time(port: int) -> None:
         start = time.monotonic()
         assert ended(connection)
         assert time.monotonic() - start > SECONDS / 2
+
+
+def test_a_connection_is_good_after_an_answer_that_did_not_wait_for_the_body() -> None:
+    async def hasty(scope: Scope, receive: Receive, send: Send) -> None:
+        await PlainTextResponse("no", 503)(scope, receive, send)
+
+    with server_of(hasty) as port, socket.create_connection(("127.0.0.1", port)) as connection:
+        for _ in range(3):
+            connection.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 200000\r\n\r\n")
+            answer = b""
+            while not answer.endswith(b"no"):
+                answer += connection.recv(4096)
+            assert answer.startswith(b"HTTP/1.1 503 ")
+            connection.sendall(bytes(200_000))
+        connection.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 200000\r\n\r\n" + bytes(100_000))
+        start = time.monotonic()
+        while connection.recv(4096):
+            pass
+        assert time.monotonic() - start < SECONDS + 1.5  # the rest of the body does not come: as an idle connection

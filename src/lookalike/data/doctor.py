@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from lookalike.cores import cores
 from lookalike.data.catalog import SPLITS, UNLABELLED, Catalog, Split
-from lookalike.data.cores import cores
 from lookalike.data.official import SETS, differences, zero_shot_counts
 from lookalike.data.tiny_imagenet import CLASSES, COUNTS
 from lookalike.data.tiny_imagenet import NAME as TINY

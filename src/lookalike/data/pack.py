@@ -26,8 +26,8 @@ import numpy as np
 import platformdirs
 from numpy.typing import NDArray
 
+from lookalike.cores import cores
 from lookalike.data.catalog import Catalog
-from lookalike.data.cores import cores
 from lookalike.data.partial import sweep
 from lookalike.errors import InputError
 from lookalike.image import CropMode, decode

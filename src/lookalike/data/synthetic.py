@@ -22,8 +22,8 @@ import platformdirs
 from numpy.typing import NDArray
 from PIL import Image
 
+from lookalike.cores import cores
 from lookalike.data.catalog import SPLITS, Catalog, Row, Split
-from lookalike.data.cores import cores
 from lookalike.data.partial import sweep
 from lookalike.data.synthetic_scene import Scene
 from lookalike.data.synthetic_shapes import FAMILIES

@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from lookalike.cores import cores
 from lookalike.data.catalog import Catalog
-from lookalike.data.cores import cores
 from lookalike.errors import InputError
 from lookalike.looks import difference_hashes
 from lookalike.search.ahead import ahead, side_by_side

@@ -16,7 +16,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.data.cores import cores
+from lookalike.cores import cores
 from lookalike.errors import InputError
 from lookalike.image import CropMode
 from lookalike.search.batches import with_vectors

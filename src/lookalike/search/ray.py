@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from lookalike.data.cores import cores
+from lookalike.cores import cores
 from lookalike.errors import InputError
 from lookalike.image import CropMode
 from lookalike.looks import difference_hashes

@@ -81,7 +81,7 @@ def application(service: Service, failed: Callable[[], None] = lambda: None) -> 
         app.include_router(router)
     paths = [getattr(route, "path", "") for router in routers for route in router.routes]
     fixed = [path for path in paths if "{" not in path]
-    return Watching(Guard(app, service.settings), service.metrics, fixed)
+    return Watching(Guard(app, service.settings, lambda: service.is_full), service.metrics, fixed)
 
 
 def _describe_keys(app: FastAPI) -> None:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 
-from lookalike.serve.forms import body_of, images_of
+from lookalike.serve.forms import images_of
 from lookalike.serve.refusals import RefusedError
 from lookalike.serve.service import Service
 
@@ -39,10 +39,10 @@ async def images_in(service: Service, request: Request, most: int | None = None)
         most: images; None: as the settings say.
 
     Raises:
-        RefusedError: 413, 415 or 422, as `lookalike.serve.forms`; 503, not ready.
+        RefusedError: 415 or 422, as `lookalike.serve.forms`; 503, not ready.
     """
     pictures, settings = service.pictures, service.settings
-    body = await body_of(request, settings.max_body_bytes)
+    body = await request.body()  # the guard has it, and its size is right
     take = partial(images_of, body, request.headers.get("content-type", ""), most or settings.max_images)
     return take() if len(body) <= SMALL else await pictures.run(take)
 

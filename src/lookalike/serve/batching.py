@@ -80,6 +80,11 @@ class Batcher:
         """Pictures that are on their way."""
         return self._taken
 
+    @property
+    def is_full(self) -> bool:
+        """Whether there is no place for one more."""
+        return self._taken >= self._most
+
     @contextmanager
     def places(self, count: int) -> Iterator[None]:
         """Room for so many pictures, to be held from before they are decoded until they are answered.

@@ -12,6 +12,7 @@ import numpy as np
 import platformdirs
 from numpy.typing import NDArray
 
+from lookalike.cores import cores
 from lookalike.errors import InputError
 from lookalike.image import CropMode
 from lookalike.models.pretrained import ModelConfig, Pretrained, load
@@ -108,7 +109,8 @@ class OnnxEngine(_Known):
 
     Args:
         model: of any kind.
-        threads: that one batch is computed with; None: as many as there are cores.
+        threads: that one batch is computed with; None: one fewer than there are cores, which is left to the event loop
+            and to decoding: under full load these would wait otherwise.
         cache: folder of the files; None: `onnx` in $LOOKALIKE_CACHE or the user's cache folder.
 
     Raises:
@@ -120,6 +122,7 @@ class OnnxEngine(_Known):
         from lookalike.models.exported import OnnxModel
 
         super().__init__(model, "ONNX Runtime")
+        threads = threads or max(1, cores() - 1)
         self._session: OnnxModel | None = OnnxModel(_kept(model, cache or _cache()), threads)
 
     def run(self, pictures: NDArray[np.uint8]) -> Outputs:
@@ -142,7 +145,7 @@ def engine_of(
     Args:
         model: a folder, a Hub id, or a model that is loaded.
         kind: "auto": ONNX Runtime, unless there is a GPU.
-        threads: of ONNX Runtime; None: as many as there are cores.
+        threads: of ONNX Runtime; see `OnnxEngine`.
         cache: of its files.
 
     Raises:

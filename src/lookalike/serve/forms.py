@@ -6,34 +6,12 @@ from typing import Any
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
-from starlette.requests import Request
 
 from lookalike.serve.refusals import RefusedError
 
 FIELD = "image"
 RAW = "application/octet-stream"
 HOW = "Send one image as the body (Content-Type: image/jpeg), or a form with files named 'image': curl -F image=@FILE."
-
-
-async def body_of(request: Request, most: int) -> bytes:
-    """The whole body.
-
-    Args:
-        request: whose body was not read yet.
-        most: bytes.
-
-    Raises:
-        RefusedError: 413, the body is larger.
-    """
-    parts: list[bytes] = []
-    size = 0
-    async for part in request.stream():
-        size += len(part)
-        if size > most:
-            raise RefusedError(413, f"the request is larger than {most:,} bytes.", "Send smaller or fewer images.",
-                          limit="max_body_bytes", value=most)  # fmt: skip
-        parts.append(part)
-    return b"".join(parts)
 
 
 def images_of(body: bytes, content_type: str, most: int) -> list[bytes]:

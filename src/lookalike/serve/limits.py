@@ -8,6 +8,7 @@ running or embedding anything that is not ours.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -30,8 +31,6 @@ SECURITY = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
-AT_ONCE = 256  # requests that are received or worked on at the same time, beyond the states and the page
-BODIES = 8  # bodies of the largest size that may be in memory at once
 
 
 class Guard:
@@ -40,10 +39,11 @@ class Guard:
     Args:
         app: what answers those that come through.
         settings: keys and limits.
+        is_full: whether there is no room for another image, as the routes would find out after a body was received.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
-        self._app, self._settings = app, settings
+    def __init__(self, app: ASGIApp, settings: Settings, is_full: Callable[[], bool] = lambda: False) -> None:
+        self._app, self._settings, self._is_full = app, settings, is_full
         self._keys = Keys(settings)
         self._requests = 0
         self._bytes = 0
@@ -76,16 +76,19 @@ class Guard:
             await JSONResponse(error.body, error.status, {**error.headers, **close})(scope, receive, headed)
 
     async def _let_in(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._requests >= AT_ONCE:
-            raise overloaded("requests at once", AT_ONCE)
+        settings, headers = self._settings, Headers(scope=scope)
+        if self._requests >= settings.max_requests:
+            raise overloaded("max_requests", settings.max_requests)
+        if ("content-length" in headers or "transfer-encoding" in headers) and self._is_full():
+            raise overloaded("max_waiting", settings.max_waiting)  # the server drops what comes of the body
         self._requests += 1
         held = 0
         try:
-            async with asyncio.timeout(self._settings.receive_seconds):
-                body, held = await self._body(scope, receive)
+            async with asyncio.timeout(settings.receive_seconds):
+                body, held = await self._body(headers, receive)
         except TimeoutError:
             self._requests -= 1
-            seconds = self._settings.receive_seconds
+            seconds = settings.receive_seconds
             raise RefusedError(
                 408, f"the request has not arrived within {seconds:g} s.", "Send smaller images.",
                 limit="receive_seconds", value=seconds,
@@ -99,10 +102,10 @@ class Guard:
             self._requests -= 1
             self._bytes -= held
 
-    async def _body(self, scope: Scope, receive: Receive) -> tuple[list[bytes], int]:
+    async def _body(self, headers: Headers, receive: Receive) -> tuple[list[bytes], int]:
         """The body in pieces, and how many bytes of the common store it takes."""
         most = self._settings.max_body_bytes
-        length = Headers(scope=scope).get("content-length", "")
+        length = headers.get("content-length", "")
         if length.isdigit() and int(length) > most:
             raise _too_large(most)
         pieces: list[bytes] = []
@@ -117,8 +120,8 @@ class Guard:
                 self._bytes += len(piece)
                 if size > most:
                     raise _too_large(most)
-                if self._bytes > BODIES * most:
-                    raise overloaded("bytes at once", BODIES * most)
+                if self._bytes > self._settings.max_held_bytes:
+                    raise overloaded("max_held_bytes", self._settings.max_held_bytes)
                 pieces.append(piece)
                 if not message.get("more_body", False):
                     return pieces, size

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
-import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from lookalike.cores import cores
 from lookalike.errors import InputError
 from lookalike.image import CropMode, decode
 from lookalike.search.decoding import Content, Decoded, decode_content
@@ -56,7 +56,7 @@ class Pictures:
 
     def __init__(self, size: int, crop_mode: CropMode, max_pixels: int) -> None:
         self._size, self._crop_mode, self._max_pixels = size, crop_mode, max_pixels
-        self._threads = ThreadPoolExecutor(_cores(), thread_name_prefix="lookalike-decode")
+        self._threads = ThreadPoolExecutor(cores(), thread_name_prefix="lookalike-decode")
         self._large = threading.Lock()
 
     def close(self) -> None:
@@ -136,7 +136,3 @@ def _unreadable(name: str, error: Exception) -> RefusedError:
         return RefusedError(422, f"{name}: not enough memory to decode it.", "Make it smaller.")
     text = error.message if isinstance(error, InputError) else f"{name}: damaged image."
     return RefusedError(422, f"{text.partition(' (')[0].rstrip('.')}.", f"Replace it. {SAID}")
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -16,6 +16,8 @@ LIMITS = (
     "max_pixels",
     "max_images",
     "max_waiting",
+    "max_requests",
+    "max_held_bytes",
     "max_answers",
     "receive_seconds",
 )

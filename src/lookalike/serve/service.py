@@ -56,6 +56,11 @@ class Service:
         return self._pictures is not None
 
     @property
+    def is_full(self) -> bool:
+        """Whether as many images are on their way as may be."""
+        return self._batcher is not None and self._batcher.is_full
+
+    @property
     def pictures(self) -> Pictures:
         return self._pictures or _not_yet()
 

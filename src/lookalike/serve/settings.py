@@ -18,6 +18,7 @@ Writing = Literal["off", "key", "open"]
 
 READ_KEY = "LOOKALIKE_READ_KEY"  # environment variables that hold a key;
 WRITE_KEY = "LOOKALIKE_WRITE_KEY"  # with _FILE at the end, the name of a file that holds it
+BODIES = 8  # of the largest size, in memory at once
 SHORTEST_KEY = 16  # characters
 MAX_KEY_FILE = 4096  # bytes
 NEW_KEY = "python3 -c 'import secrets; print(secrets.token_urlsafe(24))'"
@@ -39,6 +40,7 @@ class Settings:
         max_pixels: of an image.
         max_images: of a request.
         max_waiting: images that wait for the engine, of all requests together; beyond, 503.
+        max_requests: that are received or worked on at once, beyond those for states and the page; beyond, 503.
         batch: images that go through the engine at once, at most.
         max_answers: `k` of a search and `top` of a recognition, at most.
         receive_seconds: in which a request, headers and body, must have arrived.
@@ -60,6 +62,7 @@ class Settings:
     max_pixels: int = 50_000_000
     max_images: int = 16
     max_waiting: int = 64
+    max_requests: int = 256
     batch: int = 32
     max_answers: int = 1000
     receive_seconds: float = 10.0
@@ -69,7 +72,15 @@ class Settings:
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise InputError(f"port {self.port}: there is no such port.", "Choose one from 1 to 65535; 8000 is usual.")
-        for name in ("max_body_bytes", "max_pixels", "max_images", "max_waiting", "batch", "max_answers"):
+        for name in (
+            "max_body_bytes",
+            "max_pixels",
+            "max_images",
+            "max_waiting",
+            "max_requests",
+            "batch",
+            "max_answers",
+        ):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}.", "It must be at least 1.")
         for name in ("receive_seconds", "drain_seconds"):
@@ -99,6 +110,11 @@ class Settings:
             return ipaddress.ip_address(self.host.strip("[]")).is_loopback
         except ValueError:
             return False
+
+    @property
+    def max_held_bytes(self) -> int:
+        """Of bodies that are in memory at once, of all requests together; beyond, 503."""
+        return BODIES * self.max_body_bytes
 
     @property
     def writing(self) -> Writing:

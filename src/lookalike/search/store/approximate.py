@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.data.cores import cores
+from lookalike.cores import cores
 
 with suppress(OSError):  # usearch has a C++ library inside; where that is the first one in the process, Ray aborts
     ctypes.CDLL("libstdc++.so.6", ctypes.RTLD_GLOBAL)
