@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ import torch
 import yaml
 from PIL import Image
 
+from lookalike import Gallery
 from lookalike import recipe as recipes
 from lookalike.cli import main
 from lookalike.data import synthetic
@@ -26,6 +28,7 @@ from lookalike.models.build import build
 from lookalike.models.pretrained import ModelConfig, Pretrained
 from lookalike.run import Run
 from lookalike.training import results, study
+from small_gallery import model_folder
 
 RECIPE = """
 data: {image_size: 32, augment: {crop: none, flip: 0.5}}
@@ -334,7 +337,11 @@ def test_of_several_processes_one_prints_the_table_and_writes_the_page(studies: 
     assert Run(here / "runs" / "small-30m-resnet18").receipt()["processes"] == 2
 
 
-def test_demo_shows_finished_runs_and_what_to_try_next(lookalike: Command, here: Path) -> None:
+def test_demo_shows_finished_runs_and_what_to_try_next(
+    lookalike: Command, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = partial(synthetic.catalog, train_per_class=1, val_per_class=1, test_per_class=1)
+    monkeypatch.setattr(synthetic, "catalog", few)
     for number, p in enumerate(study.plan(study.load("demo"), "demo")):  # as if they had been trained: minutes
         run = Run.create(here / "runs", p.name, p.recipe)
         measured: dict[str, object] = {"top1": 0.5 + 0.1 * (number == 1), "top5": 0.9}
@@ -345,6 +352,7 @@ def test_demo_shows_finished_runs_and_what_to_try_next(lookalike: Command, here:
         run.write_receipt(
             measured, seconds=50, data={"classes": 24}, seed=0, device="cpu", command="lookalike demo", **extra
         )
+        model_folder(run.model_dir)
     said = lookalike("demo")
     assert said.code == 0, said.err
     assert said.err.count("is finished and kept") == 5
@@ -355,8 +363,13 @@ def test_demo_shows_finished_runs_and_what_to_try_next(lookalike: Command, here:
     assert "published" not in said.out
     assert "Look at   runs/demo-resnet18/report.html" in said.out  # the best of them
     commands = [line.split() for line in said.out.partition("Next:")[2].splitlines() if "lookalike" in line]
-    assert [words[1] for words in commands] == ["train", "data", "predict", "serve"]
-    assert commands[2][2:5] == ["picture.png", "--model", "runs/demo-resnet18/model"]
+    assert [words[1] for words in commands] == ["serve", "predict", "train", "data"]
+    assert commands[0][2] == "runs/demo-resnet18/pictures.gallery"
+    assert commands[1][2:5] == ["picture.png", "--model", "runs/demo-resnet18/model"]
+    assert lookalike("demo").out == said.out  # nothing is added twice
+    with Gallery.open(commands[0][2]) as gallery:
+        assert len(gallery) == 48
+        assert gallery.about.model == str((here / "runs/demo-resnet18/model").resolve())
     assert len(list((here / "runs").iterdir())) == 5
 
 

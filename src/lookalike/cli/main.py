@@ -13,13 +13,14 @@ import typer
 
 from lookalike import __version__
 from lookalike.cli.data import app as data
+from lookalike.cli.demo import demo
 from lookalike.cli.evaluate import evaluate
 from lookalike.cli.export import export
 from lookalike.cli.gallery import app as gallery
 from lookalike.cli.models import models
 from lookalike.cli.predict import predict
 from lookalike.cli.recipes import recipes
-from lookalike.cli.reproduce import demo, reproduce
+from lookalike.cli.reproduce import reproduce
 from lookalike.cli.serve import serve
 from lookalike.cli.train import train
 from lookalike.errors import InputError, LookalikeError

@@ -1,4 +1,4 @@
-"""`lookalike reproduce` and `lookalike demo`: whole studies, with a table at the end."""
+"""`lookalike reproduce`: whole studies, with a table at the end."""
 
 from __future__ import annotations
 
@@ -48,39 +48,18 @@ def reproduce(
             study.keep_receipt(run, page.parent / "receipts")
             results.write_page(page)
 
-    runs = _train(planned, root, finished)
+    runs = train(planned, root, finished)
     if not leads():
         return
-    _show(planned, runs)
+    show(planned, runs)
     if not all(p.changed for p in planned):
         typer.echo(f"written  {page}")
     if changed := [run.path for p, run in zip(planned, runs, strict=True) if p.changed]:
         typer.echo(f"not on {page}, for their recipes are not the study's: {', '.join(map(str, changed))}")
 
 
-def demo(root: Root = Path("runs")) -> None:
-    """See the whole thing work on built-in pictures: recognition and retrieval, in a few minutes on two cores."""
-    from lookalike.training import study
-
-    planned = study.plan(study.load("demo"), "demo")
-    runs = _train(planned, root, None)
-    if not leads():
-        return
-    _show(planned, runs)
-    best = max(runs, key=lambda run: float(run.receipt()["results"].get("top1", 0)))
-    typer.echo(
-        f"""
-Look at   {best.report_path}
-
-Next:
-  lookalike train demo --data my-pictures --name mine     your own pictures, one folder per class
-  lookalike data get tiny-imagenet                        200 classes of photographs
-  lookalike predict picture.png --model {best.model_dir}    what is this?
-  lookalike serve --model {best.model_dir}                  the same on a page (pip install 'lookalike[serve]')"""
-    )
-
-
-def _train(planned: list[Planned], root: Path, finished: Any) -> list[Run]:
+def train(planned: list[Planned], root: Path, finished: Any) -> list[Run]:
+    """Train what is planned, with a bar for each; `finished` is called after each."""
     from rich.console import Console
 
     from lookalike.cli.progress import watching
@@ -90,7 +69,7 @@ def _train(planned: list[Planned], root: Path, finished: Any) -> list[Run]:
         return study.reproduce(planned, root=root, watch=watch, finished=finished)
 
 
-def _show(planned: list[Planned], runs: list[Run]) -> None:
+def show(planned: list[Planned], runs: list[Run]) -> None:
     """A table of the runs that recognise, and one of those that retrieve."""
     from rich.console import Console
 

@@ -1,0 +1,81 @@
+"""Ask a service what pictures show and what looks like them: the whole way over HTTP.
+
+    python examples/recognise_over_http.py [PICTURE...]
+
+A service is started on a gallery of a few drawn pictures, with the model that is in the package, and ended again; to use
+one that runs already, take `ask` and its URL. Without PICTURES, one that was drawn is asked about.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+import lookalike
+from lookalike.data import synthetic
+
+COMMAND = [sys.executable, "-c", "from lookalike.cli.main import run; run()", "serve"]  # as `lookalike serve`
+PATIENCE = 120.0  # seconds; a model that is served for the first time is translated for ONNX Runtime first
+
+
+@contextmanager
+def service(gallery: Path, work: Path) -> Iterator[str]:
+    """The URL of a service that runs and is ready."""
+    log = work / "service.log"
+    with log.open("wb") as file:
+        process = subprocess.Popen([*COMMAND, str(gallery), "--port", "0"], stderr=file, env=dict(os.environ))
+    try:
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline and process.poll() is None:
+            found = re.search(r"http://\S+", log.read_text())
+            if found and httpx.get(f"{found.group()}ready").status_code == 200:
+                yield found.group()
+                return
+            time.sleep(0.1)
+        raise SystemExit(log.read_text())
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def ask(client: httpx.Client, picture: Path) -> None:
+    """What is it, and what looks like it?"""
+    image = {"image": picture.read_bytes()}
+    recognised = client.post("/v1/recognise", params={"top": 3}, files=image).raise_for_status().json()
+    (result,) = recognised["results"]
+    print(f"{picture.name}: {'unknown; the likeliest are' if result['unknown'] else 'it shows'}")
+    for one in result["labels"]:
+        print(f"  {one['probability']:6.1%}  {one['label']}")
+    found = client.post("/v1/search", params={"k": 3, "threshold": "none"}, files=image).raise_for_status().json()
+    print(f"looks like ({found['took_ms']:.1f} ms):")
+    for hit in found["hits"]:
+        print(f"  {hit['score']:.3f}  {hit['label']}, item {hit['id']}")
+
+
+def main() -> None:
+    """Run the example."""
+    work = Path(tempfile.mkdtemp(prefix="lookalike-"))
+    drawn = synthetic.catalog(train_per_class=4, val_per_class=1, test_per_class=0, cache=work / "drawn").root
+    pictures = [Path(name) for name in sys.argv[1:]] or sorted((drawn / "val").rglob("*.png"))[:1]
+    with lookalike.Gallery.create(work / "pictures.gallery") as gallery:
+        gallery.add(drawn / "train")
+    with service(work / "pictures.gallery", work) as url, httpx.Client(base_url=url) as client:
+        for picture in pictures:
+            ask(client, picture)
+        # A collection grows over HTTP, too. What is answered is on the disk.
+        (item,) = client.post("/v1/items", files={"image": pictures[0].read_bytes()}).raise_for_status().json()["items"]
+        again = client.post("/v1/search", params={"id": item["id"], "k": 1, "threshold": "none"}).json()
+        print(f"added as item {item['id']}; the nearest other is item {again['hits'][0]['id']}")
+
+
+if __name__ == "__main__":
+    main()
