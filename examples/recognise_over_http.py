@@ -2,13 +2,12 @@
 
     python examples/recognise_over_http.py [PICTURE...]
 
-A service is started on a gallery of a few drawn pictures, with the model that is in the package, and ended again; to use
-one that runs already, take `ask` and its URL. Without PICTURES, one that was drawn is asked about.
+A service is started on a gallery of a few drawn pictures, with the model that is in the package, and ended again; for
+one that runs already, all you need is `ask` and its URL. Without PICTURES, one that was drawn is asked about.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -32,7 +31,7 @@ def service(gallery: Path, work: Path) -> Iterator[str]:
     """The URL of a service that runs and is ready."""
     log = work / "service.log"
     with log.open("wb") as file:
-        process = subprocess.Popen([*COMMAND, str(gallery), "--port", "0"], stderr=file, env=dict(os.environ))
+        process = subprocess.Popen([*COMMAND, str(gallery), "--port", "0"], stderr=file)
     try:
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline and process.poll() is None:

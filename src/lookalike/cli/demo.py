@@ -18,7 +18,7 @@ UNSEEN = ("val", "test")  # splits that nothing was trained on
 
 
 def demo(root: Root = Path("runs")) -> None:
-    """See the whole thing work on built-in pictures: recognition, retrieval and a gallery, in a few minutes on two cores."""
+    """See the whole thing work on built-in pictures: recognition, retrieval, a gallery; a few minutes on two cores."""
     from lookalike.training import study
 
     planned = study.plan(study.load("demo"), "demo")

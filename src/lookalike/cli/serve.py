@@ -55,7 +55,7 @@ def serve(
     max_images: Annotated[int, typer.Option("--max-images", min=1, help="Images of a request.")] = 16,
     max_waiting: Annotated[
         int, typer.Option("--max-waiting", min=1, help="Images on their way, of all requests; beyond that: 503.")
-    ] = 64,
+    ] = 128,
     drain: Annotated[
         float, typer.Option("--drain", min=0.1, help="Seconds to finish what was accepted, after SIGTERM.")
     ] = 20.0,

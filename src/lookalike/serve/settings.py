@@ -61,7 +61,7 @@ class Settings:
     max_body_bytes: int = 20 * 2**20
     max_pixels: int = 50_000_000
     max_images: int = 16
-    max_waiting: int = 64
+    max_waiting: int = 128
     max_requests: int = 256
     batch: int = 32
     max_answers: int = 1000
