@@ -3,10 +3,11 @@
     pip install timm, and a copy of https://github.com/huggingface/pytorch-image-models (its train.py is in no package)
     python benchmarks/against_timm.py path/to/pytorch-image-models/train.py path/to/tiny-imagenet-200 [--steps 24]
 
-Both train ResNet-18 behind the stem for photographs (7 x 7, stride 2, pooling), 200 classes, batches of 256 at 64 pixels,
-bfloat16, channels last, SGD, label smoothing; crops, mirroring and nothing else. timm reads JPEG files in worker processes,
-as its script does; Lookalike reads its pack, whose making is timed apart. Each runs in a process of its own, in turns; the
-rate is the median over the steps after the first few. timm runs once for each number of workers, and the best one counts.
+Both train ResNet-18 behind the stem for photographs (7 x 7, stride 2, pooling), 200 classes, batches of 256 at 64
+pixels, bfloat16, channels last, SGD, label smoothing; crops, mirroring and nothing else. timm reads JPEG files in
+worker processes, as its script does; Lookalike reads its pack, whose making is timed apart. Each runs in a process of
+its own, in turns; the rate is the median over the steps after the first few. timm runs once for each number of workers,
+and the best one counts.
 """
 
 from __future__ import annotations

@@ -161,7 +161,8 @@ def loaded(url: str, photographs: Path, *how: str) -> dict[str, Any]:
 def said(answer: dict[str, Any]) -> str:
     """Counts and times by status."""
     parts = [
-        f"{status if status != '0' else 'no answer'}: {count:,} (p50 {ms['p50']:g}, p99 {ms['p99']:g}, most {ms['most']:g} ms)"
+        f"{status if status != '0' else 'no answer'}: {count:,} "
+        f"(p50 {ms['p50']:g}, p99 {ms['p99']:g}, most {ms['most']:g} ms)"
         for status, count in sorted(answer["statuses"].items())
         for ms in [answer["ms"][status]]
     ]

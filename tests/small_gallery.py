@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from lookalike.models.build import build
-from lookalike.models.pretrained import ModelConfig, Pretrained
+from lookalike.models.config import ModelConfig
+from lookalike.models.pretrained import Pretrained
 from lookalike.search.store.base import NewRow
 
 SIZE = 32

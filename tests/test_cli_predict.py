@@ -15,7 +15,8 @@ from typer.testing import CliRunner, Result
 from lookalike.cli.predict import predict
 from lookalike.errors import InputError
 from lookalike.models.build import build
-from lookalike.models.pretrained import ModelConfig, Pretrained, load
+from lookalike.models.config import ModelConfig
+from lookalike.models.pretrained import Pretrained, load
 
 app = typer.Typer()
 app.command()(predict)

@@ -25,7 +25,8 @@ from lookalike import recipe as recipes
 from lookalike.cli import main
 from lookalike.data import synthetic
 from lookalike.models.build import build
-from lookalike.models.pretrained import ModelConfig, Pretrained
+from lookalike.models.config import ModelConfig
+from lookalike.models.pretrained import Pretrained
 from lookalike.run import Run
 from lookalike.training import results, study
 from small_gallery import model_folder

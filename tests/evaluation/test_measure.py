@@ -18,7 +18,8 @@ from lookalike.evaluation.evaluate import logits_of
 from lookalike.evaluation.measure import in_classes_of, measure, read_as_trained
 from lookalike.image import decode
 from lookalike.models.build import build
-from lookalike.models.pretrained import ModelConfig, Pretrained
+from lookalike.models.config import ModelConfig
+from lookalike.models.pretrained import Pretrained
 
 SIZE = 16
 ANIMALS = synthetic.CLASS_NAMES[:3]

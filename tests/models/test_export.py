@@ -17,9 +17,10 @@ from typer.testing import CliRunner
 from lookalike.cli.export import export as verb
 from lookalike.errors import InputError
 from lookalike.models.build import build
+from lookalike.models.config import ModelConfig
 from lookalike.models.export import Format, export
 from lookalike.models.exported import OnnxModel, compare, read_exported
-from lookalike.models.pretrained import ModelConfig, Pretrained
+from lookalike.models.pretrained import Pretrained
 from lookalike.recipe import Head
 
 pytest.importorskip("onnxruntime", reason="the extra export is not installed")

@@ -11,8 +11,9 @@ import torch
 
 from lookalike.errors import InputError
 from lookalike.models.build import build
+from lookalike.models.config import ModelConfig
 from lookalike.models.heads import EmbeddingHead, EmbeddingNetwork, GeM
-from lookalike.models.pretrained import ModelConfig, Pretrained, load
+from lookalike.models.pretrained import Pretrained, load
 from lookalike.models.start import start_from
 from lookalike.recipe import Head, Model
 from lookalike.search.embedder import Embedder

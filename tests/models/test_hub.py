@@ -20,7 +20,8 @@ import pytest
 import torch
 
 from lookalike.models.build import build
-from lookalike.models.pretrained import ModelConfig, Pretrained
+from lookalike.models.config import ModelConfig
+from lookalike.models.pretrained import Pretrained
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

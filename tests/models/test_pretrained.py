@@ -20,7 +20,8 @@ from PIL import Image
 import lookalike
 from lookalike.errors import InputError
 from lookalike.models.build import build
-from lookalike.models.pretrained import ModelConfig, Prediction, Pretrained, load
+from lookalike.models.config import ModelConfig
+from lookalike.models.pretrained import Prediction, Pretrained, load
 
 NAMES = ("goldfish", "lemon", "bell pepper", "sea slug", "teapot", "wok")
 SIZE = 32

@@ -14,7 +14,8 @@ from lookalike.data import synthetic
 from lookalike.errors import InputError
 from lookalike.image import decode
 from lookalike.models.build import build
-from lookalike.models.pretrained import ModelConfig, Pretrained, load
+from lookalike.models.config import ModelConfig
+from lookalike.models.pretrained import Pretrained, load
 from lookalike.recipe import Head
 from lookalike.search.embedder import Embedder, has_bfloat16
 from lookalike.search.folding import DenseConvolution, fold_batch_norm, make_small_ones_dense

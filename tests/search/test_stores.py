@@ -554,6 +554,20 @@ def test_remove_counts_what_was_there(store: Store) -> None:
         store.vectors([ids[1]])
 
 
+def test_labels_are_counted_the_most_frequent_first(store: Store) -> None:
+    assert store.labels(10) == []
+    kinds = ["emu", "cat", "ärger", "cat", "Cat", "emu", "dog", "cat"]
+    ids = store.add(
+        [new_row(f"{n}.jpg", vector, label=kind) for n, (kind, vector) in enumerate(zip(kinds, units(8), strict=True))]
+    )
+    store.add(new_rows(units(3), start=100))  # without a label
+    every = [("cat", 3), ("emu", 2), ("Cat", 1), ("dog", 1), ("ärger", 1)]
+    assert (store.labels(10), store.labels(2)) == (every, every[:2])
+    store.label([ids[6]], "emu")
+    store.remove([ids[1], ids[3]])
+    assert store.labels(10) == [("emu", 3), ("Cat", 1), ("cat", 1), ("ärger", 1)]
+
+
 # Rejected files
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,11 @@ from numpy.typing import NDArray
 
 from lookalike.errors import InputError
 from lookalike.models.build import build
-from lookalike.models.pretrained import ModelConfig, Pretrained
+from lookalike.models.config import ModelConfig
+from lookalike.models.pretrained import Pretrained
 from lookalike.recipe import Head
 from lookalike.serve.engine import Engine, OnnxEngine, TorchEngine, engine_of
+from small_gallery import model_folder
 
 
 def model_of(head: Head | None = None, **about: Any) -> Pretrained:
@@ -90,6 +94,39 @@ def test_the_file_is_made_once_and_made_again_when_it_is_damaged(
     assert len(made) == 2
     np.testing.assert_allclose(again.run(pictures).vectors, model.embed(pictures), atol=1e-5)
     assert sorted(file.suffix for file in tmp_path.iterdir()) == [".onnx", ".sha256"]
+
+
+AGAIN = """
+import sys
+from pathlib import Path
+import numpy as np
+from lookalike.serve.engine import engine_of
+engine = engine_of(sys.argv[1], "onnx", cache=Path(sys.argv[2]))
+print(engine.run(np.zeros((2, engine.size, engine.size, 3), np.uint8)).vectors.shape, "torch" in sys.modules)
+"""
+
+
+def test_from_a_kept_file_it_starts_without_pytorch(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "model")
+    said = [
+        subprocess.run([sys.executable, "-c", AGAIN, folder, tmp_path], capture_output=True, text=True, check=True)
+        for _ in range(2)
+    ]
+    assert [one.stdout for one in said] == ["(2, 32) True\n", "(2, 32) False\n"]
+
+
+def test_a_kept_file_does_not_hide_that_the_model_is_damaged(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "model")
+    OnnxEngine(folder, 1, tmp_path).close()
+    weights = folder / "model.safetensors"
+    right = weights.read_bytes()
+    for data, words in ((right[:-4], "SHA-256 is"), (right[:-4] + b"\0\0\0\1", "SHA-256 is")):
+        weights.write_bytes(data)
+        with pytest.raises(InputError, match=words):
+            OnnxEngine(folder, 1, tmp_path)
+    weights.unlink()
+    with pytest.raises(InputError, match=r"no model\.safetensors"):
+        OnnxEngine(folder, 1, tmp_path)
 
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lookalike.data.catalog import Catalog
-    from lookalike.models.pretrained import ModelConfig, Prediction, Pretrained
+    from lookalike.models.config import ModelConfig
+    from lookalike.models.pretrained import Prediction, Pretrained
 
 ItemT = TypeVar("ItemT")
 BAR = 20  # characters of a bar for probability 1

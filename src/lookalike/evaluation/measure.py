@@ -15,7 +15,8 @@ from lookalike.data.read import read
 from lookalike.errors import InputError
 from lookalike.evaluation.classification import summary
 from lookalike.evaluation.evaluate import Progress, logits_of
-from lookalike.models.pretrained import ModelConfig, Pretrained
+from lookalike.models.config import ModelConfig
+from lookalike.models.pretrained import Pretrained
 
 
 @dataclass(frozen=True)

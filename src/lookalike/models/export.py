@@ -25,14 +25,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lookalike.errors import InputError
+from lookalike.models.onnx_model import KEY
 from lookalike.models.pooling import global_average
 from lookalike.models.pretrained import Pretrained
 
 Format = Literal["onnx", "torch"]
 Precision = Literal["float32", "int8"]
 ENDINGS: dict[Format, str] = {"onnx": ".onnx", "torch": ".pt2"}
-KEY = "lookalike"
-VERSION = 1  # of what such a file takes and gives
 OPSET = 18
 CALIBRATION = 256  # images that int8 is fitted to, at most
 BATCH = 64

@@ -1,29 +1,25 @@
-"""The files of a model folder: found, read with suspicion, written whole. What they mean is in `pretrained.py`."""
+"""The files of a model folder: found, read with suspicion, written whole. What they mean is in
+`config.py` and `weights.py`.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-
-import safetensors.torch
-import torch
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from safetensors import SafetensorError
-from torch import Tensor, nn
 
 from lookalike.errors import InputError
 from lookalike.recipe import Section, validate
 
 if TYPE_CHECKING:
-    from lookalike.models.pretrained import ModelConfig
+    from lookalike.models.config import ModelConfig
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 DEFAULT, DEFAULT_FOLDER = "default", Path(__file__).parent / "default"  # the model in the package
 HEADER_KEY = "lookalike"
+WHOLE = "Get a whole copy of the model folder."
 PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 SectionT = TypeVar("SectionT", bound=Section)
@@ -109,7 +105,7 @@ def read_config(cls: type[SectionT], path: Path) -> tuple[SectionT, str]:
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError, RecursionError) as error:
-        raise InputError(f"{path}: not JSON ({error}).", "Get a whole copy of the model folder.") from None
+        raise InputError(f"{path}: not JSON ({error}).", WHOLE) from None
     if not isinstance(tree, dict) or "format" not in tree or "name" not in tree:
         raise InputError(f"{path}: not the configuration of a Lookalike model.", "Point at another folder.")
     if tree["format"] != 1:
@@ -119,35 +115,46 @@ def read_config(cls: type[SectionT], path: Path) -> tuple[SectionT, str]:
         )
     fingerprint = tree.pop("fingerprint", None)
     if not isinstance(fingerprint, str):
-        raise InputError(f"{path}: no fingerprint.", "Get a whole copy of the model folder.")
+        raise InputError(f"{path}: no fingerprint.", WHOLE)
     return validate(cls, tree, str(path)), fingerprint
 
 
-def read_weights(path: Path, expected: str, header: str) -> dict[str, Tensor]:
-    """The tensors of a safetensors file.
+def read_bytes(path: Path) -> bytes:
+    """A file of weights, whole.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise damaged(path, error) from None
+
+
+def check_weights(data: bytes, path: Path, expected: str, header: str) -> None:
+    """See that a safetensors file is the one that config.json was written with.
 
     Args:
-        path: the file.
+        data: the file.
+        path: where it is, for messages.
         expected: its SHA-256 by config.json.
         header: what config.json says of network and preprocessing; the file must say the same.
 
     Raises:
-        InputError: damaged, cut short, or not the file that config.json was written with.
+        InputError: it is not, or damaged.
     """
-    whole = "Get a whole copy of the model folder."
-    try:
-        data = path.read_bytes()
-        tensors = safetensors.torch.load(data)
-    except (SafetensorError, KeyError, ValueError, RuntimeError, OSError) as error:
-        raise InputError(f"{path}: damaged, cut short or not safetensors ({error}).", whole) from None
     if (found := fingerprint(data)) != expected:
-        raise InputError(f"{path}: SHA-256 is {found[:12]}…, but {CONFIG} says {expected[:12]}….", whole)
+        raise InputError(f"{path}: SHA-256 is {found[:12]}…, but {CONFIG} says {expected[:12]}….", WHOLE)
     if _header(data) != header:
         raise InputError(
             f"{path.with_name(CONFIG)}: names another network or preprocessing than the weights were saved with.",
             "Undo the change, or get a whole copy of the model folder.",
         )
-    return tensors
+
+
+def damaged(path: Path, error: Exception) -> InputError:
+    """What is said of weights that cannot be read."""
+    return InputError(f"{path}: damaged, cut short or not safetensors ({error}).", WHOLE)
 
 
 def _header(data: bytes) -> str | None:
@@ -155,49 +162,6 @@ def _header(data: bytes) -> str | None:
     length = int.from_bytes(data[:8], "little")
     about: dict[str, str] = json.loads(data[8 : 8 + length]).get("__metadata__", {})
     return about.get(HEADER_KEY)
-
-
-def fill(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Copy stored tensors into a network of the same names and shapes.
-
-    Raises:
-        InputError: a tensor is missing, unknown, or of another shape or kind of number; the first such is named.
-    """
-    own = network.state_dict()
-    for name in sorted(own.keys() | tensors.keys()):
-        fault = ""
-        if name not in tensors:
-            fault = "is missing"
-        elif name not in own:
-            fault = "is none of the network's"
-        elif own[name].shape != tensors[name].shape:
-            fault = f"is {tuple(tensors[name].shape)}, but the network's is {tuple(own[name].shape)}"
-        elif own[name].is_floating_point() != tensors[name].is_floating_point():
-            fault = f"is {tensors[name].dtype}, but the network's is {own[name].dtype}"
-        if fault:
-            raise InputError(
-                f"{path}: does not fit the network: '{name}' {fault}.", f"Check the network and options in {CONFIG}."
-            )
-    network.load_state_dict(dict(tensors))
-
-
-def serialise(state: Mapping[str, Tensor], dtype: torch.dtype, header: str) -> bytes:
-    """A state dict as the bytes of a safetensors file: floating numbers as `dtype`, the rest as they are.
-
-    The same numbers give the same bytes (one header key only: the format keeps several in no order).
-
-    Raises:
-        InputError: a number that is not finite once it is `dtype`.
-    """
-    tensors = {}
-    for name, tensor in state.items():
-        tensor = tensor.detach().cpu()
-        if tensor.is_floating_point():
-            tensor = tensor.to(dtype)
-            if not tensor.isfinite().all():
-                raise InputError(f"'{name}' holds numbers that are not finite as {dtype}.", "Save it as float32.")
-        tensors[name] = tensor.contiguous()
-    return safetensors.torch.save(tensors, {HEADER_KEY: header})
 
 
 def fingerprint(weights: bytes) -> str:
@@ -231,6 +195,8 @@ def write(path: Path, *, weights: bytes, config: str, card: str) -> None:
 
 def card(config: ModelConfig, parameters: int, dim: int, fingerprint: str) -> str:
     """The model card, Markdown with the Hub's front matter; `dim` numbers has a vector of the model."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
     templates = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         undefined=StrictUndefined,

@@ -14,92 +14,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from huggingface_hub import ModelHubMixin
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from lookalike.errors import InputError
-from lookalike.image import CropMode
 from lookalike.models import device as devices
-from lookalike.models import folder
+from lookalike.models import folder, weights
 from lookalike.models.build import build
+from lookalike.models.config import ModelConfig, Precision
 from lookalike.models.pooling import global_average
 from lookalike.models.prepare import Picture, prepare
-from lookalike.recipe import Fraction, Head, Positive, Scalar, Section
-
-Precision = Literal["float32", "float16"]
-
-
-class ModelConfig(Section):
-    """What a network is, how pictures are put before it, and what its outputs mean.
-
-    With a `head` the outputs are embeddings, and the classes those that they were trained on, by `protocol`.
-    `start` says what the weights were trained on before, if anything. `precision` is how the weights are stored; in
-    memory they are float32. `temperature` divides the logits before the softmax. `match_threshold` is the cosine of two
-    vectors from which on their images may be called one class, at 1 % false matches; None where it was not measured.
-    `unknown_threshold` is the probability of the likeliest class below which the answer is better "unknown": one image
-    in ten of the classes it knows lies below it; None: it always has an answer. Of `dataset` and its `remark`, see
-    `Catalog`. `crop_boxes` says whether it saw images cut to their boxes;
-    `val_fraction` and `split_seed` which it was not trained on, where the data name no val split; None in folders that
-    do not know.
-    """
-
-    format: Literal[1] = 1
-    name: str
-    options: dict[str, Scalar | list[Scalar]] = Field(default_factory=dict)
-    head: Head | None = None
-    protocol: str = ""
-    start: str = ""
-    crop_boxes: bool = False
-    image_size: int = Field(ge=8, le=1024)
-    crop_mode: CropMode = "center"
-    mean: tuple[float, float, float]
-    std: tuple[Positive, Positive, Positive]
-    class_names: tuple[str, ...] = Field(min_length=1)
-    class_ids: tuple[str, ...]
-    dataset: str = ""
-    remark: str = ""
-    temperature: Positive = 1.0
-    match_threshold: float | None = Field(None, ge=-1, le=1)
-    unknown_threshold: Fraction | None = None
-    val_fraction: Fraction | None = None
-    split_seed: int | None = None
-    precision: Precision = "float32"
-
-    @model_validator(mode="after")
-    def _every_class_has_an_id(self) -> ModelConfig:
-        if len(self.class_ids) != len(self.class_names):
-            raise ValueError(f"{len(self.class_names)} class_names but {len(self.class_ids)} class_ids")
-        return self
-
-    @property
-    def num_classes(self) -> int:
-        return len(self.class_names)
-
-    def is_unknown(self, probability: float) -> bool:
-        """Whether a picture whose likeliest class has this probability is better called unknown."""
-        return self.unknown_threshold is not None and probability < self.unknown_threshold
-
-    def classes_in(self, ids: Sequence[str], names: Sequence[str]) -> list[str]:
-        """Names of those classes, given by id and name, that the network was trained on."""
-        known = set(zip(self.class_ids, self.class_names, strict=True))
-        return [name for mark, name in zip(ids, names, strict=True) if (mark, name) in known]
-
-    def of_vectors(self) -> str:
-        """JSON of the fields that an embedding depends on; stored beside the weights, and so in their fingerprint."""
-        fields = {"name", "options", "image_size", "mean", "std"}
-        if self.head:
-            fields.add("head")
-        if self.crop_mode != "center":  # folders from before there was a choice say nothing of it
-            fields.add("crop_mode")
-        without = {"head": {"projection"}} if self.head and not self.head.projection else None  # likewise
-        return self.model_dump_json(include=fields, exclude=without)
 
 
 @dataclass(frozen=True)
@@ -280,12 +210,12 @@ class Pretrained(nn.Module, ModelHubMixin):
             InputError: the folder cannot be written, or a weight is not finite (in float16: beyond 65504).
         """
         saved = self.config.model_copy(update={"precision": precision or self.config.precision})
-        weights = self._serialised(saved)
-        mark = folder.fingerprint(weights)
+        data = self._serialised(saved)
+        mark = folder.fingerprint(data)
         parameters = sum(parameter.numel() for parameter in self.network.parameters())
         folder.write(
             Path(save_directory),
-            weights=weights,
+            weights=data,
             config=json.dumps({**saved.model_dump(mode="json"), "fingerprint": mark}, indent=2, ensure_ascii=False),
             card=folder.card(saved, parameters, self.embedding_dim, mark),
         )
@@ -327,16 +257,16 @@ class Pretrained(nn.Module, ModelHubMixin):
             cache_dir=cache_dir,
         )
         config, mark = folder.read_config(ModelConfig, config_path)
-        tensors = folder.read_weights(weights_path, mark, config.of_vectors())
+        tensors = weights.read(weights_path, mark, config.of_vectors())
         network = _build(config, config_path)
-        folder.fill(network, tensors, weights_path)
+        weights.fill(network, tensors, weights_path)
         model = cls(network.to(where, memory_format=torch.channels_last), config)  # type: ignore[call-overload]
         model._loaded_fingerprint = mark
         return model.eval()
 
     def _serialised(self, config: ModelConfig) -> bytes:
         dtype = torch.float16 if config.precision == "float16" else torch.float32
-        return folder.serialise(self.network.state_dict(), dtype, config.of_vectors())
+        return weights.serialise(self.network.state_dict(), dtype, config.of_vectors())
 
 
 def load(name: str | Path = folder.DEFAULT, device: str = "cpu") -> Pretrained:

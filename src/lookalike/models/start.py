@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from torch import nn
 
 from lookalike.errors import InputError
-from lookalike.models import folder
+from lookalike.models import folder, weights
 from lookalike.models.build import TIMM
+from lookalike.models.config import ModelConfig
 from lookalike.models.heads import EmbeddingNetwork, drop_classifier
-from lookalike.models.pretrained import ModelConfig, Pretrained
+from lookalike.models.pretrained import Pretrained
 from lookalike.recipe import Model
 
 
@@ -78,7 +79,7 @@ def start_from(network: nn.Module, model: Model) -> Start:
     if not isinstance(network, EmbeddingNetwork):
         drop_classifier(bare)
     try:
-        folder.fill(bare, theirs.state_dict(), folder.find(model.init)[1])
+        weights.fill(bare, theirs.state_dict(), folder.find(model.init)[1])
     except InputError as error:
         options = ", ".join(f"{key}={value}" for key, value in trained.config.options.items())
         raise InputError(f"model.init: {error.message}", f"Its model.options are {{{options}}}.") from None

@@ -24,7 +24,6 @@ from lookalike.search.gallery import Gallery
 from lookalike.search.queries import Threshold
 from lookalike.search.store.base import Found, NewRow, Rejected, Row, Where
 from lookalike.serve.handles import FailingError, Handle
-from lookalike.serve.labels import LabelCounts
 from lookalike.serve.pictures import UPLOADED, Upload
 from lookalike.serve.refusals import RefusedError
 
@@ -52,7 +51,6 @@ class Collection:
     def __init__(self, target: str, fingerprint: str, dim: int, *, most: int, writes: bool) -> None:
         self._search, self._look, self._count = (Handle(target, fingerprint, most) for _ in range(3))
         self._write = Handle(target, fingerprint, most, write=True) if writes else None
-        self._labels = LabelCounts()
         self._probe = np.full(dim, dim**-0.5, np.float32)
         self._checking = asyncio.Lock()
         self._checked, self._reasons = -FRESH, list[str]()
@@ -180,7 +178,7 @@ class Collection:
             RefusedError: 503.
         """
         return await self._count.run(
-            lambda gallery: (len(gallery), gallery.about.threshold, self._labels.of(gallery, most))
+            lambda gallery: (len(gallery), gallery.about.threshold, gallery.store.labels(most))
         )
 
     async def rows(self) -> int:

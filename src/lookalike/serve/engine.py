@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import platformdirs
@@ -15,10 +16,14 @@ from numpy.typing import NDArray
 from lookalike.cores import cores
 from lookalike.errors import InputError
 from lookalike.image import CropMode
-from lookalike.models.pretrained import ModelConfig, Pretrained, load
+from lookalike.models.config import ModelConfig, describe
+from lookalike.models.onnx_model import VERSION, OnnxModel
+
+if TYPE_CHECKING:
+    from lookalike.models.pretrained import Pretrained
 
 Kind = Literal["auto", "onnx", "torch"]
-CHUNK = 2**20
+DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # of NVIDIA, AMD, and either in Windows's Linux
 
 
 @dataclass(frozen=True)
@@ -64,13 +69,12 @@ class Engine(Protocol):
 class _Known:
     """What every engine says of its model."""
 
-    def __init__(self, model: Pretrained, how: str) -> None:
-        config = model.config
+    def __init__(self, config: ModelConfig, fingerprint: str, dim: int, how: str) -> None:
         self.name = f"{_called(config)} ({how})"
-        self.fingerprint = model.fingerprint
+        self.fingerprint = fingerprint
         self.size = config.image_size
         self.crop_mode = config.crop_mode
-        self.dim = model.embedding_dim
+        self.dim = dim
         self.class_names: tuple[str, ...] = () if config.head else config.class_names
         self.class_ids: tuple[str, ...] = () if config.head else config.class_ids
         self.temperature = config.temperature
@@ -91,7 +95,7 @@ class TorchEngine(_Known):
         from lookalike.models.export import Portable
 
         where = "PyTorch" if model.device.type == "cpu" else f"PyTorch, {model.device}"
-        super().__init__(model, where)
+        super().__init__(model.config, model.fingerprint, model.embedding_dim, where)
         self._network = Portable(model).to(model.device)
         self._device = model.device
 
@@ -105,25 +109,29 @@ class TorchEngine(_Known):
 
 
 class OnnxEngine(_Known):
-    """ONNX Runtime on the CPU. The file is made from the model when it is first wanted, and kept in the cache.
+    """ONNX Runtime on the CPU. The file is made from the model when it is first wanted, and kept in the cache; from
+    then on PyTorch is not even loaded.
 
     Args:
-        model: of any kind.
+        model: a folder, a Hub id, or a model of any kind that is loaded.
         threads: that one batch is computed with; None: one fewer than there are cores, which is left to the event loop
             and to decoding: under full load these would wait otherwise.
         cache: folder of the files; None: `onnx` in $LOOKALIKE_CACHE or the user's cache folder.
 
     Raises:
-        InputError: onnxruntime is not installed, or the exporter where a file must be made; or the folder cannot be
-            written.
+        InputError: no such model, onnxruntime is not installed, or the exporter where a file must be made; or the
+            folder cannot be written.
     """
 
-    def __init__(self, model: Pretrained, threads: int | None = None, cache: Path | None = None) -> None:
-        from lookalike.models.exported import OnnxModel
-
-        super().__init__(model, "ONNX Runtime")
-        threads = threads or max(1, cores() - 1)
-        self._session: OnnxModel | None = OnnxModel(_kept(model, cache or _cache()), threads)
+    def __init__(self, model: Pretrained | str | Path, threads: int | None = None, cache: Path | None = None) -> None:
+        loaded = None if isinstance(model, str | Path) else model
+        config, fingerprint = (loaded.config, loaded.fingerprint) if loaded else describe(str(model))
+        path = (cache or _cache()) / f"{fingerprint[:32]}-{VERSION}.onnx"
+        if not _is_kept(path):
+            _keep(loaded or _load(model, "cpu"), path)
+        session = OnnxModel(path, threads or max(1, cores() - 1))
+        super().__init__(config, fingerprint, session.about["dim"], "ONNX Runtime")
+        self._session: OnnxModel | None = session
 
     def run(self, pictures: NDArray[np.uint8]) -> Outputs:
         """See `Engine.run`."""
@@ -151,10 +159,25 @@ def engine_of(
     Raises:
         InputError: no such model, or what the engine needs is not installed.
     """
-    loaded = model if isinstance(model, Pretrained) else load(model, "cpu" if kind == "onnx" else "auto")
-    if kind == "torch" or (kind == "auto" and loaded.device.type != "cpu"):
+    if kind == "onnx" or (kind == "auto" and not _may_have_gpu()):
+        return OnnxEngine(model, threads, cache)
+    loaded = _load(model, "auto")
+    if kind == "torch" or loaded.device.type != "cpu":
         return TorchEngine(loaded)
     return OnnxEngine(loaded, threads, cache)
+
+
+def _load(model: str | Path | Pretrained, device: str) -> Pretrained:
+    if not isinstance(model, str | Path):
+        return model
+    from lookalike.models.pretrained import load
+
+    return load(model, device)
+
+
+def _may_have_gpu() -> bool:
+    """Whether it is worth asking PyTorch, whose loading takes a second or two: not on Linux without a driver."""
+    return sys.platform != "linux" or any(Path(name).exists() for name in DRIVERS)
 
 
 def _called(config: ModelConfig) -> str:
@@ -166,25 +189,26 @@ def _cache() -> Path:
     return Path(os.environ.get("LOOKALIKE_CACHE") or platformdirs.user_cache_dir("lookalike")).expanduser() / "onnx"
 
 
-def _kept(model: Pretrained, folder: Path) -> Path:
-    """The model's ONNX file. Beside it lies its SHA-256: one that is damaged is made again."""
-    from lookalike.models.export import VERSION, export
-
-    path = folder / f"{model.fingerprint[:32]}-{VERSION}.onnx"
+def _is_kept(path: Path) -> bool:
+    """Whether a model's file is there. Beside it lies its SHA-256: one that is damaged is made again."""
     mark = path.with_suffix(".sha256")
-    if path.is_file() and mark.is_file() and mark.read_text().strip() == _digest(path):
-        return path
+    return path.is_file() and mark.is_file() and mark.read_text().strip() == _digest(path)
+
+
+def _keep(model: Pretrained, path: Path) -> None:
+    from lookalike.models.export import export
+
+    mark = path.with_suffix(".sha256")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         export(model, path)
         beside = mark.with_name(f".{mark.name}.{os.getpid()}.partial")
         beside.write_text(_digest(path))
         beside.replace(mark)
     except OSError as error:
         raise InputError(
-            f"{folder}: cannot be written ({error.strerror}).", "Set LOOKALIKE_CACHE to a folder that can."
+            f"{path.parent}: cannot be written ({error.strerror}).", "Set LOOKALIKE_CACHE to a folder that can."
         ) from None
-    return path
 
 
 def _digest(path: Path) -> str:

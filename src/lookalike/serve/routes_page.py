@@ -33,10 +33,7 @@ class File:
 def files() -> dict[str, File]:
     """The files of the page, by name; all of them in one folder of the package."""
     found: dict[str, File] = {}
-    folder = resources.files("lookalike.serve") / "page"
-    if not folder.is_dir():
-        return found
-    for path in folder.iterdir():
+    for path in (resources.files("lookalike.serve") / "page").iterdir():
         kind = TYPES.get(f".{path.name.rpartition('.')[2]}")
         if kind is not None and path.is_file():
             data = path.read_bytes()

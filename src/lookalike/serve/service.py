@@ -181,7 +181,7 @@ def _engine(settings: Settings) -> Engine:
         if not about.model:
             raise InputError(f"{place}: no model is given, and it remembers none.", f"Give {wanted(about)}: --model")
         model = about.model
-    from lookalike.serve.engine import engine_of  # loads PyTorch: not before the rest is known to be right
+    from lookalike.serve.engine import engine_of
 
     return engine_of(model or "default", settings.engine)
 

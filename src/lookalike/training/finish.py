@@ -21,7 +21,8 @@ from lookalike.evaluation.protocols import Divided
 from lookalike.evaluation.report import write_report
 from lookalike.evaluation.retrieval_report import write_retrieval_report
 from lookalike.evaluation.similarities import match_threshold
-from lookalike.models.pretrained import ModelConfig, Pretrained
+from lookalike.models.config import ModelConfig
+from lookalike.models.pretrained import Pretrained
 from lookalike.recipe import Recipe
 from lookalike.run import Run
 from lookalike.training.distributed import World

@@ -209,6 +209,10 @@ class Store(Protocol):
         """Rows that pass."""
         ...
 
+    def labels(self, most: int) -> list[tuple[str, int]]:
+        """The most frequent labels and their rows, at most so many; of equally frequent ones by their code points."""
+        ...
+
     def reject(self, files: Sequence[Rejected]) -> None:
         """Remember files that could not be read; one entry for each path. Adding a row of that path forgets it."""
         ...

@@ -206,6 +206,13 @@ class PostgresStore:
         query = self._names("SELECT count(*) FROM {s}.images WHERE {condition}", condition=condition)
         return int(self._link.reading(lambda db: db.execute(query, parameters).fetchall())[0][0])
 
+    def labels(self, most: int) -> list[tuple[str, int]]:
+        """The most frequent labels and their rows, at most so many; of equally frequent ones by their code points."""
+        query = self._names(
+            "SELECT label, count(*) FROM {s}.images WHERE label IS NOT NULL GROUP BY label ORDER BY 2 DESC, 1 LIMIT %s"
+        )
+        return self._link.reading(lambda db: db.execute(query, (most,)).fetchall())
+
     def reject(self, files: Sequence[Rejected]) -> None:
         """Remember files that could not be read; one entry for each path."""
         last = sorted({file.path: file for file in files}.values(), key=lambda file: file.path)

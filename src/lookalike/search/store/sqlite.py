@@ -257,6 +257,12 @@ class SqliteStore:
         with self._reading() as db:
             return int(db.execute(f"SELECT count(*) FROM images WHERE {condition}", parameters).fetchone()[0])
 
+    def labels(self, most: int) -> list[tuple[str, int]]:
+        """The most frequent labels and their rows, at most so many; of equally frequent ones by their code points."""
+        query = "SELECT label, count(*) FROM images WHERE label IS NOT NULL GROUP BY label ORDER BY 2 DESC, 1 LIMIT ?"
+        with self._reading() as db:
+            return db.execute(query, (most,)).fetchall()
+
     def reject(self, files: Sequence[Rejected]) -> None:
         """Remember files that could not be read; one entry for each path."""
         with self._writing() as db:
