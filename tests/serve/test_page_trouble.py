@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,9 @@ from serve_process import serving
 
 from lookalike import Gallery
 from lookalike.models.pretrained import Pretrained
+from lookalike.search.store.sqlite import EXACT_BELOW
 from lookalike.serve.settings import Settings
+from small_gallery import rows
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -188,6 +191,21 @@ def test_a_busy_server_is_asked_again(sight: Sight, settings: Settings, model: P
         expect(page.locator("#wall li")).to_have_count(12)
         expect(page.locator("#what .label")).to_have_count(3)
         expect(page.locator("#waiting")).to_be_hidden()
+
+
+def test_an_approximate_search_can_be_made_exact(
+    page: Page, model_place: Path, engine: PlainEngine, tmp_path: Path
+) -> None:
+    with Gallery.create(tmp_path / "many.gallery", model_place) as gallery:
+        gallery.store.add([replace(row, thumbnail=encoded(1)) for row in rows(EXACT_BELOW + 1, engine.dim)])
+    with site(Settings(gallery=str(tmp_path / "many.gallery")), engine) as many:
+        page.goto(many.url)
+        page.set_input_files("#file", file_of(encoded(6, "PNG")))
+        expect(page.locator("#status")).to_contain_text("by an approximate index")
+        page.get_by_role("button", name="Compare with every one").click()
+        expect(page.locator("#status")).to_contain_text("compared with every one")
+        expect(page.get_by_role("button", name="Compare with every one")).to_be_hidden()
+        assert "exact=true" in page.url
 
 
 def test_without_a_gallery_there_is_recognition(page: Page, engine: PlainEngine) -> None:
