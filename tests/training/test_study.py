@@ -21,7 +21,14 @@ TINY = study.load("tiny-imagenet")
 
 
 def test_the_studies_of_the_package_are_there() -> None:
-    assert study.names() == ["cars196", "cars196-losses", "cars196-seeds", "demo", "tiny-imagenet"]
+    assert study.names() == [
+        "cars196",
+        "cars196-losses",
+        "cars196-seeds",
+        "demo",
+        "tiny-imagenet",
+        "tiny-imagenet-record",
+    ]
     assert list(TINY.budgets) == ["30m", "2h", "full"]
     assert list(study.load("demo").budgets) == ["demo"]
 
@@ -35,9 +42,7 @@ def test_every_budget_has_a_recipe_for_every_network(name: str, budget: str) -> 
         make_task(p.recipe, 200)  # network and loss can be built
         last = max((pixels for _, pixels in p.recipe.training.resolution), default=p.recipe.data.image_size)
         assert last <= p.recipe.data.image_size
-        assert p.recipe.data.source == {"demo": "builtin"}.get(
-            name, name.removesuffix("-losses").removesuffix("-seeds")
-        )
+        assert p.recipe.data.source == ("builtin" if name == "demo" else re.sub("-(losses|seeds|record)$", "", name))
         if p.start:
             assert p.start.recipe.model.name == p.recipe.model.name
             assert p.start.recipe.model.options == p.recipe.model.options
@@ -64,7 +69,10 @@ def test_the_published_numbers_are_those_of_the_brief() -> None:
 def test_an_unknown_study_is_answered_with_the_nearest() -> None:
     with pytest.raises(InputError, match=r"no study named 'tiny_imagenet'. Did you mean 'tiny-imagenet'\?") as caught:
         study.load("tiny_imagenet")
-    assert caught.value.remedy == "There are cars196, cars196-losses, cars196-seeds, demo, tiny-imagenet."
+    assert (
+        caught.value.remedy
+        == "There are cars196, cars196-losses, cars196-seeds, demo, tiny-imagenet, tiny-imagenet-record."
+    )
 
 
 @pytest.mark.parametrize("name", ["", "../studies/demo", "demo.yaml", "/etc/passwd"])

@@ -21,7 +21,9 @@ Root = Annotated[Path, typer.Option("--root", help="Folder of all runs.")]
 def reproduce(
     name: Annotated[
         str,
-        typer.Argument(metavar="STUDY", help="tiny-imagenet, cars196, cars196-losses or cars196-seeds."),
+        typer.Argument(
+            metavar="STUDY", help="tiny-imagenet, tiny-imagenet-record, cars196, cars196-losses or cars196-seeds."
+        ),
     ],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to every recipe; kept off the page.")

@@ -1,0 +1,71 @@
+"""Time to accuracy: how many minutes of training a recipe needs to reach a top-1 on the validation images.
+
+    python benchmarks/speedrun.py RECIPE [KEY=VALUE]... [--seeds 3] [--at 50 55 60 65] [--root runs/speed]
+    python benchmarks/speedrun.py RUN FOLDER...                                    the same of runs that are there
+
+The time is that of the training steps, by the rates in metrics.jsonl: reading, augmenting, forward, backward and optimiser
+count, evaluations and reports do not. A recipe is measured as it is evaluated, once an epoch here, so a time is late by an
+epoch at most. The schedule of a recipe ends with its last step: its accuracy before that is not what a shorter recipe
+would reach, so the last line is what counts for a recipe, and the lines above it say how it got there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from datetime import date
+from pathlib import Path
+
+from lookalike import recipe as recipes
+from lookalike.run import Run, hardware
+from lookalike.training.fit import fit
+
+
+def curve(run: Run) -> list[tuple[float, float]]:
+    """Minutes of training and top-1 in percent at each evaluation."""
+    seconds, last, points = 0.0, 0, []
+    for record in run.history():
+        if record["kind"] == "train":
+            seconds += (record["step"] - last) * run.recipe.training.batch_size / record["images_per_second"]
+            last = record["step"]
+        elif record["kind"] == "eval":
+            points.append((seconds / 60, 100 * record["top1"]))
+    return points
+
+
+def reached(points: list[tuple[float, float]], top1: float) -> float | None:
+    """Minutes until an evaluation reached so much."""
+    return next((minutes for minutes, found in points if found >= top1), None)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="+", help="a recipe and changes to it, or run folders")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--at", type=float, nargs="+", default=[40.0, 50.0, 55.0, 60.0, 65.0])
+    parser.add_argument("--root", type=Path, default=Path("runs/speed"))
+    given = parser.parse_args()
+    if Path(given.what[0]).is_dir():
+        runs = [Run(Path(name)) for name in given.what]
+    else:
+        name, *changes = given.what
+        runs = []
+        for seed in range(given.seeds):
+            recipe = recipes.load(name, [*changes, "training.evaluate_every=1", f"training.seed={seed}"])
+            runs.append(fit(recipe, root=given.root, name=f"{name.replace('/', '-')}-seed{seed}", resume=True))
+    machine = hardware()
+    print(f"{machine['cores']} cores of {machine['cpu']}, {date.today()}: {', '.join(run.path.name for run in runs)}")
+    curves = [curve(run) for run in runs]
+    for top1 in given.at:
+        times = [reached(points, top1) for points in curves]
+        known = [minutes for minutes in times if minutes is not None]
+        if known:
+            spread = f" ({min(known):.1f} to {max(known):.1f})" if len(known) > 1 else ""
+            print(f"{top1:5.1f} %  {statistics.median(known):7.1f} min{spread}, {len(known)} of {len(runs)} runs")
+    ends = [points[-1] for points in curves]
+    print(f"at the end: {statistics.mean(top1 for _, top1 in ends):.2f} % "
+          f"({', '.join(f'{top1:.2f}' for _, top1 in ends)}) after {statistics.mean(m for m, _ in ends):.1f} min")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
