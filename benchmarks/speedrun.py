@@ -3,10 +3,10 @@
     python benchmarks/speedrun.py RECIPE [KEY=VALUE]... [--seeds 3] [--at 50 55 60 65] [--root runs/speed]
     python benchmarks/speedrun.py RUN FOLDER...                                    the same of runs that are there
 
-The time is that of the training steps, by the rates in metrics.jsonl: reading, augmenting, forward, backward and optimiser
-count, evaluations and reports do not. A recipe is measured as it is evaluated, once an epoch here, so a time is late by an
-epoch at most. The schedule of a recipe ends with its last step: its accuracy before that is not what a shorter recipe
-would reach, so the last line is what counts for a recipe, and the lines above it say how it got there.
+The time is that of the training steps, by the rates in metrics.jsonl: reading, augmenting, forward, backward and
+optimiser count, evaluations and reports do not. A recipe is evaluated once an epoch here, so a time is late by an epoch
+at most. The schedule of a recipe ends with its last step: its accuracy before that is not what a shorter recipe would
+reach, so the last line is what counts for a recipe, and the lines above it say how it got there.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ def main() -> None:
         if known:
             spread = f" ({min(known):.1f} to {max(known):.1f})" if len(known) > 1 else ""
             print(f"{top1:5.1f} %  {statistics.median(known):7.1f} min{spread}, {len(known)} of {len(runs)} runs")
-    ends = [points[-1] for points in curves]
-    print(f"at the end: {statistics.mean(top1 for _, top1 in ends):.2f} % "
-          f"({', '.join(f'{top1:.2f}' for _, top1 in ends)}) after {statistics.mean(m for m, _ in ends):.1f} min")  # fmt: skip
+    minutes, ends = zip(*(points[-1] for points in curves), strict=True)
+    each = ", ".join(f"{top1:.2f}" for top1 in ends)
+    print(f"at the end: {statistics.mean(ends):.2f} % ({each}) after {statistics.mean(minutes):.1f} min")
 
 
 if __name__ == "__main__":

@@ -18,17 +18,11 @@ from lookalike.training.task import make_task
 
 SHIPPED = [(name, budget) for name in study.names() for budget in study.load(name).budgets]
 TINY = study.load("tiny-imagenet")
+STUDIES = ["cars196", "cars196-losses", "cars196-seeds", "demo", "tiny-imagenet", "tiny-imagenet-record"]
 
 
 def test_the_studies_of_the_package_are_there() -> None:
-    assert study.names() == [
-        "cars196",
-        "cars196-losses",
-        "cars196-seeds",
-        "demo",
-        "tiny-imagenet",
-        "tiny-imagenet-record",
-    ]
+    assert study.names() == STUDIES
     assert list(TINY.budgets) == ["30m", "2h", "full"]
     assert list(study.load("demo").budgets) == ["demo"]
 
@@ -69,10 +63,7 @@ def test_the_published_numbers_are_those_of_the_brief() -> None:
 def test_an_unknown_study_is_answered_with_the_nearest() -> None:
     with pytest.raises(InputError, match=r"no study named 'tiny_imagenet'. Did you mean 'tiny-imagenet'\?") as caught:
         study.load("tiny_imagenet")
-    assert (
-        caught.value.remedy
-        == "There are cars196, cars196-losses, cars196-seeds, demo, tiny-imagenet, tiny-imagenet-record."
-    )
+    assert caught.value.remedy == f"There are {', '.join(STUDIES)}."
 
 
 @pytest.mark.parametrize("name", ["", "../studies/demo", "demo.yaml", "/etc/passwd"])
