@@ -32,9 +32,9 @@ SKIPPED = 4  # steps in which buffers are made and workers start
 WORKERS = (1, 2, 4)
 RATE = re.compile(r"Time: [\d.]+s, +([\d.]+)/s")
 TIMM = (
-    "--model resnet18 --img-size {size} --num-classes {classes} -b {batch} --epochs 1 --sched none --opt sgd --lr 0.1 "
-    "--weight-decay 5e-4 --smoothing 0.1 --amp --amp-dtype bfloat16 --device cpu --channels-last --log-interval 1 "
-    "--scale 0.8 1.0 --ratio 1.0 1.0 --color-jitter 0 --hflip 0.5 --workers {workers} --output {output}"
+    "--model resnet18 --img-size {size} --num-classes {classes} -b {batch} --epochs 1 --sched step --warmup-epochs 0 "
+    "--opt sgd --lr 0.1 --weight-decay 5e-4 --smoothing 0.1 --amp --amp-dtype bfloat16 --device cpu --channels-last "
+    "--scale 0.8 1.0 --ratio 1.0 1.0 --color-jitter 0 --hflip 0.5 --workers {workers} --log-interval 1 --output {output}"
 )
 OURS = """
 import sys, time
