@@ -34,7 +34,8 @@ RATE = re.compile(r"Time: [\d.]+s, +([\d.]+)/s")
 TIMM = (
     "--model resnet18 --img-size {size} --num-classes {classes} -b {batch} --epochs 1 --sched step --warmup-epochs 0 "
     "--opt sgd --lr 0.1 --weight-decay 5e-4 --smoothing 0.1 --amp --amp-dtype bfloat16 --device cpu --channels-last "
-    "--scale 0.8 1.0 --ratio 1.0 1.0 --color-jitter 0 --hflip 0.5 --workers {workers} --log-interval 1 --output {output}"
+    "--scale 0.8 1.0 --ratio 1.0 1.0 --color-jitter 0 --hflip 0.5 --log-interval 1 --workers {workers} "
+    "--output {output}"
 )
 OURS = """
 import sys, time
