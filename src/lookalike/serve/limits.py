@@ -79,7 +79,8 @@ class Guard:
         settings, headers = self._settings, Headers(scope=scope)
         if self._requests >= settings.max_requests:
             raise overloaded("max_requests", settings.max_requests)
-        if ("content-length" in headers or "transfer-encoding" in headers) and self._is_full():
+        has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+        if has_body and self._is_full():
             raise overloaded("max_waiting", settings.max_waiting)  # the server drops what comes of the body
         self._requests += 1
         held = 0
