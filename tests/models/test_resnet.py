@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from lookalike.errors import InputError
 from lookalike.models.build import build
 from lookalike.models.resnet import BlurPool, make_stem
 
@@ -35,6 +36,17 @@ def test_the_stages_halve_three_times_also_where_the_size_is_odd(name: str, blur
     assert channels == 8 * 8 * (4 if name == "resnet50" else 1)
     assert network.forward_features(torch.randn(2, 3, 32, 32)).shape == (2, channels, 4, 4)
     assert network.forward_features(torch.randn(2, 3, 33, 25)).shape == (2, channels, 5, 4)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "cubs_resnet_2"])
+def test_the_last_stage_may_keep_the_size_of_its_maps_with_the_same_parameters(name: str) -> None:
+    plain, kept = (build(name, 5, {"width": 8, "stem": "patch", "last_stride": stride}) for stride in (2, 1))
+    x = torch.randn(2, 3, 64, 64)
+    assert plain.forward_features(x).shape[2:] == (2, 2)
+    assert kept.forward_features(x).shape[2:] == (4, 4)
+    kept.load_state_dict(plain.state_dict())  # same names, same shapes
+    with pytest.raises(InputError, match="last_stride must be 1 or 2, not 3"):
+        build(name, 5, {"last_stride": 3})
 
 
 def test_a_block_is_its_shortcut_at_the_start() -> None:

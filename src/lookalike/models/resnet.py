@@ -120,6 +120,8 @@ class ResNet(nn.Module):
         stem: how the image enters (see `make_stem`).
         width: channels of the first stage; doubled by each further one.
         blur: anti-aliased down-sampling (`BlurPool`) between stages.
+        last_stride: of the last stage; 1 keeps its maps as large as those before it, twice the side of the paper's (Luo
+            et al., 2019, arXiv:1903.07071), at the cost of a slower last stage and no more parameters.
         attention: makes a block to put after residual blocks, given their channels; None for a plain ResNet.
         placement: after `every` residual block, after the last of each `stage`, or after the `last` of all.
         dropout: dropped share of the pooled features before the classifier.
@@ -134,6 +136,7 @@ class ResNet(nn.Module):
         stem: Stem = "small",
         width: int = 64,
         blur: bool = False,
+        last_stride: int = 2,
         attention: Attention | None = None,
         placement: Placement = "every",
         dropout: float = 0.0,
@@ -141,13 +144,15 @@ class ResNet(nn.Module):
         super().__init__()
         if placement not in ("every", "stage", "last"):
             raise ValueError(f"placement must be 'every', 'stage' or 'last', not {placement!r}")
+        if last_stride not in (1, 2):
+            raise ValueError(f"last_stride must be 1 or 2, not {last_stride}")
         self.stem = make_stem(stem, width)
+        strides = (1, 2, 2, last_stride)
         layers: list[nn.Module] = []
         channels = width
         for stage, depth in enumerate(depths):
             for i in range(depth):
-                stride = 2 if stage > 0 and i == 0 else 1
-                layers.append(block(channels, width * 2**stage, stride, blur))
+                layers.append(block(channels, width * 2**stage, strides[stage] if i == 0 else 1, blur))
                 channels = width * 2**stage * block.expansion
                 ends_stage = i == depth - 1
                 here = {"every": True, "stage": ends_stage, "last": ends_stage and stage == len(depths) - 1}[placement]
