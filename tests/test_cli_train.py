@@ -309,6 +309,21 @@ def test_reproduce_trains_prints_the_table_and_writes_the_page(
     assert runs[0].receipt() == receipts[runs[0].path.name]
 
 
+def test_reproduce_trains_all_rows_of_a_recipe(
+    lookalike: Command, studies: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study, "STUDIES", studies)
+    said = lookalike("reproduce", "--recipe", str(here / "small.yaml"), "--page", "page.md")
+    assert said.code == 0, said.err
+    budgets = list(study.load("small").budgets)
+    names = {f"small-{budget}-{network}" for budget in budgets for network in ("resnet18", "cubs_resnet_2")}
+    assert {path.name for path in (here / "runs").iterdir()} == names
+    assert {path.stem for path in (here / "receipts").iterdir()} == names
+    said = lookalike("reproduce", "training.seed=1", "--recipe", str(here / "small.yaml"), "--page", "page.md")
+    assert said.code == 0, said.err
+    assert len(list((here / "runs").glob("*-changed-*"))) == len(names)
+
+
 LAUNCHED = """
 import os, sys
 from pathlib import Path
@@ -565,6 +580,15 @@ def test_evaluate_refuses(
         (["tiny-imagenet", "--only", "resnet19"], "this study has no network 'resnet19'. Did you mean 'resnet18'?"),
         (["tiny-imagenet", "training.epoch=1"], "unknown key 'training.epoch'. Did you mean 'epochs'?"),
         (["tiny-imagenet"], "tiny-imagenet is not on this machine"),
+        ([], "what to reproduce is not said."),
+        (
+            ["--recipe", "tiny_imagenet/30m/resnet19"],
+            "no study has a recipe 'tiny_imagenet/30m/resnet19'. Did you mean",
+        ),
+        (["demo", "--recipe", "demo"], "--recipe says what to train; 'demo' does not fit to it."),
+        (["--recipe", "demo", "--budget", "2h"], "--recipe says what to train; '--budget' does not fit to it."),
+        (["--recipe", "demo", "--only", "weave"], "--recipe says what to train; '--only' does not fit to it."),
+        (["--recipe", "demo", "training.epoch=1"], "unknown key 'training.epoch'. Did you mean 'epochs'?"),
     ],
 )
 def test_reproduce_refuses(arguments: list[str], what: str, lookalike: Command, here: Path) -> None:

@@ -18,7 +18,15 @@ from lookalike.training.task import make_task
 
 SHIPPED = [(name, budget) for name in study.names() for budget in study.load(name).budgets]
 TINY = study.load("tiny-imagenet")
-STUDIES = ["cars196", "cars196-losses", "cars196-seeds", "demo", "tiny-imagenet", "tiny-imagenet-record"]
+STUDIES = [
+    "cars196",
+    "cars196-losses",
+    "cars196-seeds",
+    "demo",
+    "tiny-imagenet",
+    "tiny-imagenet-record",
+    "tiny-imagenet-seeds",
+]
 
 
 def test_the_studies_of_the_package_are_there() -> None:
@@ -140,6 +148,21 @@ def test_what_cannot_be_planned(budget: str, overrides: list[str], only: list[st
         study.plan(TINY, budget, overrides, only)
     assert message in caught.value.message
     assert caught.value.remedy
+
+
+def test_a_recipe_is_found_in_its_studies() -> None:
+    record = study.plan(study.load("tiny-imagenet-record"), "20m", only=["weave"])
+    assert study.plan_recipe("tiny_imagenet/record/20m/weave") == record
+    seeds = study.plan_recipe("tiny_imagenet/10m/resnet18", ["training.epochs=1"])
+    assert [(p.recipe.training.seed, p.recipe.training.epochs, p.changed) for p in seeds] == [
+        (seed, 1, True) for seed in (0, 1, 2)
+    ]
+    assert {p.name.split("-")[0] for p in study.plan_recipe("cars196/5m/resnet18")} == {
+        "cars196_losses",
+        "cars196_seeds",
+    }
+    with pytest.raises(InputError, match=r"no study has a recipe 'tiny_imagenet/20m/weave'. Did you mean 'tiny_"):
+        study.plan_recipe("tiny_imagenet/20m/weave")
 
 
 # training what is planned

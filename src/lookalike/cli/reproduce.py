@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lookalike.cli.results import TOP, leads
+from lookalike.errors import InputError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -20,11 +21,12 @@ Root = Annotated[Path, typer.Option("--root", help="Folder of all runs.")]
 
 def reproduce(
     name: Annotated[
-        str,
+        str | None,
         typer.Argument(
-            metavar="STUDY", help="tiny-imagenet, tiny-imagenet-record, cars196, cars196-losses or cars196-seeds."
+            metavar="[STUDY]",
+            help="tiny-imagenet, tiny-imagenet-record, tiny-imagenet-seeds, cars196, cars196-losses or cars196-seeds.",
         ),
-    ],
+    ] = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to every recipe; kept off the page.")
     ] = None,
@@ -34,6 +36,9 @@ def reproduce(
     only: Annotated[
         list[str] | None, typer.Option("--only", help="Only this network, such as resnet18; may be repeated.")
     ] = None,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", help="In place of a study: every run of the studies by this recipe.")
+    ] = None,
     root: Root = Path("runs"),
     page: Annotated[Path, typer.Option("--page", help="The results page to write; receipts go beside it.")] = Path(
         "docs/results.md"
@@ -42,8 +47,16 @@ def reproduce(
     """Train the networks of a published table and set your numbers beside it. Give the command again to go on."""
     from lookalike.training import results, study
 
-    wanted = study.load(name)
-    planned = study.plan(wanted, budget or next(iter(wanted.budgets)), overrides or [], only or [])
+    words = ([name] if name else []) + (overrides or [])
+    if recipe:
+        if stray := [word for word in words if "=" not in word] + ["--budget"] * bool(budget) + ["--only"] * bool(only):
+            raise InputError(f"--recipe says what to train; '{stray[0]}' does not fit to it.", "Leave one of them out.")
+        planned = study.plan_recipe(recipe, words)
+    elif name:
+        wanted = study.load(name)
+        planned = study.plan(wanted, budget or next(iter(wanted.budgets)), overrides or [], only or [])
+    else:
+        raise InputError("what to reproduce is not said.", f"Name a study ({', '.join(study.names())}) or a --recipe.")
 
     def finished(p: Planned, run: Run) -> None:
         if not p.changed:

@@ -110,6 +110,23 @@ def plan(study: Study, budget: str, overrides: Sequence[str] = (), only: Sequenc
     return [p for p in planned if not only or p.key in only or p.recipe.model.name in set(only) - keys]
 
 
+def plan_recipe(name: str, overrides: Sequence[str] = ()) -> list[Planned]:
+    """The runs of all studies by one shipped recipe, in order: one, or several that differ by what their rows change.
+
+    Args:
+        name: of a recipe, such as "tiny_imagenet/record/20m/weave".
+        overrides: `key=value` changes.
+
+    Raises:
+        InputError: no study has such a recipe, or a bad override.
+    """
+    rows = [(its, row, budget) for its in map(load, names()) for budget in its.budgets for row in its.rows]
+    if found := [entry for entry in rows if entry[1].recipe.format(budget=entry[2]) == name]:
+        return [_planned(*entry, overrides) for entry in found]
+    known = {row.recipe.format(budget=budget) for _, row, budget in rows}
+    raise InputError(f"no study has a recipe '{name}'.{nearest(name, known)}", "'lookalike recipes' lists them.")
+
+
 def _planned(study: Study, row: Row, budget: str, overrides: Sequence[str] = ()) -> Planned:
     """One row, and what it starts from."""
     name = row.recipe.format(budget=budget)
