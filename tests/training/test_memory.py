@@ -52,7 +52,7 @@ def test_afterwards_the_memory_is_handed_back(error: bool) -> None:
         kept = resident() - before
         if error:
             raise RuntimeError
-    assert kept > 3 * MANY
+    assert kept > 2 * MANY  # some of it may have been there before
     assert resident() - before < MANY
 
 
