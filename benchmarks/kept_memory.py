@@ -21,7 +21,7 @@ import torch.nn.functional as F
 
 from lookalike.models.build import build
 from lookalike.run import hardware
-from lookalike.training.memory import kept_memory
+from lookalike.training.kept_memory import kept_memory
 
 BATCH = 256
 NETWORKS: dict[str, dict[str, Any]] = {

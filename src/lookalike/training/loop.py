@@ -32,7 +32,7 @@ from lookalike.training.checkpoint import State
 from lookalike.training.distributed import World
 from lookalike.training.events import Events
 from lookalike.training.interrupts import Interrupts, leave
-from lookalike.training.memory import kept_memory
+from lookalike.training.kept_memory import kept_memory
 from lookalike.training.task import evaluate, make_task, not_finite
 
 STEP, LOSS = 4, 7  # purposes of random streams, beside those of `data.loader`, `data.sampler` and `task`
@@ -131,8 +131,11 @@ def train(run: Run, world: World, training: Pack, validation: Pack, *, watch: Wa
     clock = Clock(state)
     if world.leads:
         run.truncate(state.step)
-    events_of = Events(run, world.leads, watch, total, since=state.step)
-    with kept_memory(device), Interrupts() as interrupts, events_of as events:
+    with (
+        kept_memory(device),
+        Interrupts() as interrupts,
+        Events(run, world.leads, watch, total, since=state.step) as events,
+    ):
 
         def save() -> None:
             clock.update(state)

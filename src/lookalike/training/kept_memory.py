@@ -24,7 +24,8 @@ TOP_PAD = -2, 64 * 2**20, 0  # bytes that the heap grows by beyond what was aske
 def kept_memory(device: torch.device) -> Iterator[None]:
     """Keep freed memory while the body runs, where that helps: on a CPU, under glibc. Elsewhere nothing is done.
 
-    It holds for the whole process. Afterwards glibc's defaults are in force and what is free has been handed back.
+    It holds for the whole process. Afterwards glibc's default settings are in force, but that it no longer adapts them
+    by itself, and what is free has been handed back.
     """
     if device.type != "cpu" or platform.libc_ver()[0] != "glibc":
         yield
