@@ -98,6 +98,7 @@ def measure_cars(model: Pretrained, source: str) -> dict[str, Any]:
 
 def make(run: Path, twin: Path, data: str, cars: str) -> None:
     """Write the folder of the model and its receipt."""
+    sources = commit()  # before the model's own files change
     found = lookalike.load(run)
     catalog = read(data)
     val = pack(catalog.select(catalog.rows_of("val")), found.config.image_size)
@@ -117,7 +118,7 @@ def make(run: Path, twin: Path, data: str, cars: str) -> None:
     receipt = {
         "name": "default-model",
         "date": date.today().isoformat(),
-        "commit": commit(),
+        "commit": sources,
         "hardware": hardware(),
         "command": f"python benchmarks/default_model.py make {_short(run)} --twin {_short(twin)}",
         "fingerprint": model.fingerprint,
