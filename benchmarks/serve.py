@@ -37,8 +37,9 @@ from urllib.request import Request, urlopen
 import numpy as np
 from PIL import Image
 
+import lookalike
 from lookalike.image import decode
-from lookalike.models.folder import CONFIG, DEFAULT_FOLDER
+from lookalike.models.folder import DEFAULT
 from lookalike.run import hardware
 from lookalike.search.store.base import About, NewRow
 from lookalike.search.store.sqlite import SqliteStore
@@ -64,15 +65,16 @@ def make_photographs(folder: Path, count: int = 16) -> None:
 
 def make_gallery(place: Path, rows: int) -> None:
     """Rows of the default model's kind, with labels and thumbnails."""
-    config = json.loads((DEFAULT_FOLDER / CONFIG).read_text())
+    model = lookalike.load()
     random = np.random.default_rng(1)
     thumbnail = io.BytesIO()
     Image.new("RGB", (64, 64), "teal").save(thumbnail, "JPEG")
-    centres = random.standard_normal((LABELS, 512), np.float32)
-    with SqliteStore.create(place, About(config["fingerprint"], 512, "default", config["image_size"])) as store:
+    centres = random.standard_normal((LABELS, model.embedding_dim), np.float32)
+    about = About(model.fingerprint, model.embedding_dim, DEFAULT, model.config.image_size)
+    with SqliteStore.create(place, about) as store:
         for start in range(0, rows, BATCH):
             kinds = random.integers(0, LABELS, min(BATCH, rows - start))
-            vectors = centres[kinds] + random.standard_normal((len(kinds), 512), np.float32)
+            vectors = centres[kinds] + random.standard_normal((len(kinds), model.embedding_dim), np.float32)
             vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
             store.add(
                 [
