@@ -22,7 +22,7 @@ def test_parameters_are_those_of_the_paper(name: str, parameters: int) -> None:
     assert sum(p.numel() for p in network.parameters()) == parameters
 
 
-@pytest.mark.parametrize(("kind", "stride"), [("imagenet", 4), ("small", 1), ("patch", 4)])
+@pytest.mark.parametrize(("kind", "stride"), [("imagenet", 4), ("small", 1), ("half", 2), ("patch", 4)])
 def test_a_stem_has_its_stride(kind: str, stride: int) -> None:
     stem = make_stem(kind, 8)  # type: ignore[arg-type]
     assert stem(torch.randn(1, 3, 64, 48)).shape == (1, 8, 64 // stride, 48 // stride)
