@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ def test_after_a_resume_tensorboard_shows_each_step_once(root: Path) -> None:
     with Events(run, True, None, 6, since=0) as events:
         for step in range(1, 5):  # the checkpoint was written after step 2
             events.train(step, step / 6, float(step), 0.1, 64, 100.0)
+    time.sleep(1.01)  # files of events are read in the order of their names, which begin with the second
     with Events(run, True, None, 6, since=2) as events:
         for step in range(3, 7):
             events.train(step, step / 6, step + 0.5, 0.1, 64, 100.0)
