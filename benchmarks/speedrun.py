@@ -1,7 +1,7 @@
 """Time to accuracy: how many minutes of training a recipe needs to reach a top-1 on the validation images.
 
     python benchmarks/speedrun.py RECIPE [KEY=VALUE]... [--seeds 3] [--at 50 55 60 65] [--root runs/speed]
-    python benchmarks/speedrun.py RUN FOLDER...                                    the same of runs that are there
+    python benchmarks/speedrun.py RUN FOLDER...         the same of runs that are there, up to their last evaluation
 
 The time is that of the training steps, by the rates in metrics.jsonl: reading, augmenting, forward, backward and
 optimiser count, evaluations and reports do not. A recipe is evaluated once an epoch here, so a time is late by an epoch
@@ -45,8 +45,11 @@ def main() -> None:
     parser.add_argument("--at", type=float, nargs="+", default=[40.0, 50.0, 55.0, 60.0, 65.0])
     parser.add_argument("--root", type=Path, default=Path("runs/speed"))
     given = parser.parse_args()
-    if Path(given.what[0]).is_dir():
+    if (Path(given.what[0]) / "recipe.yaml").is_file():
         runs = [Run(Path(name)) for name in given.what]
+        for run in runs:
+            if not any("top1" in record for record in run.history()):
+                raise SystemExit(f"{run.path}: it has no evaluation with a top-1 yet; give runs of recognition.")
     else:
         name, *changes = given.what
         runs = []
@@ -64,7 +67,7 @@ def main() -> None:
             print(f"{top1:5.1f} %  {statistics.median(known):7.1f} min{spread}, {len(known)} of {len(runs)} runs")
     minutes, ends = zip(*(points[-1] for points in curves), strict=True)
     each = ", ".join(f"{top1:.2f}" for top1 in ends)
-    print(f"at the end: {statistics.mean(ends):.2f} % ({each}) after {statistics.mean(minutes):.1f} min")
+    print(f"at the last evaluation: {statistics.mean(ends):.2f} % ({each}) after {statistics.mean(minutes):.1f} min")
 
 
 if __name__ == "__main__":

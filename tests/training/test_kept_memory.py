@@ -78,10 +78,15 @@ def test_afterwards_the_memory_is_handed_back(fails: bool) -> None:
     assert after < MANY
 
 
-def test_for_a_gpu_nothing_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_for_a_gpu_or_where_the_user_chose_nothing_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ctypes.CDLL", lambda _: pytest.fail("the C library was touched"))
     with kept_memory(torch.device("cuda")):
         pass
+    for variable, value in (("MALLOC_TOP_PAD_", "0"), ("GLIBC_TUNABLES", "glibc.malloc.trim_threshold=1")):
+        with monkeypatch.context() as patch:
+            patch.setenv(variable, value)
+            with kept_memory(torch.device("cpu")):
+                pass
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     with kept_memory(torch.device("cpu")):
         pass

@@ -48,7 +48,7 @@ def reproduce(
     from lookalike.training import results, study
 
     words = ([name] if name else []) + (overrides or [])
-    if recipe:
+    if recipe is not None:
         if stray := [word for word in words if "=" not in word] + ["--budget"] * bool(budget) + ["--only"] * bool(only):
             raise InputError(f"--recipe says what to train; '{stray[0]}' does not fit to it.", "Leave one of them out.")
         planned = study.plan_recipe(recipe, words)

@@ -47,7 +47,7 @@ class Graph:
             dtype=ScalarKind.I8,
             connectivity=CONNECTIVITY,
             expansion_add=BUILDING,
-            expansion_search=2 * SEARCHING if (count or 0) > MANY else SEARCHING,
+            expansion_search=_effort(count or 0),
             enable_key_lookups=count is None,  # where a key is matters only to place it anew
         )
 
@@ -70,20 +70,23 @@ class Graph:
             part = vectors[start : start + (FIRST - len(self) if alone else CHUNK)]
             positions = np.arange(len(self), len(self) + len(part), dtype=np.uint64)
             small = _small(part)
-            self._index.add(positions, small, threads=1 if alone else cores())
-            if not alone:
+            threads = 1 if alone else cores()
+            self._index.add(positions, small, threads=threads)
+            if threads > 1:
                 self._mend(positions, small)
             start += len(part)
 
     def _mend(self, positions: NDArray[np.uint64], small: NDArray[np.int8]) -> None:
         """Place those anew, one after the other, that cannot be found by their own vector.
 
-        Threads that place vectors side by side lose some: one in 300 to 1,000, and with it a part of the answers of
-        each query near it. Placed alone, none is lost.
+        Threads that place vectors side by side lose some, and with each a part of the answers of the queries near it:
+        one in 250 where there are more threads than processors, one in some thousands where there are as many.
         """
+        self._index.expansion_search = _effort(len(self))
         found = self._index.search(small, min(LOOKED_AT, len(self)), threads=cores())
-        itself = (np.asarray(found.keys) == positions[:, None]).any(axis=1)
-        among_equals = np.asarray(found.distances)[:, -1] < EQUAL  # it need not be one of so few
+        keys, distances = np.atleast_2d(found.keys), np.atleast_2d(found.distances)  # of one vector they are flat
+        itself = (keys == positions[:, None]).any(axis=1)
+        among_equals = distances[:, -1] < EQUAL  # it need not be one of so few
         for place in np.flatnonzero(~itself & ~among_equals):
             self._index.remove(int(positions[place]))
             self._index.add(positions[place], small[place], threads=1)
@@ -105,6 +108,11 @@ class Graph:
         """Positions of about the `count` nearest to a query (D,); never more than there are."""
         found = self._index.search(_small(query[None])[0], min(count, len(self)), threads=1)
         return np.asarray(found.keys).astype(np.int64)
+
+
+def _effort(count: int) -> int:
+    """Candidates looked at to answer a query among so many vectors."""
+    return 2 * SEARCHING if count > MANY else SEARCHING
 
 
 def _small(vectors: NDArray[np.floating]) -> NDArray[np.int8]:
