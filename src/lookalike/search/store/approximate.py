@@ -82,7 +82,7 @@ class Graph:
         Threads that place vectors side by side lose some, and with each a part of the answers of the queries near it:
         one in 250 where there are more threads than processors, one in some thousands where there are as many.
         """
-        self._index.expansion_search = _effort(len(self))
+        self._index.expansion_search = _effort(len(self))  # type: ignore[misc]  # its setter stands apart
         found = self._index.search(small, min(LOOKED_AT, len(self)), threads=cores())
         keys, distances = np.atleast_2d(found.keys), np.atleast_2d(found.distances)  # of one vector they are flat
         itself = (keys == positions[:, None]).any(axis=1)
