@@ -38,7 +38,7 @@ def watched(method: Callable[..., object], log: list[NDArray[np.uint64]]) -> Cal
 
 
 def test_threads_lose_next_to_no_vector(tmp_path: Path) -> None:
-    """Of this size a graph lost eight before, in the mean. (What is placed later may still cut off one placed before.)"""
+    """Of this size a graph lost eight, in the mean. (What is placed later may still cut off one placed before.)"""
     vectors = vectors_of(3000).astype(np.float16)
     left = 0
     for _ in range(5):
