@@ -138,6 +138,31 @@ def test_a_bad_value_is_refused_by_key(override: str, message: str) -> None:
     assert "\n" not in caught.value.message
 
 
+@pytest.mark.parametrize("key", ["model.init", "model.head", "model.options", "loss.miner", "training.resolution"])
+@pytest.mark.parametrize("value", ["", " ", "null"])
+def test_an_empty_value_takes_away_what_may_be_absent(key: str, value: str) -> None:
+    text = "model: {init: there, head: {dim: 4}, options: {width: 8}}\ndata: {protocol: half-zero-shot}\n"
+    text += "loss: {name: pml/TripletMarginLoss, miner: pml/HDCMiner}\ntraining: {resolution: [[0, 32]]}"
+    overrides = [f"{key}={value}", *(["loss={name: cross_entropy}"] if key == "model.head" else [])]
+    section, name = key.split(".")
+    assert getattr(getattr(Recipe.from_yaml(text), section), name)
+    recipe = Recipe.from_yaml(text, overrides=overrides)
+    assert getattr(getattr(recipe, section), name) == getattr(getattr(Recipe(), section), name)
+    assert recipe == Recipe.from_yaml(recipe.to_yaml())
+
+
+def test_an_empty_line_of_a_recipe_is_nothing() -> None:
+    assert Recipe.from_yaml("model:\n  init:\n  head:\n").model == Recipe().model
+    assert Recipe.from_yaml("training:\n", overrides=["training.epochs=3"]).training.epochs == 3
+
+
+@pytest.mark.parametrize("key", ["training.epochs", "optimizer.name", "model.name", "data.source"])
+def test_what_must_have_a_value_cannot_be_taken_away(key: str) -> None:
+    with pytest.raises(InputError, match="given: nothing") as caught:
+        Recipe.from_yaml("", overrides=[f"{key}="])
+    assert f"'{key}'" in caught.value.message
+
+
 def test_a_value_cannot_hold_a_key() -> None:
     with pytest.raises(InputError, match="'epochs' is a value, not a section"):
         Recipe.from_yaml("training: {epochs: 3}", overrides=["training.epochs.first=3"])

@@ -24,9 +24,25 @@ Scalar = str | int | float | bool | None
 
 
 class Section(BaseModel):
-    """A part of a recipe: no unknown keys, no change once read, no infinities."""
+    """A part of a recipe: no unknown keys, no change once read, no infinities.
+
+    A key without a value stands for nothing: it takes away what may be absent, such as `model.init=`.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nothing(cls, tree: Any) -> Any:
+        if not isinstance(tree, dict):
+            return tree
+        absent = {key for key, value in tree.items() if value is None and cls._may_be_absent(key)}
+        return {key: value for key, value in tree.items() if key not in absent}
+
+    @classmethod
+    def _may_be_absent(cls, key: str) -> bool:
+        field = cls.model_fields.get(key)
+        return field is not None and not field.is_required() and field.default in ("", (), {}, None)
 
 
 SectionT = TypeVar("SectionT", bound=Section)
@@ -336,7 +352,9 @@ def _apply(tree: dict[str, Any], override: str) -> None:
             value = float(value)
     *parents, leaf = key.split(".")
     for parent in parents:
-        tree = tree.setdefault(parent, {})
+        if tree.get(parent) is None:
+            tree[parent] = {}
+        tree = tree[parent]
         if not isinstance(tree, dict):
             raise InputError(f"'{override}': '{parent}' is a value, not a section.")
     tree[leaf] = value
@@ -355,7 +373,8 @@ def _explain(cls: type[Section], error: ValidationError, where: str) -> InputErr
             f"{where}: unknown key '{key}'.{nearest(location[-1], known)}", f"Keys{inside}: {', '.join(known)}."
         )
     message = fault["msg"].removeprefix("Value error, ")
-    given = f" (given: {fault['input']!r})" if not isinstance(fault["input"], dict) else ""
+    value = "nothing" if fault["input"] is None else repr(fault["input"])
+    given = f" (given: {value})" if not isinstance(fault["input"], dict) else ""
     subject = f"'{key}' " if key else ""  # a fault of the whole names its keys itself
     return InputError(f"{where}: {subject}{message[0].lower()}{message[1:]}{given}.", "Mend that value.")
 

@@ -12,6 +12,7 @@ from slow_losses import batch
 from torch import nn
 
 from lookalike.errors import InputError
+from lookalike.extras import install_command
 from lookalike.losses.library import LibraryLoss, classes, options_of
 
 LOSSES = classes(losses, losses.BaseMetricLossFunction)
@@ -163,7 +164,7 @@ def test_a_library_that_is_not_there_is_asked_for(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "pytorch_metric_learning", None)
     with pytest.raises(InputError, match="pml/TripletMarginLoss: pytorch-metric-learning cannot be imported") as caught:
         make("TripletMarginLoss")
-    assert "pip install 'lookalike[metric-learning]'" in caught.value.remedy
+    assert caught.value.remedy == f"Install it: {install_command('metric-learning')}"
 
 
 def test_options_are_those_a_recipe_can_give() -> None:

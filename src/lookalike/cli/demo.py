@@ -9,6 +9,7 @@ import typer
 
 from lookalike.cli.reproduce import Root, show, train
 from lookalike.cli.results import leads
+from lookalike.cli.serve import absent_packages
 
 if TYPE_CHECKING:
     from lookalike.run import Run
@@ -19,6 +20,7 @@ UNSEEN = ("val", "test")  # splits that nothing was trained on
 
 def demo(root: Root = Path("runs")) -> None:
     """See the whole thing work on built-in pictures: recognition, retrieval, a gallery; a few minutes on two cores."""
+    from lookalike.extras import install_command
     from lookalike.training import study
 
     planned = study.plan(study.load("demo"), "demo")
@@ -28,13 +30,14 @@ def demo(root: Root = Path("runs")) -> None:
     show(planned, runs)
     best = max(runs, key=lambda run: float(run.receipt()["results"].get("top1", 0)))
     place, pictures = _collect(best)
+    absent = f" ({install_command('serve')})" if absent_packages() else ""
     typer.echo(
         f"""
 Look at   {best.report_path}
 Gallery   {place}   {pictures:,} pictures that it was not trained on
 
 Next:
-  lookalike serve {place}    what is this, and what looks like it: a page (pip install 'lookalike[serve]')
+  lookalike serve {place}    what is this, and what looks like it: a page{absent}
   lookalike predict picture.png --model {best.model_dir}    what is this?
   lookalike train demo --data my-pictures --name mine     your own pictures, one folder per class
   lookalike data get tiny-imagenet                        200 classes of photographs"""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from typing import Annotated, Any
 
 import typer
@@ -40,7 +41,10 @@ def _print_table(described: list[dict[str, Any]], size: int, classes: int) -> No
     typer.echo(f"{'network':<16}{'parameters':>12}{'GFLOPs':>9}   at {size} × {size} pixels, {classes} classes")
     for each in described:
         typer.echo(f"{each['name']:<16}{each['parameters']:>12,}{each['flops'] / 1e9:>9.3f}")
-    typer.echo("timm/NAME       any timm backbone, with: pip install 'lookalike[timm]'")
+    from lookalike.extras import install_command
+
+    needs = f", with: {install_command('timm')}" if find_spec("timm") is None else ""
+    typer.echo(f"timm/NAME       any timm backbone{needs}")
     typer.echo("\nA multiply-add is two operations. 'lookalike models NAME' shows the options of one.")
 
 

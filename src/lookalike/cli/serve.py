@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
-
-from lookalike.errors import InputError
 
 EXTRA = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 
@@ -87,11 +86,13 @@ def serve(
     run(settings, lambda url: typer.echo(f"Lookalike is at {url}   (Ctrl-C ends it)", err=True))
 
 
-def _check_installed() -> None:
-    from importlib.util import find_spec
+def absent_packages() -> list[str]:
+    """The packages for serving that are not installed."""
+    return [name for name in EXTRA if find_spec(name) is None]
 
-    missing = [name for name in EXTRA if find_spec(name) is None]
-    if missing:
-        raise InputError(
-            f"packages for serving are not installed: {', '.join(missing)}.", "pip install 'lookalike[serve]'"
-        )
+
+def _check_installed() -> None:
+    from lookalike.extras import missing
+
+    if absent := absent_packages():
+        raise missing(f"packages for serving are not installed: {', '.join(absent)}.", "serve")

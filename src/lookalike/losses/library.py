@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lookalike.errors import InputError, nearest
+from lookalike.extras import missing
 
 # What the library's classes call the number of classes and the dimension.
 NUM_CLASSES, DIM = frozenset({"num_classes"}), frozenset({"embedding_size", "descriptors_dim"})
@@ -63,10 +64,8 @@ class LibraryLoss(nn.Module):
         try:
             from pytorch_metric_learning import distances, losses, miners
         except ImportError as error:
-            raise InputError(
-                f"pml/{name}: pytorch-metric-learning cannot be imported ({error}).",
-                "Install it: pip install 'lookalike[metric-learning]'.",
-            ) from None
+            said = f"pml/{name}: pytorch-metric-learning cannot be imported ({error})."
+            raise missing(said, "metric-learning") from None
         if miner_options and not miner:
             raise InputError("loss.miner_options: there is no miner.", "Name one in loss.miner, such as pml/HDCMiner.")
         self.name = f"pml/{name}"

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lookalike.errors import InputError
+from lookalike.extras import missing
 from lookalike.models.onnx_model import KEY
 from lookalike.models.pooling import global_average
 from lookalike.models.pretrained import Pretrained
@@ -188,7 +189,7 @@ def _quantise(path: Path, images: NDArray[np.uint8]) -> None:
 
 
 def _missing(error: ImportError) -> InputError:
-    return InputError(f"the package {error.name} is not installed.", "Run: pip install 'lookalike[export]'")
+    return missing(f"the package {error.name} is not installed.", "export")
 
 
 @contextmanager

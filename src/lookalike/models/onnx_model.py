@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import InputError
+from lookalike.extras import missing
 
 KEY = "lookalike"  # under which the file says what is to be known of the model, as JSON
 VERSION = 1  # of what such a file takes and gives
@@ -30,9 +31,7 @@ class OnnxModel:
         try:
             import onnxruntime
         except ImportError:
-            raise InputError(
-                "the package onnxruntime is not installed.", "Run: pip install 'lookalike[serve]'"
-            ) from None
+            raise missing("the package onnxruntime is not installed.", "serve") from None
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = threads or 0

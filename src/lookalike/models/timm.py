@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lookalike.errors import InputError, nearest
+from lookalike.extras import missing
 
 # Ways in which timm would read a pickle, or a model that its name does not say.
 REFUSED = frozenset({"checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "num_classes"})
@@ -30,9 +31,7 @@ class TimmNetwork(nn.Module):
         try:
             import timm
         except ImportError as error:
-            raise InputError(
-                f"timm/{name}: timm cannot be imported ({error}).", "Install it: pip install 'lookalike[timm]'."
-            ) from None
+            raise missing(f"timm/{name}: timm cannot be imported ({error}).", "timm") from None
         if not timm.is_model(name):  # "hf-hub:..." and "local-dir:..." are none either
             known = nearest(name, timm.list_models())
             raise InputError(f"model.name: timm has no model '{name}'.{known}", "timm.list_models() lists them.")

@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from lookalike.cores import cores
 from lookalike.errors import InputError
+from lookalike.extras import missing
 from lookalike.image import CropMode
 from lookalike.looks import difference_hashes
 from lookalike.search.batches import batches
@@ -278,7 +279,7 @@ def _import_ray() -> Any:
         import ray
         import ray.data
     except ImportError:
-        raise InputError("the package ray is not installed.", "Run: pip install 'lookalike[ray]'") from None
+        raise missing("the package ray is not installed.", "ray") from None
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
     return ray

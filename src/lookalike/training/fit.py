@@ -16,7 +16,7 @@ from lookalike.data.pack import Pack, pack
 from lookalike.data.read import read
 from lookalike.errors import InputError
 from lookalike.evaluation.protocols import named
-from lookalike.models.start import check_blind
+from lookalike.models.start import check_blind, timm_start
 from lookalike.recipe import Recipe
 from lookalike.run import Run, commit
 from lookalike.training import checkpoint, loop
@@ -203,7 +203,7 @@ def advice(recipe: Recipe, images: int) -> str:
     steps, more = loop.count_steps(settings, images), "a smaller training.batch_size or more training.epochs"
     if settings.batch_size > images:
         return f"a batch of {settings.batch_size} is more than all {images} training images: use {more}"
-    if steps < FEW_STEPS:
+    if steps < FEW_STEPS and not starts_trained(recipe):
         return f"{steps} steps in all teach a network little: use {more}"
     if recipe.loss.name in LOSSES_ON_PAIRS and not recipe.data.sampler.classes:
         return (
@@ -211,6 +211,11 @@ def advice(recipe: Recipe, images: int) -> str:
             "set data.sampler={classes: 20, images: 4}"
         )
     return ""
+
+
+def starts_trained(recipe: Recipe) -> bool:
+    """Whether the first weights are those of a trained network, which learns in few steps."""
+    return bool(recipe.model.init) or timm_start(recipe.model) is not None
 
 
 def train(run: Run, world: World, training: Pack, measured: Pack, watch: Watch) -> loop.Trained:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from lookalike.errors import InputError
+from lookalike.extras import missing
 
 try:
     import psycopg
     from psycopg import adapt, conninfo, errors, pq, sql
     from psycopg.types.json import Jsonb
 except ImportError as error:
-    raise InputError(
-        f"a gallery in PostgreSQL needs psycopg, which cannot be imported ({error}).",
-        "Install it: pip install 'lookalike[postgres]'",
-    ) from None
+    raise missing(f"a gallery in PostgreSQL needs psycopg, which cannot be imported ({error}).", "postgres") from None
 
 __all__ = ["Jsonb", "adapt", "conninfo", "errors", "pq", "psycopg", "sql"]
