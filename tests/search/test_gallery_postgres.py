@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,10 @@ import pytest
 from postgres_server import Server
 from typer.testing import CliRunner
 
-from lookalike.cli.main import app
+from lookalike.cli.main import app, run
 from lookalike.errors import InputError
 from lookalike.search.gallery import Gallery
+from lookalike.search.store.lock import WriterLock
 from small_gallery import album, model_folder
 
 
@@ -72,6 +75,40 @@ def test_pictures_are_added_found_and_removed(postgres: Server, filled: Path, mo
     assert (removed["removed"], removed["rows"]) == (4, 8)
     assert tree_of("duplicates", place)["groups"] == []
     assert tree_of("verify", place, "--recall")["recall_at_10"] == 1.0
+
+
+def test_no_command_prints_the_password(
+    postgres: Server, model: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = url(postgres, "covered").replace("&", "?")
+    commands = [
+        ["gallery", "create", place, "--model", str(model)],
+        ["gallery", "create", place],
+        ["gallery", "info", place, "--json"],
+        ["gallery", "info", place, place],
+        ["gallery", "info", place + "s"],
+        ["gallery", "export", place, place],
+        ["gallery", "search", place, place],
+        ["gallery", place],
+        [place],
+        ["predict", place],
+        ["data", "check", place],
+        ["gallery", "info", f"host={postgres.folder} password=not-asked-for"],
+    ]
+    said = []
+    for words in commands:
+        monkeypatch.setattr(sys, "argv", ["lookalike", *words])
+        with contextlib.suppress(SystemExit):
+            run()
+        said.append("".join(capfd.readouterr()))
+        assert "not-asked-for" not in said[-1], words
+    assert f"Next: lookalike gallery add '{place.replace(':not-asked-for', '')}' PICTURES" in said[0]
+    monkeypatch.setattr(sys, "argv", ["lookalike", place])
+    lock = WriterLock(model.parent)
+    with pytest.raises(InputError, match=r"postgresql://postgres:\*\*\*@") as caught:
+        WriterLock(model.parent)
+    assert "not-asked-for" not in str(caught.value)
+    lock.release()
 
 
 def test_a_damaged_file_leaves_no_gallery(postgres: Server, filled: Path, tmp_path: Path) -> None:

@@ -212,12 +212,14 @@ def test_a_gallery_that_is_there_is_not_filled_again(store: Store, tmp_path: Pat
         ("postgresql://db/p?user=ann&password=s3cret&port=1#a", "postgresql://db/p?user=ann&password=***&port=1#a"),
         ("postgresql://ann:a/b?c@db/p#a", "postgresql://ann@db/p#a"),
         ("postgresql://db/p?password=a@b&user=ann#a", "postgresql://db/p?password=***&user=ann#a"),
+        ("postgresql://db/p?pass%77ord=s3cret#a", "postgresql://db/p?pass%77ord=***#a"),
         ("postgresql:///pictures?host=/run/pg#photos", "postgresql:///pictures?host=/run/pg#photos"),
     ],
 )
 def test_a_database_is_shown_without_its_password(target: str, shown: str) -> None:
     place = place_of(target)
     assert str(place) == shown
+    assert "s3cret" not in repr(place)
     assert f"{place.url}#{place.name}" == target  # type: ignore[union-attr]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,7 +68,8 @@ def import_data(
 
     with _progress("importing") as progress:
         folder = import_dataset(source, name, into or data_home(), progress=progress)
-    typer.echo(f"{name} is in {folder}\nNext: lookalike data check {name if into is None else folder}")
+    known_as = name if into is None else shlex.quote(str(folder))
+    typer.echo(f"{name} is in {folder}\nNext: lookalike data check {known_as}")
 
 
 @app.command("show")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,7 +62,7 @@ def get(
     typer.echo(f"{name} is in {done}")
     if mirror.remark:
         typer.echo(mirror.remark)
-    typer.echo(f"Next: lookalike data check {name if into is None else done}")
+    typer.echo(f"Next: lookalike data check {shlex.quote(str(name if into is None else done))}")
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,14 +32,15 @@ def demo(root: Root = Path("runs")) -> None:
     best = max(runs, key=lambda run: float(run.receipt()["results"].get("top1", 0)))
     place, pictures = _collect(best)
     absent = f" ({install_command('serve')})" if absent_packages() else ""
+    shown, model = shlex.quote(str(place)), shlex.quote(str(best.model_dir))
     typer.echo(
         f"""
 Look at   {best.report_path}
 Gallery   {place}   {pictures:,} pictures that it was not trained on
 
 Next:
-  lookalike serve {place}    what is this, and what looks like it: a page{absent}
-  lookalike predict picture.png --model {best.model_dir}    what is this?
+  lookalike serve {shown}    what is this, and what looks like it: a page{absent}
+  lookalike predict picture.png --model {model}    what is this?
   lookalike train demo --data my-pictures --name mine     your own pictures, one folder per class
   lookalike data get tiny-imagenet                        200 classes of photographs"""
     )

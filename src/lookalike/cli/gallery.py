@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -43,7 +44,7 @@ def create(
         return
     with Gallery.create(target, model or "default") as gallery:
         typer.echo(f"{gallery.place}: for vectors of {gallery.about.dim} numbers")
-        typer.echo(f"Next: lookalike gallery add {target} PICTURES")
+        typer.echo(f"Next: lookalike gallery add {shlex.quote(str(gallery.place))} PICTURES")
 
 
 app.command("add")(add)

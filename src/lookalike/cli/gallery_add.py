@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -93,7 +94,7 @@ def embed(
     else:
         counts = {"written": done.added, "skipped, as they are there": done.skipped, "cannot be read": done.rejected}
         typer.echo(", ".join(f"{number:,} {words}" for words, number in counts.items() if number) or "nothing to add")
-        typer.echo(f"Next: lookalike gallery create GALLERY --from {into}")
+        typer.echo(f"Next: lookalike gallery create GALLERY --from {shlex.quote(str(into))}")
 
 
 @contextmanager
@@ -161,5 +162,5 @@ def _as_text(gallery: Gallery, report: Report) -> str:
     lines = [f"{said}{speed}; {counted(len(gallery), 'row')}"]
     lines += [f"  {one.path}: {one.reason}" for one in report.faults]
     if report.rejected > len(report.faults):
-        lines.append(f"All of them: lookalike gallery info {gallery.place} --rejected")
+        lines.append(f"All of them: lookalike gallery info {shlex.quote(str(gallery.place))} --rejected")
     return "\n".join(lines)

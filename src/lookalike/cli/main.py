@@ -6,10 +6,13 @@ import errno
 import os
 import signal
 import sys
-from types import FrameType
-from typing import Annotated, NoReturn
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from lookalike import __version__
 from lookalike.cli.data import app as data
@@ -23,12 +26,36 @@ from lookalike.cli.recipes import recipes
 from lookalike.cli.reproduce import reproduce
 from lookalike.cli.serve import serve
 from lookalike.cli.train import train
-from lookalike.errors import InputError, LookalikeError
+from lookalike.errors import InputError, LookalikeError, without_passwords
 
 NO_MEMORY = ("DefaultCPUAllocator", "can't allocate memory", "out of memory")  # what PyTorch's errors hold
 
+
+class _Group(TyperGroup):
+    """The commands. What is wrong with a command line is said without the passwords that are in it."""
+
+    def make_context(self, *args: Any, **more: Any) -> Any:
+        with _covering():
+            return super().make_context(*args, **more)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _covering():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _covering() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if hasattr(error, "format_message") and hasattr(error, "message"):  # click's, or of the copy in typer
+            error.message = without_passwords(error.message)
+        raise
+
+
 app = typer.Typer(
     name="lookalike",
+    cls=_Group,
     help="Train image recognition from scratch, measure it honestly, and use it.",
     epilog="New here? Try 'lookalike demo': no data needed, a few minutes on two cores.",
     no_args_is_help=True,
@@ -83,6 +110,7 @@ def run() -> None:
 
 def _run() -> None:
     signal.signal(signal.SIGTERM, _terminated)
+    sys.excepthook = _show_bug
     try:
         try:
             app()
@@ -105,6 +133,13 @@ def _run() -> None:
         _drop_output()
         where = f"{error.filename}: " if error.filename else ""
         _fail(InputError(f"{where}no space left on the disk.", "Free some, or choose another folder."))
+
+
+def _show_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print the traceback of a bug, without the passwords that messages in it may repeat."""
+    import traceback
+
+    sys.stderr.write(without_passwords("".join(traceback.format_exception(kind, error, trace))))
 
 
 def _terminated(number: int, frame: FrameType | None) -> NoReturn:

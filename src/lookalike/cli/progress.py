@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from lookalike.errors import without_passwords
+
 if TYPE_CHECKING:
     from lookalike.training.fit import Watch
 
@@ -72,4 +74,4 @@ def again(arguments: Sequence[str]) -> str:
     if words[:1] == ["train"] and "--resume" not in words:
         words.insert(words.index("--") if "--" in words else len(words), "--resume")
     launcher = "torchrun ... -m lookalike.cli.main" if "WORLD_SIZE" in os.environ else "lookalike"
-    return f"{launcher} {shlex.join(words)}"
+    return without_passwords(f"{launcher} {shlex.join(words)}")

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from lookalike.errors import InputError
+from lookalike.errors import COVER, InputError, is_secret
 from lookalike.search.store.base import About, Store
 
 SERVER = re.compile(r"postgres(ql)?://", re.IGNORECASE)
+OPTION = re.compile(r"([?&])([^?&=]*)=([^&]*)")
 
 
 @dataclass(frozen=True)
 class Server:
     """A gallery in a database: the database's URL, and the gallery's name there."""
 
-    url: str
+    url: str = field(repr=False)  # it may hold a password
     name: str
 
     def __str__(self) -> str:
         """As it was given, without a password."""
-        scheme, _, rest = re.sub(r"password=[^&]*", "password=***", self.url).partition("://")
+        scheme, _, rest = OPTION.sub(_without_secret, self.url).partition("://")
         who, at, where = rest.rpartition("@")
         return f"{scheme}://{who.partition(':')[0]}{at}{where}#{self.name}"
 
@@ -70,3 +71,7 @@ def open_store(place: Path | Server, *, write: bool = False) -> Store:
     from lookalike.search.store.sqlite import SqliteStore
 
     return SqliteStore.open(place, write=write)
+
+
+def _without_secret(option: re.Match[str]) -> str:
+    return f"{option[1]}{option[2]}={COVER}" if is_secret(option[2]) else option[0]

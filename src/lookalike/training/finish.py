@@ -13,6 +13,7 @@ from torch import nn
 
 from lookalike.data.catalog import Catalog, Split
 from lookalike.data.pack import Pack
+from lookalike.errors import without_passwords
 from lookalike.evaluation.calibration import fit_temperature, unknown_threshold
 from lookalike.evaluation.classification import summary
 from lookalike.evaluation.evaluate import logits_of
@@ -226,7 +227,7 @@ def write_receipt(
         seed=recipe.training.seed,
         device=str(world.device),
         gpu=torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else None,
-        command=shlex.join(["lookalike", *sys.argv[1:]]),
+        command=without_passwords(shlex.join(["lookalike", *sys.argv[1:]])),
         sources=sources,
     )
 

@@ -10,7 +10,7 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
-from lookalike.errors import InputError
+from lookalike.errors import InputError, without_passwords
 
 NAME = "writer.lock"
 
@@ -55,7 +55,7 @@ class WriterLock:
         holder = {
             "host": socket.gethostname(),
             "pid": os.getpid(),
-            "command": " ".join(sys.argv)[:200],
+            "command": without_passwords(" ".join(sys.argv))[:200],
             "since": datetime.now().astimezone().isoformat(" ", "seconds"),
         }
         try:

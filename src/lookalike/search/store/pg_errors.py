@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 from lookalike.errors import InputError
 from lookalike.search.store.pg_driver import conninfo, psycopg
 
 SECRETS = ("password", "sslpassword", "oauth_client_secret")
+# A URL as libpq takes it apart: the user's part ends at the first "@", and a "/" before it begins the database's name.
+URL = re.compile(r"postgres(?:ql)?://(?:[^@/]*@)?([^@?/]*)(/[^@?]*)?(\?.*)?", re.DOTALL)
+HOSTS = re.compile(r"(?:\[[^\]]*\]|[^:,\[\]]*)(?::\d*)?(?:,(?:\[[^\]]*\]|[^:,\[\]]*)(?::\d*)?)*")
 KEPT = "What was acknowledged is kept"
 
 # By SQLSTATE: what was wrong, and what to do. https://www.postgresql.org/docs/current/errcodes-appendix.html
@@ -47,12 +51,25 @@ def parse(dsn: str) -> dict[str, Any]:
         InputError: it is none. Its text is not repeated: it may hold a password.
     """
     try:
+        if dsn.startswith(("postgresql://", "postgres://")):
+            _check_url(dsn)
         return dict(conninfo.conninfo_to_dict(dsn))
-    except psycopg.ProgrammingError:
-        raise InputError(
-            "the connection string of the PostgreSQL server cannot be read.",
-            "Write postgresql://USER@HOST:PORT/DATABASE",
-        ) from None
+    except (psycopg.ProgrammingError, ValueError):
+        pass
+    raise InputError(  # not in the handler: the driver's error, which holds the string, is not to hang on to this one
+        "the connection string of the PostgreSQL server cannot be read.",
+        "Write postgresql://USER@HOST:PORT/DATABASE. In a password, / is %2F, @ is %40, # is %23 and % is %25; better"
+        " keep it in PGPASSWORD or ~/.pgpass.",
+    )
+
+
+def _check_url(url: str) -> None:
+    """Raise a `ValueError` where a password that is not percent-encoded would be taken for a host, port or database,
+    and named as such in messages.
+    """
+    found = URL.fullmatch(url)
+    if found is None or not HOSTS.fullmatch(found[1]):
+        raise ValueError
 
 
 def shown(parts: dict[str, Any], name: str) -> str:
