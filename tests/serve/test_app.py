@@ -131,6 +131,24 @@ def test_the_log_has_a_line_for_each_request_and_no_secret(
     assert not re.search("secret|private|=7", caplog.text)
 
 
+def test_thumbnails_that_are_shown_have_no_line_but_are_counted(
+    client: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="lookalike.serve.access"):
+        tag = client.get("/v1/items/1/thumbnail").headers["etag"]
+        client.get("/v1/items/1/thumbnail", headers={"If-None-Match": tag})
+        client.head("/v1/items/1/thumbnail")
+        client.get("/v1/items/99/thumbnail")
+        client.head("/v1/items/1")
+    lines = [json.loads(record.message) for record in caplog.records if record.name == "lookalike.serve.access"]
+    assert [(line["method"], line["route"], line["status"]) for line in lines] == [
+        ("GET", "/v1/items/{id}/thumbnail", 404), ("HEAD", "/v1/items/{id}", 200),
+    ]  # fmt: skip
+    counted = client.get("/metrics").text
+    assert 'lookalike_requests_total{method="GET",route="/v1/items/{id}/thumbnail",status="200"} 1.0' in counted
+    assert 'lookalike_requests_total{method="GET",route="/v1/items/{id}/thumbnail",status="304"} 1.0' in counted
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from serve_client import encoded, form
+from plain_engine import PlainEngine
+from serve_client import client_of, encoded, form
 from starlette.testclient import TestClient
 
 from lookalike import Gallery
 from lookalike.errors import InputError
 from lookalike.serve import collection
+from lookalike.serve.settings import Settings
 from small_gallery import picture
 
 
@@ -62,11 +64,28 @@ def test_a_thumbnail_is_a_small_jpeg_that_may_be_kept(client: TestClient) -> Non
     (item,) = client.post("/v1/items", files=form(data)).json()["items"]
     answer = client.get(f"/v1/items/{item['id']}/thumbnail")
     assert answer.headers["content-type"] == "image/jpeg"
-    assert answer.headers["cache-control"].startswith("private")
+    assert answer.headers["cache-control"] == "private, no-cache"
     with Image.open(io.BytesIO(answer.content)) as image:
         assert (image.format, image.size) == ("JPEG", (192, 128))
-    again = client.get(f"/v1/items/{item['id']}/thumbnail", headers={"If-None-Match": answer.headers["etag"]})
-    assert (again.status_code, again.content) == (304, b"")
+    tag = answer.headers["etag"]
+    for known in (tag, f"W/{tag}", f'"other", {tag}', "*"):
+        again = client.get(f"/v1/items/{item['id']}/thumbnail", headers={"If-None-Match": known})
+        assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag)
+    assert client.get(f"/v1/items/{item['id']}/thumbnail", headers={"If-None-Match": '"other"'}).status_code == 200
+
+
+def test_another_gallerys_thumbnail_is_another_one(
+    client: TestClient, model_place: Path, tmp_path: Path, engine: PlainEngine
+) -> None:
+    """At the same address and of the same id: what a browser has kept of one gallery is not shown of another."""
+    with Gallery.create(tmp_path / "other.gallery", model_place) as gallery:
+        gallery.add(picture(tmp_path / "other.png", 77))
+    first = client.get("/v1/items/1/thumbnail")
+    with client_of(Settings(gallery=str(tmp_path / "other.gallery")), engine) as other:
+        second = other.get("/v1/items/1/thumbnail", headers={"If-None-Match": first.headers["etag"]})
+    assert second.status_code == 200
+    assert second.content != first.content
+    assert second.headers["etag"] != first.headers["etag"]
 
 
 @pytest.mark.parametrize(
@@ -82,7 +101,22 @@ def test_ids_that_are_none(client: TestClient, id: str) -> None:
     assert client.get("/v1/about").json()["gallery"]["rows"] == 12
 
 
-@pytest.mark.parametrize("label", ["", "%20", "a%0Ab", "a%00", "x" * 1001])
+@pytest.mark.parametrize(
+    "label",
+    ["woman\u200dscientist", "👩\u200d🔬 emoji", "全角\u3000空白", "نیم\u200cفاصله",
+     "zero\u200bwidth", "n\u00a0b", "soft\u00adhyphen",
+     "\U000e0001tag", "private \ue000", "a\u2028b"],
+)  # fmt: skip
+def test_labels_of_every_language_are_kept_as_they_are(client: TestClient, label: str) -> None:
+    data = encoded(53)
+    (item,) = client.post("/v1/items", params={"label": label}, files=form(data)).json()["items"]
+    assert item["label"] == label
+    assert client.get(f"/v1/items/{item['id']}").json()["label"] == label
+    found = client.post("/v1/search", params={"label": label, "id": 1, "threshold": "none"}).json()["hits"]
+    assert [hit["id"] for hit in found] == [item["id"]]
+
+
+@pytest.mark.parametrize("label", ["", "%20", "%E3%80%80", "a%0Ab", "a%00", "a%7F", "a%C2%85b", "%1B[31m", "x" * 1001])
 def test_labels_that_are_none(client: TestClient, label: str) -> None:
     answer = client.post(f"/v1/items?label={label}", files=form(encoded(53)))
     assert (answer.status_code, answer.json()["error"]["message"]) == (422, "query label: no label.")

@@ -231,15 +231,32 @@ def test_bodies_together_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert guard._bytes == 0
 
 
-@pytest.mark.parametrize("host", ["localhost:8000", "127.0.0.1", "127.0.0.2:80", "[::1]:8000"])
+@pytest.mark.parametrize("host", ["localhost:8000", "LocalHost", "127.0.0.1", "127.0.0.2:80", "[::1]:8000"])
 def test_the_machines_own_names_are_served(client: TestClient, host: str) -> None:
     assert client.get("/live", headers={"Host": host}).status_code == 200
 
 
-@pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example:8000", "10.0.0.1", "", "[::1"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example", "localhost.evil.example:8000", "10.0.0.1", "", "[::1", "127.evil.example",
+        "127.0.0.1.evil.example",
+        "127.1", "127.0.0.1@evil.example", "evil.example@127.0.0.1", "127.0.0.1/evil", "127.0.0.1:80:80", "127.0.0.01",
+        "[::1%25evil.example]", "::1", "[127.0.0.1]x", "0.0.0.0", "127.0.0.1,evil.example",
+    ],
+)  # fmt: skip
 def test_other_names_are_not(client: TestClient, host: str) -> None:
     answer = client.get("/live", headers={"Host": host})
     assert answer.status_code == 403
+    own = {"Origin": f"http://{host}"}  # as of a page whose name was given this machine's address
+    assert client.post("/v1/search?id=1", headers={"Host": host, **own}).status_code == 403
+
+
+def test_the_services_own_host_is_served(engine: PlainEngine) -> None:
+    with client_of(Settings(host="127.8.9.1"), engine) as client:
+        assert client.get("/live", headers={"Host": "127.8.9.1:8000"}).status_code == 200
+    with client_of(Settings(host="photos.example", read_key=SecretStr(READ)), engine) as client:
+        assert client.get("/live", headers={"Host": "what.ever"}).status_code == 200  # a key keeps others out there
 
 
 @pytest.mark.parametrize(
@@ -250,6 +267,10 @@ def test_other_names_are_not(client: TestClient, host: str) -> None:
         ({"Sec-Fetch-Site": "same-origin"}, 200),
         ({"Origin": "http://evil.example"}, 403),
         ({"Origin": "null"}, 403),
+        ({"Origin": "http://["}, 403),
+        ({"Origin": "file://127.0.0.1:8000"}, 403),
+        ({"Origin": "HTTP://127.0.0.1:8000"}, 200),
+        ({"Origin": "http://127.0.0.1:8000.evil.example"}, 403),
         ({"Origin": "http://127.0.0.1:9000"}, 403),
         ({"Sec-Fetch-Site": "cross-site", "Origin": "http://127.0.0.1:8000"}, 403),
         ({"Sec-Fetch-Site": "same-site"}, 403),
@@ -267,6 +288,27 @@ def test_every_answer_tells_browsers_what_not_to_do(client: TestClient, path: st
     for name, value in SECURITY.items():
         assert answer.headers[name] == value
     assert "unsafe" not in SECURITY["Content-Security-Policy"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/live", "/ready", "/v1/about", "/v1/items/3", "/metrics", "/openapi.json", "/v1/items/99"]
+)
+def test_answers_are_not_kept(client: TestClient, path: str) -> None:
+    assert client.get(path).headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/page/app.js", "/live", "/ready", "/metrics", "/v1/about", "/v1/items/3", "/v1/items/3/thumbnail",
+     "/openapi.json", "/v1/items/99", "/v1/search", "/nowhere"],
+)  # fmt: skip
+def test_head_answers_as_get_does_without_a_body(client: TestClient, path: str) -> None:
+    get, head = client.get(path), client.head(path)
+    assert head.status_code == get.status_code
+    assert head.content == b""
+    assert head.headers["content-type"] == get.headers["content-type"]
+    if path not in ("/metrics", "/v1/about"):  # which tell of what was asked so far
+        assert head.headers == get.headers
 
 
 def test_there_is_no_cors(client: TestClient) -> None:

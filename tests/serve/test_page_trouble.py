@@ -146,6 +146,20 @@ def test_files_that_cannot_be_used(sight: Sight, opened: Site, data: bytes, name
     expect(page.locator("#trouble")).to_be_hidden()
 
 
+@pytest.mark.parametrize("data", [b"these are words", b"", bytes(100_001)], ids=["refused", "empty", "large"])
+def test_who_listens_does_not_hear_the_last_answer_after_a_file_that_fails(
+    sight: Sight, opened: Site, data: bytes
+) -> None:
+    page, sight.may_be_refused = sight.page, True
+    ask(page, opened.url, encoded(2, "PNG"))
+    expect(page.locator("#live")).to_contain_text("look-alikes")
+    page.set_input_files("#file", file_of(data, "words.jpg", "image/jpeg"))
+    expect(page.locator("#trouble")).to_be_visible()
+    expect(page.locator("#live")).to_be_empty()
+    page.wait_for_timeout(600)  # as long as what was about to be said would wait, and more
+    expect(page.locator("#live")).to_be_empty()
+
+
 def test_an_item_that_is_not_there(sight: Sight, opened: Site) -> None:
     page, sight.may_be_refused = sight.page, True
     page.goto(f"{opened.url}?id=99")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import struct
+import time
 import zlib
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +18,8 @@ from starlette.testclient import TestClient
 from lookalike.models.build import build
 from lookalike.models.heads import Head
 from lookalike.models.pretrained import Pretrained
+from lookalike.serve.forms import images_of
+from lookalike.serve.refusals import RefusedError
 from lookalike.serve.settings import Settings
 
 JPEG = {"Content-Type": "image/jpeg"}
@@ -194,6 +198,61 @@ def test_forms_with_other_fields_are_refused(client: TestClient) -> None:
     text = client.post("/v1/embed", files={"image": (None, "http://10.0.0.1/cat.jpg")})
     assert text.json()["error"]["message"] == "the field 'image' is no file."
     assert (other.status_code, text.status_code) == (422, 422)
+
+
+@pytest.mark.parametrize(
+    ("disposition", "status"),
+    [
+        ("name=\"image\"; filename*=UTF-8''caf%C3%A9.jpg", 200),
+        ("name=image; FILENAME* = UTF-8''a.jpg", 200),
+        ('filename="a.jpg"; name="image"', 200),
+        ('name="image"; note="; filename*=x"', 422),
+        ('name="image"', 422),
+    ],
+)
+def test_a_file_may_have_an_encoded_name_only(client: TestClient, disposition: str, status: int) -> None:
+    head = f"--x\r\nContent-Disposition: form-data; {disposition}\r\n\r\n".encode()
+    body = head + encoded(1) + b"\r\n--x--\r\n"
+    answer = client.post("/v1/embed", content=body, headers={"Content-Type": "multipart/form-data; boundary=x"})
+    assert answer.status_code == status, answer.text
+
+
+@pytest.mark.parametrize("boundary", ["x", "-" * 40])
+@pytest.mark.parametrize(
+    "nasty",
+    [
+        "\r\n--{boundary}?", "\r\n--{boundary}\r\n\r\n", "\r\n--{boundary}\r", "\r\n--{boundary}-", "\r\n--{cut}",
+        "\r\n", "\r",
+        "-", "a:b\r\n", "a", ";", '"',
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("within", ["data", "headers", "value", "preamble"])
+def test_no_form_holds_a_thread(boundary: str, nasty: str, within: str) -> None:
+    unit = nasty.format(boundary=boundary, cut=boundary[:-1]).encode()
+    head = b"--" + boundary.encode() + b"\r\n"
+    disposition = b'Content-Disposition: form-data; name="image"; filename="a"'
+    start = {
+        "data": head + disposition + b"\r\n\r\n",
+        "headers": head,
+        "value": head + disposition + b"; x=",
+        "preamble": b"\r\n",
+    }[within]
+    body = start + unit * (4 * 2**20 // len(unit)) + b"\r\n--" + boundary.encode() + b"--\r\n"
+    began = time.thread_time()
+    with suppress(RefusedError):
+        images_of(body, f"multipart/form-data; boundary={boundary}", 16)
+    assert time.thread_time() - began < 0.4  # 1.8 s where each byte is a step; 0.02 s where none is
+
+
+def test_as_many_files_as_may_be_and_one_more() -> None:
+    def body(count: int) -> bytes:
+        part = b'\r\n--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\nabc'
+        return part * count + b"\r\n--x--\r\n"
+
+    for start in (0, 2):  # with and without the first line's end
+        assert images_of(body(16)[start:], "multipart/form-data; boundary=x", 16) == [b"abc"] * 16
+        with pytest.raises(RefusedError, match="more than 16 images"):
+            images_of(body(17)[start:], "multipart/form-data; boundary=x", 16)
 
 
 @pytest.mark.parametrize("top", ["0", "-1", "x", "1e3", "99999"])

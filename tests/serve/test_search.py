@@ -94,7 +94,7 @@ def test_an_id_and_an_image_are_one_too_many(client: TestClient) -> None:
     assert two.json()["error"]["limit"] == {"name": "max_images", "value": 1}
 
 
-def test_names_are_shown_only_where_it_is_set(settings: Settings, engine: PlainEngine) -> None:
+def test_names_are_not_shown_where_they_are_switched_off(settings: Settings, engine: PlainEngine) -> None:
     with client_of(replace(settings, show_names=False), engine) as client:
         answer = client.post("/v1/search?id=1")
         assert {hit["name"] for hit in answer.json()["hits"]} == {None}

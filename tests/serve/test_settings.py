@@ -27,6 +27,20 @@ def test_beyond_loopback_a_read_key_is(host: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("settings", "shown"),
+    [
+        (Settings(), True),
+        (Settings(show_names=False), False),
+        (Settings(host="::1", read_key=KEY), True),
+        (Settings(host="0.0.0.0", read_key=KEY), False),
+        (Settings(host="0.0.0.0", read_key=KEY, show_names=True), True),
+    ],
+)
+def test_where_names_are_shown(settings: Settings, shown: bool) -> None:
+    assert settings.shows_names == shown
+
+
+@pytest.mark.parametrize(
     ("settings", "writing"),
     [
         (Settings(), "off"),

@@ -58,7 +58,14 @@ def serve(
     drain: Annotated[
         float, typer.Option("--drain", min=0.1, help="Seconds to finish what was accepted, after SIGTERM.")
     ] = 20.0,
-    names: Annotated[bool, typer.Option("--names", help="Show the names of the gallery's files in answers.")] = False,
+    names: Annotated[
+        bool | None,
+        typer.Option(
+            "--names/--no-names",
+            help="Whether answers show the names of the gallery's files; unless given, on loopback only.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Serve recognition and search over HTTP, with a page at /. Keys: LOOKALIKE_READ_KEY and LOOKALIKE_WRITE_KEY, or
     files. Ends well on Ctrl-C and SIGTERM.

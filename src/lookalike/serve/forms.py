@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from python_multipart.exceptions import FormParserError
@@ -37,6 +38,13 @@ def images_of(body: bytes, content_type: str, most: int) -> list[bytes]:
     return [body]
 
 
+# Parts and bytes of headers are bounded; what is a quoted string in them is no parameter.
+QUOTED = re.compile(rb'"(?:[^"\\]|\\.)*"')
+ENCODED_NAME = re.compile(
+    rb";[ \t]*filename\*[0-9*]*[ \t]*=", re.IGNORECASE
+)  # RFC 5987; some clients send nothing else
+
+
 class _Form:
     """A form on its way through the parser, which calls the methods below, in this order, for each part."""
 
@@ -45,6 +53,7 @@ class _Form:
         if not boundary:
             raise RefusedError(422, "the form has no boundary.", HOW)
         self._most = most
+        self._boundary = b"\r\n--" + boundary
         self._images: list[bytes] = []
         self._name, self._value, self._disposition = b"", b"", b""
         self._data: list[bytes] = []
@@ -67,6 +76,8 @@ class _Form:
             raise RefusedError(422, "the form's boundary is too long.", HOW) from None
 
     def images(self, body: bytes) -> list[bytes]:
+        if body.count(self._boundary) > self._most + 1:  # the parser steps through these one byte at a time
+            raise self._too_many()
         try:
             self._parser.write(body)
             self._parser.finalize()
@@ -81,8 +92,11 @@ class _Form:
     def _begin(self) -> None:
         self._disposition, self._data = b"", []
         if len(self._images) == self._most:
-            raise RefusedError(422, f"more than {self._most} images in one request.", "Send them in several requests.",
-                          limit="max_images", value=self._most)  # fmt: skip
+            raise self._too_many()
+
+    def _too_many(self) -> RefusedError:
+        return RefusedError(422, f"more than {self._most} images in one request.", "Send them in several requests.",
+                            limit="max_images", value=self._most)  # fmt: skip
 
     def _header_name(self, data: bytes, start: int, end: int) -> None:
         self._name += data[start:end]
@@ -100,7 +114,7 @@ class _Form:
         name = options.get(b"name", b"").decode("utf-8", "replace")
         if name != FIELD:
             raise RefusedError(422, f"the form has a field '{name[:80]}'.", f"Name all files '{FIELD}'. {HOW}")
-        if b"filename" not in options:
+        if b"filename" not in options and not ENCODED_NAME.search(QUOTED.sub(b'""', self._disposition)):
             raise RefusedError(422, f"the field '{FIELD}' is no file.", HOW)
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:

@@ -8,6 +8,8 @@ running or embedding anything that is not ours.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
+import re
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
@@ -31,6 +33,7 @@ SECURITY = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
+HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[^\s\[\]:/?#@%,\\]+)(:[0-9]{1,5})?", re.IGNORECASE)  # of RFC 9110, 7.2
 
 
 class Guard:
@@ -59,6 +62,7 @@ class Guard:
                 headers = MutableHeaders(scope=message)
                 for name, value in SECURITY.items():
                     headers.setdefault(name, value)
+                headers.setdefault("Cache-Control", "no-store")  # but for what is revalidated
             await send(message)
 
         headers = Headers(scope=scope)
@@ -67,10 +71,11 @@ class Guard:
             _check_host(headers, self._settings)
             _check_origin(scope["method"], headers)
             self._keys.check(right, headers.get("authorization"))
-            if right == "open":
-                await self._app(scope, receive, headed)
+            answer = self._app if right == "open" else self._let_in
+            if scope["method"] == "HEAD":
+                await _without_body(answer, scope, receive, headed)
             else:
-                await self._let_in(scope, receive, headed)
+                await answer(scope, receive, headed)
         except RefusedError as error:
             close = {"Connection": "close"} if error.status in (408, 413) else {}  # there may be more of it
             await JSONResponse(error.body, error.status, {**error.headers, **close})(scope, receive, headed)
@@ -151,16 +156,42 @@ def _replayed(pieces: list[bytes], receive: Receive) -> Receive:
     return again
 
 
+async def _without_body(answer: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer HEAD as GET would be: the same status and headers, and nothing after them."""
+
+    async def headers_only(message: Message) -> None:
+        await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+    asked = {**scope, "method": "GET"}
+    try:
+        await answer(asked, receive, headers_only)
+    finally:
+        if "route" in asked:
+            scope["route"] = asked["route"]  # for the watcher
+
+
 def _check_host(headers: Headers, settings: Settings) -> None:
     """On loopback, refuse names that are not this machine's: a page elsewhere may have given its name our address."""
-    if not settings.is_loopback:
-        return
-    try:
-        name = urlsplit(f"//{headers.get('host', '')}").hostname or ""
-    except ValueError:
-        name = ""
-    if name not in ("localhost", "::1", settings.host.strip("[]")) and not name.startswith("127."):
+    if settings.is_loopback and not _is_own(headers.get("host", ""), settings.host):
         raise RefusedError(403, "this name is not served.", "Use the address that the service printed.")
+
+
+def _is_own(host: str, own: str) -> bool:
+    """Whether `NAME`, `NAME:PORT` means this machine alone: a loopback address, localhost, or the service's own host.
+
+    >>> [_is_own(host, "127.0.0.1") for host in ("127.0.0.2:80", "[::1]", "LOCALHOST:1", "127.evil.example", "127.1")]
+    [True, True, True, False, False]
+    """
+    found = HOST.fullmatch(host)
+    if found is None:
+        return False
+    name = found["name"].strip("[]").lower()
+    if name in ("localhost", own.strip("[]").lower()):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
 
 
 def _check_origin(method: str, headers: Headers) -> None:
@@ -170,6 +201,15 @@ def _check_origin(method: str, headers: Headers) -> None:
     site, origin = headers.get("sec-fetch-site"), headers.get("origin")
     elsewhere = site is not None and site not in ("same-origin", "none")
     if site is None and origin is not None:
-        elsewhere = urlsplit(origin).netloc != headers.get("host", "")
+        elsewhere = _netloc(origin) != headers.get("host", "").lower()
     if elsewhere:
         raise RefusedError(403, "this was sent by a page of another site.", "Use the page of this service.")
+
+
+def _netloc(origin: str) -> str | None:
+    """Host and port of an `Origin`; None where it is none of the web's."""
+    try:
+        parts = urlsplit(origin.lower())
+    except ValueError:
+        return None
+    return parts.netloc if parts.scheme in ("http", "https") else None

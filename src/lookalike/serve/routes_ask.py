@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import unicodedata
 from typing import Annotated
 
 import numpy as np
@@ -90,7 +91,7 @@ def routes(service: Service) -> APIRouter:
         found, least = await while_wanted(
             request, lambda: collection.search(query, k, labels=labels, threshold=limit, exact=exact)
         )
-        names = service.settings.show_names
+        names = service.settings.shows_names
         hits = [
             schemas.Hit(
                 id=hit.row.id,
@@ -170,14 +171,16 @@ def threshold_of(text: str) -> Threshold:
 
 
 def checked_label(text: str) -> str:
-    """A label that can be kept and asked for: text in one line.
+    """A label that can be kept and asked for: a text of any language, with joiners and emoji, in one line.
 
     Raises:
         RefusedError: 422, it is empty, too long, or holds control characters.
     """
-    if not text.strip() or len(text) > LONGEST_LABEL or not text.isprintable():
+    if not text.strip() or len(text) > LONGEST_LABEL or any(unicodedata.category(one) == "Cc" for one in text):
         raise RefusedError(
-            422, "query label: no label.", f"Give a line of text, of at most {LONGEST_LABEL} characters."
+            422,
+            "query label: no label.",
+            f"Give a text without line breaks and control characters, of at most {LONGEST_LABEL} characters.",
         )
     return text
 

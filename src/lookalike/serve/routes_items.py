@@ -12,11 +12,12 @@ from lookalike.serve import schemas
 from lookalike.serve.asking import image_body, images_in
 from lookalike.serve.faults import FAULTS
 from lookalike.serve.refusals import RefusedError
+from lookalike.serve.revalidation import revalidated, tag_of
 from lookalike.serve.routes_ask import LARGEST_ID, checked_label, name_of, thumbnail_of
 from lookalike.serve.service import Service
 
 ID = re.compile(r"[1-9][0-9]{0,18}")
-KEPT = "private, max-age=3600"  # an id never stands for another picture; a removed one may be shown for an hour
+KEPT = "private, no-cache"  # another gallery at this address has other pictures of the same ids
 PICTURE = {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}
 JPEG: dict[int | str, dict[str, Any]] = {200: {"content": PICTURE, "description": "The small picture."}}
 
@@ -48,7 +49,7 @@ def routes(service: Service) -> APIRouter:
         return schemas.Item(
             id=row.id,
             label=row.label,
-            name=name_of(row) if service.settings.show_names else None,
+            name=name_of(row) if service.settings.shows_names else None,
             metadata=dict(row.metadata),
             bytes=row.size,
             digest=row.digest.hex(),
@@ -63,12 +64,8 @@ def routes(service: Service) -> APIRouter:
     @router.get("/{id}/thumbnail", response_class=Response, responses=JPEG, summary="A small picture")
     async def thumbnail(id: str, request: Request) -> Response:
         """The item's picture as a small JPEG."""
-        number = id_of(id)
-        data = await service.collection.thumbnail(number)
-        headers = {"Cache-Control": KEPT, "ETag": f'"{number}"', "Vary": "Authorization"}
-        if request.headers.get("if-none-match") == headers["ETag"]:
-            return Response(status_code=304, headers=headers)
-        return Response(data, media_type="image/jpeg", headers=headers)
+        data = await service.collection.thumbnail(id_of(id))
+        return revalidated(request, data, tag_of(data), "image/jpeg", KEPT)
 
     return router
 

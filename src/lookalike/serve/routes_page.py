@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from importlib import resources
 
 from fastapi import APIRouter, Request, Response
 
 from lookalike.serve.refusals import RefusedError
+from lookalike.serve.revalidation import revalidated, tag_of
 
 START = "index.html"
 TYPES = {
@@ -37,7 +37,7 @@ def files() -> dict[str, File]:
         kind = TYPES.get(f".{path.name.rpartition('.')[2]}")
         if kind is not None and path.is_file():
             data = path.read_bytes()
-            found[path.name] = File(data, kind, f'"{hashlib.sha256(data).hexdigest()[:32]}"')
+            found[path.name] = File(data, kind, tag_of(data))
     return found
 
 
@@ -50,16 +50,13 @@ def routes() -> APIRouter:
         file = known.get(name)
         if file is None:
             raise RefusedError(404, "there is nothing here.")
-        headers = {"Cache-Control": "no-cache", "ETag": file.tag}
-        if request.headers.get("if-none-match") == file.tag:
-            return Response(status_code=304, headers=headers)
-        return Response(file.data, media_type=file.type, headers=headers)
+        return revalidated(request, file.data, file.tag, file.type, "no-cache")
 
-    @router.api_route("/", methods=["GET", "HEAD"])
+    @router.get("/")
     async def start(request: Request) -> Response:
         return answer(START, request)
 
-    @router.api_route("/page/{name}", methods=["GET", "HEAD"])
+    @router.get("/page/{name}")
     async def page(name: str, request: Request) -> Response:
         return answer(name, request)
 

@@ -36,7 +36,6 @@ def routes(service: Service) -> APIRouter:
     async def ready(response: Response) -> schemas.State:
         """Whether model, gallery and disk are as they should be; why not, where they are not."""
         reasons = await service.reasons()
-        response.headers["Cache-Control"] = "no-store"
         if not reasons:
             return schemas.State(status="ready")
         response.status_code = 503

@@ -45,7 +45,7 @@ class Settings:
         max_answers: `k` of a search and `top` of a recognition, at most.
         receive_seconds: in which a request, headers and body, must have arrived.
         drain_seconds: after SIGTERM, for what was accepted to be finished.
-        show_names: whether answers carry the names of the gallery's files (never their folders).
+        show_names: whether answers carry the names of the gallery's files (never their folders); None: on loopback.
 
     Raises:
         InputError: a value that cannot be, keys that are too short or the same, or no read key beyond loopback.
@@ -67,7 +67,7 @@ class Settings:
     max_answers: int = 1000
     receive_seconds: float = 10.0
     drain_seconds: float = 20.0
-    show_names: bool = False
+    show_names: bool | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
@@ -110,6 +110,11 @@ class Settings:
             return ipaddress.ip_address(self.host.strip("[]")).is_loopback
         except ValueError:
             return False
+
+    @property
+    def shows_names(self) -> bool:
+        """Whether answers carry the names of the gallery's files."""
+        return self.is_loopback if self.show_names is None else self.show_names
 
     @property
     def max_held_bytes(self) -> int:

@@ -1,4 +1,5 @@
-"""Every request is counted, and has a line in the log: what was asked of which route, by whom, how it ended.
+"""Every request is counted, and has a line in the log: what was asked of which route, by whom, how it ended. Only
+thumbnails that were shown have none.
 
 The line has the route's pattern and no path, query, header or body: no key, file name or label is ever in it.
 """
@@ -19,6 +20,9 @@ from lookalike.serve.refusals import RefusedError
 
 METHODS = frozenset({"GET", "HEAD", "POST", "DELETE", "PUT", "PATCH", "OPTIONS"})
 OTHER = "other"
+THUMBNAIL = (
+    "/v1/items/{id}/thumbnail"  # a page asks for dozens with each answer: counted, and no line where all is well
+)
 
 log = logging.getLogger("lookalike.serve.access")
 
@@ -63,7 +67,7 @@ class Watching:
         route = getattr(scope.get("route"), "path", None) or (scope["path"] if scope["path"] in self._routes else OTHER)
         method = scope["method"] if scope["method"] in METHODS else OTHER
         self._metrics.request(method, route, status, seconds)
-        if log.isEnabledFor(logging.INFO):
+        if log.isEnabledFor(logging.INFO) and not (route == THUMBNAIL and status in (200, 304)):
             client = scope.get("client")
             log.info(
                 json.dumps(

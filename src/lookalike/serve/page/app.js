@@ -28,7 +28,6 @@ let view = { ...place.PLAIN };
 let found = null; // the answer to the search
 let work = new AbortController(); // of the open question
 let searching = new AbortController(); // of its latest search
-let telling = 0; // the timer of what is said aloud
 
 const threshold = new Threshold((chosen) => change({ threshold: chosen }));
 const filter = new LabelFilter((labels) => change({ labels }));
@@ -123,6 +122,7 @@ function begin() {
   document.body.dataset.stage = "start";
   notice.clear();
   notice.quiet();
+  notice.hush();
   wall.clear();
   learn().catch((error) => failed(error, begin));
 }
@@ -137,6 +137,7 @@ async function open(next, scroll = 0) {
   at("facts").replaceChildren();
   notice.clear();
   notice.quiet();
+  notice.hush();
   tally.clear();
   panel.resetForms();
   recognised.say("");
@@ -257,11 +258,10 @@ function showAll() {
 }
 
 function tellSoon() {
-  clearTimeout(telling);
-  telling = setTimeout(() => {
+  notice.tellSoon(() => {
     const alike = found ? tally.spoken(found, wall.limit(threshold.leastOf(view.threshold))) : "";
-    notice.tell([question?.spoken, alike].filter(Boolean).join(" "));
-  }, 400);
+    return [question?.spoken, alike].filter(Boolean).join(" ");
+  });
 }
 
 // The collection: adding and removing.

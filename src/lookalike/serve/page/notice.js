@@ -3,7 +3,10 @@
 import { Trouble } from "./api.js";
 import { at, sentence } from "./words.js";
 
+const SOON = 400; // milliseconds, in which what is found together is told together
+
 let again = null;
+let telling = 0; // the timer of what is said aloud
 
 /** Say what went wrong, with a button that tries again where `retry` is given. */
 export function fail(error, retry = null, word = "Try again") {
@@ -15,6 +18,7 @@ export function fail(error, retry = null, word = "Try again") {
   at("trouble-again").hidden = retry === null;
   at("trouble").hidden = false;
   quiet();
+  hush();
 }
 
 /** Nothing is wrong any more. */
@@ -34,9 +38,18 @@ export function quiet() {
   at("waiting").hidden = true;
 }
 
-/** Say something to who listens to the page instead of looking at it. */
-export function tell(text) {
-  at("live").textContent = text;
+/** Say something, soon, to who listens to the page instead of looking at it; `words` is called for it then. */
+export function tellSoon(words) {
+  clearTimeout(telling);
+  telling = setTimeout(() => {
+    at("live").textContent = words();
+  }, SOON);
+}
+
+/** What was said, or was about to be, holds no longer: it was of another question. */
+export function hush() {
+  clearTimeout(telling);
+  at("live").textContent = "";
 }
 
 /** Let the notice's own buttons work. */
