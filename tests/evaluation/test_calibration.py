@@ -15,10 +15,12 @@ from lookalike.evaluation import calibration
 from lookalike.evaluation.calibration import (
     LOG_RANGE,
     Bin,
+    Temperature,
     cross_fitted_ece,
     expected_calibration_error,
     fit_temperature,
     log_softmax,
+    most_likely_temperature,
     reliability,
     unknown_threshold,
 )
@@ -121,7 +123,7 @@ def test_the_error_worked_by_hand() -> None:
 def test_the_temperature_worked_by_hand(gap: float) -> None:
     """A gap of d between two logits, right three times of four: best where softmax says 3/4, at T = d / ln 3."""
     logits, labels = np.tile([gap, 0.0], (4, 1)), np.array([0, 0, 0, 1])
-    temperature = fit_temperature(logits, labels)
+    temperature = most_likely_temperature(logits, labels)
     assert temperature == pytest.approx(gap / math.log(3), rel=1e-3)
     assert softmax(logits / temperature)[0, 0] == pytest.approx(0.75, abs=1e-3)
 
@@ -129,25 +131,74 @@ def test_the_temperature_worked_by_hand(gap: float) -> None:
 @given(samples())
 def test_no_other_temperature_is_better(sample: Sample) -> None:
     logits, labels = sample
-    best = loss(logits, labels, fit_temperature(logits, labels))
+    best = loss(logits, labels, most_likely_temperature(logits, labels))
     others = min(loss(logits, labels, math.exp(t)) for t in np.linspace(*LOG_RANGE, 60))
     assert best <= others * (1 + 1e-4) + 1e-6, "as near as a search that ends at 1e-4 in log T can be"
 
 
 def test_the_temperature_stays_within_its_range() -> None:
     low, high = (math.exp(end) for end in LOG_RANGE)
-    assert fit_temperature([[1.0, 0.0]] * 4, [0] * 4) == pytest.approx(low, rel=1e-3)
-    assert fit_temperature([[1.0, 0.0]] * 4, [1] * 4) == pytest.approx(high, rel=1e-3)
+    assert most_likely_temperature([[1.0, 0.0]] * 4, [0] * 4) == pytest.approx(low, rel=1e-3)
+    assert most_likely_temperature([[1.0, 0.0]] * 4, [1] * 4) == pytest.approx(high, rel=1e-3)
 
 
-@given(samples())
-def test_each_half_is_scaled_by_what_the_other_half_says(sample: Sample) -> None:
-    logits, labels = sample
-    p = softmax(logits)
-    if len(labels) >= 4:
-        even, odd = fit_temperature(logits[::2], labels[::2]), fit_temperature(logits[1::2], labels[1::2])
-        rows = [row / (odd if number % 2 == 0 else even) for number, row in enumerate(logits)]
-        p = softmax(np.array(rows))
+def noisy(images: int, mistakes: int, gap: float = 4.0) -> Sample:
+    """Two classes, all answers `gap` logits apart, so many of them wrong; the wrong ones spread over both halves."""
+    logits, labels = np.tile([gap, 0.0], (images, 1)), np.zeros(images, np.int64)
+    labels[np.linspace(0, images - 1, mistakes).round().astype(int)] = 1
+    return logits, labels
+
+
+@pytest.mark.parametrize(
+    ("images", "mistakes", "gap", "reason"),
+    [
+        (99, 25, 4.0, "99 images are too few, it takes 100"),
+        (1, 0, 4.0, "1 image is too few, it takes 100"),
+        (100, 0, 4.0, "all 100 images are recognised"),
+        (500, 1, 1.0, "1 mistake is too few, it takes 10"),
+        (500, 9, 1.0, "9 mistakes are too few"),
+        (100, 60, 4.0, "the end of the range"),
+        (100, 10, 0.1, "the end of the range"),
+        (100, 50, 0.0, "the end of the range"),
+    ],
+)
+def test_the_temperature_is_1_where_the_images_cannot_tell_it(
+    images: int, mistakes: int, gap: float, reason: str
+) -> None:
+    found = fit_temperature(*noisy(images, mistakes, gap))
+    assert found.value == 1.0
+    assert not found.is_fitted
+    assert reason in found.reason
+
+
+@pytest.mark.parametrize(
+    ("images", "mistakes", "gap"),
+    [(100, 25, 4.0), (100, 10, 1.0), (500, 3, 8.0)],  # the last is flattened: a few mistakes suffice for that
+)
+def test_the_temperature_is_fitted_where_the_images_tell_it(images: int, mistakes: int, gap: float) -> None:
+    logits, labels = noisy(images, mistakes, gap)
+    assert fit_temperature(logits, labels) == Temperature(most_likely_temperature(logits, labels))
+
+
+def test_a_few_hundred_images_that_are_all_recognised_do_not_make_noise_certain() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 6, 300)
+    known = 6 * np.eye(6)[labels] + rng.normal(size=(300, 6)) * 0.5
+    temperature = fit_temperature(known, labels)
+    limit = unknown_threshold(known, temperature.value)
+    noise = softmax(rng.normal(size=(2000, 6)) / temperature.value).max(1)
+    assert (known.argmax(1) == labels).all()
+    assert noise.max() < 0.999
+    assert (noise < limit).mean() > 0.95
+
+
+def test_each_half_is_scaled_by_what_the_other_half_says() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(201, 3)) * 5
+    labels = np.where(rng.random(201) < 0.6, logits.argmax(1), rng.integers(0, 3, 201))
+    even, odd = most_likely_temperature(logits[::2], labels[::2]), most_likely_temperature(logits[1::2], labels[1::2])
+    p = softmax(np.array([row / (odd if number % 2 == 0 else even) for number, row in enumerate(logits)]))
+    assert even != odd
     assert cross_fitted_ece(logits, labels) == pytest.approx(expected_calibration_error(p, labels), abs=1e-9)
 
 
@@ -158,13 +209,14 @@ def test_scaling_mends_a_network_that_is_too_sure() -> None:
     shouted = 4 * honest
     assert expected_calibration_error(softmax(honest), labels) < 0.03
     assert expected_calibration_error(softmax(shouted), labels) > 0.3
-    assert fit_temperature(shouted, labels) == pytest.approx(4, rel=0.1)
+    assert most_likely_temperature(shouted, labels) == pytest.approx(4, rel=0.1)
     assert cross_fitted_ece(shouted, labels) < 0.03
 
 
-def test_three_images_are_not_scaled() -> None:
-    logits, labels = np.array([[3.0, 0.0], [3.0, 0.0], [0.0, 3.0]]), np.array([0, 1, 1])
-    assert cross_fitted_ece(logits, labels) == pytest.approx(expected_calibration_error(softmax(logits), labels))
+def test_images_that_cannot_tell_a_temperature_are_not_scaled() -> None:
+    for sample in (noisy(99, 25), noisy(300, 0), (np.array([[3.0, 0.0], [3.0, 0.0], [0.0, 3.0]]), np.array([0, 1, 1]))):
+        logits, labels = sample
+        assert cross_fitted_ece(logits, labels) == pytest.approx(expected_calibration_error(softmax(logits), labels))
 
 
 @given(samples())

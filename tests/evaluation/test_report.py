@@ -200,7 +200,7 @@ def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_the_numbers_at_the_top_are_those_of_the_receipt(tmp_path: Path) -> None:
-    given = inputs()
+    given = inputs(images=120)
     given["receipt"]["results"] |= {
         "top1": 0.65,
         "top5": 0.9876,
@@ -210,10 +210,17 @@ def test_the_numbers_at_the_top_are_those_of_the_receipt(tmp_path: Path) -> None
         "ece_cross_fitted": 0.0234,
     }
     words = Reader(written(tmp_path, given)).words.replace("\u00a0", " ")
-    for number in ("65.0 %", "39 of 60", "98.8 %", "54.3 %", "1.235 nats", "9.1 %", "2.3 % after temperature scaling"):
+    for number in ("65.0 %", "78 of 120", "98.8 %", "54.3 %", "1.235 nats", "9.1 %", "2.3 % after temperature scaling"):
         assert number in words
     assert f"{math.log(6):.3f} when all classes are held equally likely" in words
-    assert "52.4 to 75.8 %" in words, "the interval of 39 in 60"
+    assert "56.1 to 72.9 %" in words, "the interval of 78 in 120"
+
+
+def test_a_temperature_that_the_images_cannot_tell_is_not_shown(tmp_path: Path) -> None:
+    words = Reader(written(tmp_path, inputs(images=60))).words
+    assert "no temperature was fitted" in words
+    assert "No temperature was fitted to these images: 60 images are too few, it takes 100." in words
+    assert "after temperature scaling" not in words
 
 
 @pytest.mark.parametrize(("flip", "words"), [(False, "no flip averaging"), (True, "averaged with the mirrored image")])

@@ -286,6 +286,8 @@ def test_the_card_claims_no_terms_for_pictures_of_ones_own(tmp_path: Path) -> No
     assert "Trained on my pets." in card
     assert "non-commercial" not in card
     assert "not calibrated" in card
+    make(temperature_remark="12 images are too few, it takes 100").save_pretrained(tmp_path)
+    assert "not calibrated (to fit a temperature, 12 images are too few" in (tmp_path / "README.md").read_text()
 
 
 # What is refused

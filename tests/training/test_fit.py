@@ -137,7 +137,8 @@ def test_the_model_in_it_measures_as_the_receipt_says(finished: Run, album: Path
         assert results[key] == pytest.approx(said[key], abs=1e-6), key
     assert model.config.class_names == read(album).class_names
     assert model.config.dataset == "album"
-    assert model.config.temperature > 0
+    assert model.config.temperature == said["temperature"] == 1.0  # 12 images cannot tell it
+    assert model.config.temperature_remark == said["temperature_remark"] == "12 images are too few, it takes 100"
 
 
 def test_the_report_shows_the_run(finished: Run) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from lookalike.cli.results import TOP
+from lookalike.cli.results import TOP, not_fitted
 from lookalike.errors import InputError
 
 
@@ -112,6 +112,8 @@ def evaluate(
     typer.echo(f"negative log-likelihood {results['nll']:.4f} nats\ncalibration error {results['ece']:.4f}")
     if (temperature := loaded.config.temperature) != 1:
         typer.echo(f"temperature {temperature:.3f}: with it, calibration error {results['ece_scaled']:.4f}")
+    elif loaded.config.temperature_remark:
+        typer.echo(not_fitted(loaded.config.temperature_remark))
     if catalog.remark:
         typer.echo(catalog.remark)
     if report is not None:

@@ -32,10 +32,17 @@ def print_run(run: Run) -> None:
         top5 = f"  top-5 {results['top5']:.2%}" if data["classes"] > TOP else ""
         how = f"{data['name']} {results['split']}, single crop{flip}, {results['image_size']} px"
         typer.echo(f"top-1 {results['top1']:.2%}{top5}  ({how})")
+    if reason := results.get("temperature_remark"):
+        typer.echo(not_fitted(reason))
     if data["remark"]:
         typer.echo(data["remark"])
     typer.echo(f"trained {receipt['seconds'] / 60:.1f} min on {receipt['device']}, seed {receipt['seed']}")
     typer.echo(f"report  {run.report_path}\nmodel   {run.model_dir}")
+
+
+def not_fitted(reason: str) -> str:
+    """What is said of a temperature that the validation images could not tell."""
+    return f"temperature 1, not fitted: {reason}"
 
 
 def recalls(what: str, numbers: dict[str, Any]) -> str:

@@ -109,6 +109,7 @@ def measure(
     )
     results = {
         **summary(logits, labels, class_names=model.config.class_names, temperature=model.config.temperature),
+        "temperature_remark": model.config.temperature_remark,
         "split": split,
         "crop": "single",
         "flip": flip,

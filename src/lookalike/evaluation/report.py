@@ -174,8 +174,8 @@ def confidence(findings: Findings) -> dict[str, Any]:
     temperature = fit_temperature(findings.logits, findings.labels)
     sure, right = float(findings.confidence.mean()), float(1 - findings.wrong.mean())
     before = reliability(np.exp(log_softmax(findings.logits)), findings.labels)
-    scaled = len(findings.labels) >= 4  # as `calibration.cross_fitted_ece`
-    after = reliability(np.exp(log_softmax(findings.logits / temperature)), findings.labels) if scaled else []
+    scaled = temperature.is_fitted
+    after = reliability(np.exp(log_softmax(findings.logits / temperature.value)), findings.labels) if scaled else []
     few = min(FEW, len(findings.labels) // 50)
     about = (
         f"Reliability diagram. Mean confidence {figures.percent(sure, 1)}, share recognised "
@@ -189,7 +189,8 @@ def confidence(findings: Findings) -> dict[str, Any]:
         "sure": sure,
         "share_right": right,
         "verdict": verdict,
-        "temperature": temperature,
+        "temperature": temperature.value,
+        "not_scaled": temperature.reason,
         "reliability": figures.reliability_diagram(before, after, few=few, about=about),
         "few": few,
         "scaled": scaled,

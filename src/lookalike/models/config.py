@@ -20,7 +20,8 @@ class ModelConfig(Section):
 
     With a `head` the outputs are embeddings, and the classes those that they were trained on, by `protocol`.
     `start` says what the weights were trained on before, if anything. `precision` is how the weights are stored; in
-    memory they are float32. `temperature` divides the logits before the softmax. `match_threshold` is the cosine of two
+    memory they are float32. `temperature` divides the logits before the softmax; where the validation
+    images could not tell it, it is 1, and `temperature_remark` says why. `match_threshold` is the cosine of two
     vectors from which on their images may be called one class, at 1 % false matches; None where it was not measured.
     `unknown_threshold` is the probability of the likeliest class below which the answer is better "unknown": one image
     in ten of the classes it knows lies below it; None: it always has an answer. Of `dataset` and its `remark`, see
@@ -45,6 +46,7 @@ class ModelConfig(Section):
     dataset: str = ""
     remark: str = ""
     temperature: Positive = 1.0
+    temperature_remark: str = ""
     match_threshold: float | None = Field(None, ge=-1, le=1)
     unknown_threshold: Fraction | None = None
     val_fraction: Fraction | None = None

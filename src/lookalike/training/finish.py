@@ -92,7 +92,8 @@ def finish_recognition(
     labels = measured.labels
     temperature = fit_temperature(logits, labels)
     results = {
-        **summary(logits, labels, class_names=material.catalog.class_names, temperature=temperature),
+        **summary(logits, labels, class_names=material.catalog.class_names, temperature=temperature.value),
+        "temperature_remark": temperature.reason,
         "split": "val",
         "crop": "single",
         "flip": recipe.evaluation.flip,
@@ -102,9 +103,10 @@ def finish_recognition(
     config = config_of(recipe, training.catalog, material.remark, trained.state.start)
     vectors = Pretrained(network, config).embed(measured.images, batch_size=recipe.evaluation.batch_size)
     measures = {
-        "temperature": temperature,
+        "temperature": temperature.value,
+        "temperature_remark": temperature.reason,
         "match_threshold": match_threshold(vectors, labels),
-        "unknown_threshold": unknown_threshold(logits, temperature),
+        "unknown_threshold": unknown_threshold(logits, temperature.value),
     }
     config = config.model_copy(update=measures)
     Pretrained(network.cpu(), config).save_pretrained(run.model_dir)
