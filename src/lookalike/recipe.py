@@ -234,6 +234,13 @@ class Recipe(Section):
         """Whether a run by either is the same: they may differ in what they say about themselves."""
         return self == other.model_copy(update={"about": self.about})
 
+    def placed_as(self, other: Recipe) -> Recipe:
+        """This recipe with the places of another: where the data lie, and the start where both have one."""
+        data = self.data.model_copy(update={"source": other.data.source})
+        both = self.model.init and other.model.init
+        model = self.model.model_copy(update={"init": other.model.init}) if both else self.model
+        return self.model_copy(update={"data": data, "model": model})
+
     @model_validator(mode="after")
     def _fits_together(self) -> Recipe:
         wants_head = self.loss.name != "cross_entropy"

@@ -3,7 +3,7 @@
 runs/NAME/recipe.yaml     the resolved recipe
           metrics.jsonl   one record per line, as training goes
           events/         the same for TensorBoard
-          checkpoint/     training state, to resume from
+          checkpoint/     training state, to resume from; removed when the run is finished
           model/          the model folder
           report.html     the result, to look at
           receipt.json    commit, versions, hardware, seed, data, seconds, date, command, results
@@ -122,6 +122,18 @@ class Run:
     def recipe(self) -> Recipe:
         """The resolved recipe of the run."""
         return Recipe.from_yaml(self.recipe_path.read_text(encoding="utf-8"), str(self.recipe_path))
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it was measured and its results are written: one that was killed in between goes on with that."""
+        return self.receipt_path.is_file() and (
+            self.report_path.is_file() or not (self.checkpoint_dir / "last.pt").is_file()
+        )
+
+    def keep_recipe(self, recipe: Recipe) -> None:
+        """Write another recipe in the place of the run's own, such as one that says where the data are now."""
+        _write(self.recipe_path, recipe.to_yaml())
+        self.recipe = recipe
 
     def log(self, record: dict[str, Any]) -> None:
         """Append one record to `metrics.jsonl` and flush it. A half-written last line is removed first.

@@ -59,7 +59,7 @@ class Torchrun:
             file.unlink()
         launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
         verb = ["train", str(self.folder / "recipe.yaml"), f"data.source={self.recipe.data.source}", *more]
-        where = ["--root", str(self.folder / "runs"), "--name", name]
+        where = ["--root", str(self.folder / "runs"), "--name", name, "--keep-checkpoint"]
         command = [*launch, str(self.folder / "launched.py"), str(self.folder / "processes"), *verb, *where]
         pipe = subprocess.PIPE
         return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=self.environment)
@@ -135,7 +135,7 @@ def test_two_processes_stop_together_and_end_as_one_would(torchrun: Torchrun, mo
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        alone = fit(halves, root=torchrun.folder / "runs", name="alone")
+        alone = fit(halves, root=torchrun.folder / "runs", name="alone", keep_checkpoint=True)
     finally:
         torch.set_num_threads(threads)
     ours, theirs = parameters(run), parameters(alone)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shlex
 import shutil
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 import lookalike
@@ -78,8 +81,8 @@ def test_the_folder_holds_what_is_promised_and_nothing_half_written(finished: Ru
     (events,) = {name for name in names if name.startswith("events/")}
     assert (finished.path / events).stat().st_size > 100
     assert names - {events} == {
-        "recipe.yaml", "metrics.jsonl", "receipt.json", "report.html", "checkpoint/last.pt",
-        "checkpoint/best.safetensors", "model/model.safetensors", "model/config.json", "model/README.md",
+        "recipe.yaml", "metrics.jsonl", "receipt.json", "report.html", "model/model.safetensors",
+        "model/config.json", "model/README.md",
     }  # fmt: skip
 
 
@@ -112,7 +115,8 @@ def test_the_receipt_says_how_the_results_came_about(finished: Run, album: Path)
     }  # fmt: skip
     catalog = read(album)
     assert receipt["data"] == {
-        "name": "album", "fingerprint": catalog.fingerprint, "train": 32, "val": 12, "classes": 4, "skipped": 0,
+        "name": "album", "fingerprint": catalog.fingerprint, "content": receipt["data"]["content"],
+        "train": 32, "val": 12, "classes": 4, "skipped": 0,
         "remark": "",
     }  # fmt: skip
     assert (receipt["name"], receipt["model"], receipt["device"]) == ("whole", "resnet18", "cpu")
@@ -405,7 +409,8 @@ def test_numbers_that_are_not_finite_end_it_with_a_clear_word(seen_in: str, albu
 
 def test_a_run_that_stops_early_ends_with_its_best_weights(album: Path, root: Path) -> None:
     still = ("optimizer.lr=1e-9", "optimizer.weight_decay=0", "training.precision=float32", "training.ema=0.5")
-    run = fit(recipe_for(album, *still, "training.patience=2", "training.epochs=50"), root=root, name="early")
+    recipe = recipe_for(album, *still, "training.patience=2", "training.epochs=50")
+    run = fit(recipe, root=root, name="early", keep_checkpoint=True)
     evaluations = [r for r in run.history() if r["kind"] == "eval"]
     receipt = run.receipt()
     assert len(evaluations) < 50
@@ -415,6 +420,140 @@ def test_a_run_that_stops_early_ends_with_its_best_weights(album: Path, root: Pa
     best, saved = checkpoint.load_best(run.checkpoint_dir), load_file(run.model_dir / "model.safetensors")
     assert best.keys() == saved.keys()
     assert all(torch.equal(best[name].float(), saved[name].float()) for name in best)
+
+
+def copy_of(album: Path, folder: Path) -> Path:
+    """The same files under another name, with other times."""
+    shutil.copytree(album, folder, copy_function=shutil.copyfile)
+    for path in folder.rglob("*.*"):
+        os.utime(path, (1e9, 1e9))
+    return folder
+
+
+def stopped(recipe: Recipe, root: Path, name: str = "run") -> Run:
+    """A run that was stopped after its third step."""
+
+    def stop(record: dict[str, Any], total: int) -> None:
+        if record["kind"] == "train" and record["step"] == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(recipe, root=root, name=name, watch=Watch(training=stop))
+    return Run.open(root / name)
+
+
+def test_the_checkpoint_of_a_finished_run_is_kept_when_asked(album: Path, root: Path, finished: Run) -> None:
+    run = fit(recipe_for(album), root=root, name="whole", keep_checkpoint=True)
+    assert {path.name for path in run.checkpoint_dir.iterdir()} == {"last.pt", "best.safetensors"}
+    assert tree(run.model_dir) == tree(finished.model_dir)
+    assert not finished.checkpoint_dir.exists()
+
+
+def test_what_else_lies_beside_a_checkpoint_stays(album: Path, root: Path) -> None:
+    run = stopped(recipe_for(album), root)
+    (run.checkpoint_dir / "mine.txt").touch()
+    fit(recipe_for(album), root=root, name="run", resume=True)
+    assert [path.name for path in run.checkpoint_dir.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize("place", ["where it was", "elsewhere", "gone"])
+def test_a_finished_run_is_said_to_be_finished_and_left_alone(
+    place: str, album: Path, root: Path, tmp_path: Path
+) -> None:
+    source = copy_of(album, tmp_path / "pictures")
+    run = fit(recipe_for(source), root=root, name="run")
+    before, told = tree(run.path), list[str]()
+    if place == "gone":
+        shutil.rmtree(source)
+    if place == "elsewhere":
+        source = source.rename(tmp_path / "others")
+    again = fit(recipe_for(source), root=root, name="run", resume=True, watch=Watch(stage=told.append))
+    assert told[-1] == f"{run.path} is finished"
+    assert again.receipt() == run.receipt()
+    assert {name for name, digest in tree(run.path).items() if before.get(name) != digest} <= {"recipe.yaml"}
+    assert Run.open(run.path).recipe.data.source == str(source)
+
+
+def test_the_same_bytes_elsewhere_go_on_to_the_same_bits(
+    album: Path, root: Path, tmp_path: Path, finished: Run
+) -> None:
+    run = stopped(recipe_for(album), root)
+    elsewhere = copy_of(album, tmp_path / "pictures")
+    moved = run.path.rename(tmp_path / "moved")
+    again = fit(recipe_for(elsewhere), root=tmp_path, name="moved", resume=True)
+    assert again.path == moved
+    assert Run.open(moved).recipe.data.source == str(elsewhere)
+    assert f"source: {elsewhere}" in again.report_path.read_text()
+    ours, theirs = (load_file(r.model_dir / "model.safetensors") for r in (again, finished))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert again.receipt()["results"] == finished.receipt()["results"]
+    assert again.receipt()["data"]["content"] == finished.receipt()["data"]["content"]
+
+
+def test_a_zip_of_the_same_pictures_goes_on(album: Path, root: Path, tmp_path: Path) -> None:
+    stopped(recipe_for(album), root)
+    archive = shutil.make_archive(str(tmp_path / "album"), "zip", album)
+    assert fit(recipe_for(Path(archive)), root=root, name="run", resume=True).is_finished
+
+
+@pytest.mark.parametrize("change", ["a pixel", "a label", "one more", "one less", "of the validation"])
+@pytest.mark.parametrize("place", ["where it was", "elsewhere"])
+def test_other_data_are_refused_with_a_word(change: str, place: str, album: Path, root: Path, tmp_path: Path) -> None:
+    source = copy_of(album, tmp_path / "pictures")
+    stopped(recipe_for(source), root)
+    if place == "elsewhere":
+        source = source.rename(tmp_path / "others")
+    first, second, *_ = sorted((source / ("val" if change == "of the validation" else "train")).rglob("*.png"))
+    if change in ("a pixel", "of the validation"):
+        with Image.open(first) as opened:
+            picture = opened.convert("RGB")
+        picture.paste((1, 2, 3), (10, 10, 20, 20))
+        picture.save(first)
+    elif change == "a label":
+        other = next(p for p in first.parent.parent.iterdir() if p != first.parent)
+        first.rename(other / "moved-here.png")
+    elif change == "one more":
+        shutil.copyfile(second, first.with_name("zzz.png"))
+    else:
+        first.unlink()
+    before = tree(root / "run")
+    error = refusal(recipe_for(source), root, resume=True)
+    assert "the data have changed since this run began" in error.message
+    assert "--data" in error.remedy
+    assert tree(root / "run").items() >= {k: v for k, v in before.items() if k != "metrics.jsonl"}.items()
+
+
+def test_a_finished_run_is_not_taken_for_one_of_other_data(album: Path, root: Path, tmp_path: Path) -> None:
+    fit(recipe_for(album), root=root, name="run")
+    others = copy_of(album, tmp_path / "others")
+    next(iter(sorted((others / "train").rglob("*.png")))).unlink()
+    assert "the data have changed" in refusal(recipe_for(others), root, resume=True).message
+    assert Run.open(root / "run").recipe == recipe_for(album)
+
+
+def test_the_start_may_have_moved_and_must_be_the_same(album: Path, root: Path, tmp_path: Path, finished: Run) -> None:
+    first = shutil.copytree(finished.model_dir, tmp_path / "first")
+    stopped(recipe_for(album, f"model.init={first}"), root)
+    with pytest.raises(InputError, match=r"model\.init"):
+        fit(recipe_for(album), root=root, name="run", resume=True)
+    with pytest.raises(InputError, match="no"):
+        fit(recipe_for(album, f"model.init={tmp_path / 'nowhere'}"), root=root, name="run", resume=True)
+    other = fit(recipe_for(album, "training.seed=1"), root=root, name="other").model_dir
+    assert "another model" in refusal(recipe_for(album, f"model.init={other}"), root, resume=True).message
+    moved = shutil.move(first, tmp_path / "moved")
+    run = fit(recipe_for(album, f"model.init={moved}"), root=root, name="run", resume=True)
+    assert run.recipe.model.init == str(moved)
+    assert run.receipt()["start"]["model"] == str(first)
+
+
+def test_a_checkpoint_of_an_older_version_goes_on(album: Path, root: Path) -> None:
+    """It knows its data by the names, sizes and times of their files."""
+    run = stopped(recipe_for(album), root)
+    catalog = read(album)
+    sides = [catalog.select(catalog.rows_of(side)) for side in ("train", "val")]
+    content = torch.load(run.checkpoint_dir / "last.pt", weights_only=True)
+    torch.save({**content, "data": " ".join(side.fingerprint for side in sides)}, run.checkpoint_dir / "last.pt")
+    assert fit(recipe_for(album), root=root, name="run", resume=True).is_finished
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full, a disk that is always full")

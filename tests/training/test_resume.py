@@ -65,7 +65,7 @@ class Bench:
     """A folder with a recipe, pictures and runs, and the means to start and stop them."""
 
     def __init__(self, folder: Path, album: Path) -> None:
-        self.folder, self.album = folder, album
+        self.folder, self.album, self.keeps = folder, album, True
         (folder / "recipe.yaml").write_text(RECIPE)
         self.environment = {**os.environ, "OMP_NUM_THREADS": "1", "LOOKALIKE_CACHE": str(folder / "cache")}
         command = [sys.executable, "-c", FORGE]
@@ -77,6 +77,7 @@ class Bench:
 
     def arguments(self, name: str) -> list[str]:
         here = ["--root", str(self.folder / "runs"), "--data", str(self.album), "--name", name]
+        here += ["--keep-checkpoint"] * self.keeps
         return ["train", str(self.folder / "recipe.yaml"), "training.checkpoint_seconds=0", *here, "--resume"]
 
     def stop_at(self, name: str, number: int, event: str, file: str, count: int = 1) -> int:
@@ -211,9 +212,49 @@ def test_stopped_before_the_first_step_and_after_the_last(bench: Bench, undistur
     assert bench.stop_at("ends", signal.SIGTERM, "open", "model.safetensors.partial") == 143  # while it is measured
     assert not run.receipt_path.exists()
     assert_same(bench.finish("ends"), undisturbed)
-    seconds = run.receipt()["seconds"]
-    assert_same(bench.finish("ends"), undisturbed)  # a finished one that is resumed trains no more
-    assert run.receipt()["seconds"] == pytest.approx(seconds, abs=0.5)
+    before = run.receipt_path.read_bytes()
+    assert_same(bench.finish("ends"), undisturbed)  # a finished one that is resumed is left as it is
+    assert run.receipt_path.read_bytes() == before
+
+
+def test_killed_while_its_checkpoint_is_removed(bench: Bench, undisturbed: Run) -> None:
+    bench.keeps = False
+    try:
+        run = bench.run("tidy")
+        assert bench.stop_at("tidy", signal.SIGKILL, "os.rename", "report.html.partial") == -9  # the receipt is there
+        assert step_of(run) == STEPS
+        assert bench.stop_at("tidy", signal.SIGKILL, "os.remove", "best.safetensors") == -9
+        assert run.is_finished
+        bench.finish("tidy")
+    finally:
+        bench.keeps = True
+    ours, theirs = ({p.name: p.read_bytes() for p in r.model_dir.iterdir()} for r in (run, undisturbed))
+    assert ours == theirs
+
+
+def test_with_the_data_and_the_run_moved_it_ends_with_the_same_bits(
+    bench: Bench, album: Path, undisturbed: Run, tmp_path: Path
+) -> None:
+    """A copy of the pictures, with new times, under the same last name, for that name is in the model folder."""
+    assert bench.stop_at("moved", signal.SIGINT, "os.rename", "last.pt.partial", 5) == 130
+    copy = tmp_path / "elsewhere" / album.name
+    for path in (p for p in album.rglob("*") if p.is_file()):
+        place = copy / path.relative_to(album)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(path.read_bytes())
+        os.utime(place, (1e9, 1e9))
+    former, bench.album = bench.album, copy
+    bench.run("moved").path.rename(bench.run("moved-too").path)
+    try:
+        run = bench.finish("moved-too")
+        ours, theirs = essence(run), essence(undisturbed)
+        assert run.recipe.data.source == str(copy)
+        for each in (ours, theirs):
+            each["said of it"]["data"].pop("fingerprint")  # it knows the times of files
+            each.pop("recipe")
+        assert ours == theirs
+    finally:
+        bench.album = former
 
 
 def test_stopped_in_the_last_checkpoint_it_does_not_go_on_to_measure(bench: Bench) -> None:

@@ -21,6 +21,9 @@ def train(
     run_name: Annotated[str | None, typer.Option("--name", help="Name of the run; by default the recipe's.")] = None,
     root: Annotated[Path, typer.Option("--root", help="Folder of all runs.")] = Path("runs"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run of this name was stopped.")] = False,
+    keep_checkpoint: Annotated[
+        bool, typer.Option("--keep-checkpoint", help="Leave the training state in the folder of the finished run.")
+    ] = False,
 ) -> None:
     """Train a network, measure it, and write model, report and receipt into a run folder."""
     from rich.console import Console
@@ -37,5 +40,12 @@ def train(
 
     console = Console(stderr=True)
     with watching(console) as watch:
-        run = fit(resolved, root=root, name=run_name or Path(name).stem, resume=resume, watch=watch)
+        run = fit(
+            resolved,
+            root=root,
+            name=run_name or Path(name).stem,
+            resume=resume,
+            keep_checkpoint=keep_checkpoint,
+            watch=watch,
+        )
     print_run(run)

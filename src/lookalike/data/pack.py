@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,12 @@ class Pack:
     def labels(self) -> NDArray[np.int64]:
         """(N,) int64; -1 where unknown."""
         return self.catalog.labels.astype(np.int64)
+
+    @cached_property
+    def content(self) -> str:
+        """SHA-256 (hex) over pixels, labels and classes: what a network learns from, wherever the files lie."""
+        about = [_header(self.folder)["sha256"], self.catalog.class_names, self.catalog.class_ids]
+        return hashlib.sha256(json.dumps(about).encode() + self.labels.astype("<i8").tobytes()).hexdigest()
 
     def verify(self) -> None:
         """Read the whole file and compare it with the hash written when it was made.

@@ -35,6 +35,15 @@ def timm_start(model: Model) -> Start | None:
     return None
 
 
+def fingerprint_of(model: Model) -> str:
+    """The fingerprint of the model that `model.init` names.
+
+    Raises:
+        InputError: there is no such model.
+    """
+    return Pretrained.from_pretrained(model.init).fingerprint
+
+
 def check_blind(model: Model, ids: Sequence[str], names: Sequence[str]) -> None:
     """Refuse a start that was trained on classes that are to be tested as never seen.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
@@ -22,6 +23,7 @@ from lookalike.errors import InputError
 from lookalike.training.optim import Average
 
 FORMAT = 2
+AGAIN = "Start again without --resume, under another --name."
 DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
@@ -63,7 +65,7 @@ def save_last(
     average: Average | None,
     data: str,
 ) -> None:
-    """Write `last.pt`: state, weights, the loss's own weights and memory, optimiser, average, fingerprint of the data.
+    """Write `last.pt`: state, weights, the loss's own weights and memory, optimiser, average, content of the data.
 
     A function of the recipe and the step needs no place here: order, augmentation, dropout and learning rate.
     """
@@ -102,8 +104,18 @@ def load_last(
     optimizer: torch.optim.Optimizer,
     average: Average | None,
     data: str,
+    former: str = "",
 ) -> State | None:
     """Read `last.pt` into network, loss, optimiser and average.
+
+    Args:
+        folder: of the checkpoint.
+        network: what is filled, as are the next three.
+        loss: with its weights and memory.
+        optimizer: with its state.
+        average: where the recipe has one.
+        data: the content of the data, as `save_last` got it.
+        former: how an older version would have named the same data, by their files' times.
 
     Returns:
         The state to go on from, or None when there is no checkpoint yet.
@@ -114,15 +126,10 @@ def load_last(
     path = folder / "last.pt"
     if not path.is_file():
         return None
-    again = "Start again without --resume, under another --name."
     try:
         content = _read(path)
-        if content["format"] != FORMAT:
-            raise InputError(f"{path}: this checkpoint has format {content['format']}, not {FORMAT}.", again)
-        if content["data"] != data:
-            raise InputError(
-                f"{path}: the data have changed since this run began.", "Bring them back, or start a new run."
-            )
+        if content["data"] not in (data, former):
+            raise changed(path)
         network.load_state_dict(content["network"])
         loss.load_state_dict(content["loss"])
         optimizer.load_state_dict(content["optimizer"])
@@ -130,12 +137,51 @@ def load_last(
             average.network.load_state_dict(content["average"])
         return State(**content["state"])
     except DAMAGE as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: this checkpoint cannot be read ({first}).", again) from None
+        raise _unreadable(path, error) from None
+
+
+def begun_with(folder: Path) -> tuple[str, dict[str, str] | None]:
+    """What the run of this checkpoint began with: the content of the data, and the `Start` of its weights as a dict.
+
+    Raises:
+        InputError: the checkpoint cannot be read.
+    """
+    path = folder / "last.pt"
+    try:
+        content = _read(path)
+        return content["data"], State(**content["state"]).start
+    except DAMAGE as error:
+        raise _unreadable(path, error) from None
+
+
+def changed(path: Path) -> InputError:
+    """The error for a run whose data are not those that it began with."""
+    return InputError(
+        f"{path}: the data have changed since this run began: their pixels, labels or classes are others.",
+        "Bring them back (--data says where they are now), or start a new run under another --name.",
+    )
+
+
+def remove(folder: Path) -> None:
+    """Remove the checkpoint of a run that is finished; files that are not ours stay."""
+    for name in ("last.pt", "best.safetensors"):
+        (folder / name).unlink(missing_ok=True)
+        (folder / f"{name}.partial").unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # it is not there, or not empty
+        folder.rmdir()
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    first = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return InputError(f"{path}: this checkpoint cannot be read ({first}).", AGAIN)
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The content of a `last.pt`; one of `DAMAGE` is raised when it is not whole or holds more than data."""
+    """The content of a `last.pt`; one of `DAMAGE` is raised when it is not whole or holds more than data.
+
+    Raises:
+        InputError: it was written by another version.
+    """
     with zipfile.ZipFile(path) as archive:  # the checksums in it, which torch.load passes over
         if part := archive.testzip():
             raise ValueError(f"'{part}' in it is damaged")
@@ -145,6 +191,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise ValueError("it holds something else than weights and numbers") from None
     if not isinstance(content, dict):
         raise TypeError(f"it holds a {type(content).__name__}")
+    if content["format"] != FORMAT:
+        raise InputError(f"{path}: this checkpoint has format {content['format']}, not {FORMAT}.", AGAIN)
     return content
 
 

@@ -27,7 +27,7 @@ from lookalike.models.pretrained import Pretrained
 from lookalike.recipe import Recipe
 from lookalike.run import Run
 from lookalike.training.distributed import World
-from lookalike.training.loop import Trained
+from lookalike.training.loop import Trained, content_of
 
 
 @dataclass(frozen=True)
@@ -220,6 +220,7 @@ def write_receipt(
         data={
             "name": material.catalog.name,
             "fingerprint": material.catalog.fingerprint,
+            "content": content_of(training, measured),
             "train": len(training.images),
             material.measured: len(measured.images),
             "classes": len(training.catalog.class_names),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +18,7 @@ from lookalike.data.pack import Pack, pack
 from lookalike.data.read import read
 from lookalike.errors import InputError
 from lookalike.evaluation.protocols import named
-from lookalike.models.start import check_blind, timm_start
+from lookalike.models.start import check_blind, fingerprint_of, timm_start
 from lookalike.recipe import Recipe
 from lookalike.run import Run, commit
 from lookalike.training import checkpoint, loop
@@ -53,27 +55,40 @@ class Watch:
             self.stage(sentence)
 
 
-def fit(recipe: Recipe, *, root: Path, name: str, resume: bool = False, watch: Watch | None = None) -> Run:
+def fit(
+    recipe: Recipe,
+    *,
+    root: Path,
+    name: str,
+    resume: bool = False,
+    keep_checkpoint: bool = False,
+    watch: Watch | None = None,
+) -> Run:
     """Train a recipe under a name, or go on where it was stopped; then measure, and write model, report and receipt.
 
     Args:
         recipe: the resolved recipe.
         root: the folder of all runs.
         name: of this run.
-        resume: go on with the run of this name; it is started when there is none.
+        resume: go on with the run of this name; it is started when there is none. Its data, and the model that it
+            started from, may lie elsewhere by now; `recipe.yaml` then says where. A finished run is left as it is.
+        keep_checkpoint: leave the training state in the folder of the finished run.
         watch: who is told how it goes.
 
     Returns:
         The finished run.
 
     Raises:
-        InputError: bad data or recipe, a name that is taken, a recipe that differs from the run's.
+        InputError: bad data or recipe, a name that is taken, a recipe or data that differ from the run's.
         TrainingError: the run diverged.
     """
     watch = watch or Watch()
     sources = commit()  # now: they may change while a long run goes on
     world = join(recipe.training.device)
     watch = watch if world.leads else Watch()
+    if resume and (finished := world.in_turn(lambda: finished_run(Run(root / name), recipe))):
+        watch.say(f"{finished.path} is finished")
+        return finished
     material = world.in_turn(lambda: read_material(recipe))
     if material.divided and recipe.model.init and not checkpoint.exists(Run(root / name).checkpoint_dir):
         test = material.divided.test
@@ -85,6 +100,11 @@ def fit(recipe: Recipe, *, root: Path, name: str, resume: bool = False, watch: W
             world.in_turn(partial(pack_images, material, side, recipe, watch)) for side in ("train", material.measured)
         )
         check_classes(training.catalog, material.divided is None)  # undecodable images may have been left out
+        if not run.recipe.does_as(recipe):
+            world.in_turn(lambda: adopt(run, recipe, training, measured, writes=world.leads))
+        if run.is_finished:
+            watch.say(f"{run.path} is finished")
+            return run
         if hint := advice(recipe, len(training.images)):
             watch.say(hint)
         trained = train(run, world, training, measured, watch)
@@ -95,7 +115,68 @@ def fit(recipe: Recipe, *, root: Path, name: str, resume: bool = False, watch: W
     if world.leads:
         watch.say("measuring, then the report")
     world.in_turn(lambda: finish(run, world, trained, material, training, measured, sources) if world.leads else None)
+    if world.leads and not keep_checkpoint:  # by now no other process reads it
+        to_disk(run)
+        checkpoint.remove(run.checkpoint_dir)
     return run
+
+
+def finished_run(run: Run, recipe: Recipe) -> Run | None:
+    """The run, if it is finished and has just this recipe; None where there is more to do or to compare.
+
+    Raises:
+        InputError: it is finished, and has another recipe.
+    """
+    if not run.exists or not run.is_finished:
+        return None
+    check_recipe(run, recipe)
+    return run if run.recipe.does_as(recipe) else None
+
+
+def adopt(run: Run, recipe: Recipe, training: Pack, measured: Pack, *, writes: bool) -> None:
+    """Let a run go on with data, or a start, that lie elsewhere now.
+
+    Args:
+        run: that was made with another recipe, which differs in places only.
+        recipe: which says where they are.
+        training: the images that are there to train on.
+        measured: those to measure on.
+        writes: whether we are to write the new recipe into the folder of the run.
+
+    Raises:
+        InputError: the data, or the model to start from, are others.
+    """
+    began, start = None, None
+    if run.is_finished:
+        receipt = run.receipt()
+        began, start = receipt["data"].get("content", ""), receipt["start"]
+    elif checkpoint.exists(run.checkpoint_dir):
+        began, start = checkpoint.begun_with(run.checkpoint_dir)
+    if began is not None and began not in (loop.content_of(training, measured), loop.stamps_of(training, measured)):
+        raise checkpoint.changed(run.path)
+    if start and recipe.model.init != run.recipe.model.init:
+        there = fingerprint_of(recipe.model)
+        if there != start["fingerprint"]:
+            raise InputError(
+                f"{run.path}: this run started from another model than {recipe.model.init}.",
+                "Resume with the model it was started from, or choose another --name.",
+            )
+    if writes:
+        run.keep_recipe(recipe)
+    else:
+        run.recipe = recipe
+
+
+def to_disk(run: Run) -> None:
+    """See that what a finished run is made of is on the disk, not only on its way there."""
+    files = [*run.model_dir.iterdir(), run.receipt_path, run.report_path]
+    for path in [*(file for file in files if file.is_file()), run.model_dir, run.path]:
+        with suppress(PermissionError):  # Windows opens no folders
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
 
 
 def read_material(recipe: Recipe) -> Material:
@@ -157,12 +238,22 @@ def open_run(recipe: Recipe, root: Path, name: str, resume: bool) -> Run:
     if not resume or not Run(root / name).exists:
         return Run.create(root, name, recipe)
     run = Run.open(root / name)
-    if not run.recipe.does_as(recipe):
+    check_recipe(run, recipe)
+    return run
+
+
+def check_recipe(run: Run, recipe: Recipe) -> None:
+    """Refuse to go on with a run by another recipe; where its data and its start lie is compared later, by content.
+
+    Raises:
+        InputError: it names a value in which they differ.
+    """
+    placed = run.recipe.placed_as(recipe)
+    if not placed.does_as(recipe):
         raise InputError(
-            f"{run.path}: {difference(run.recipe, recipe)}.",
+            f"{run.path}: {difference(placed, recipe)}.",
             "Resume with the recipe it was started with, or choose another --name.",
         )
-    return run
 
 
 def difference(old: Recipe, new: Recipe) -> str:

@@ -111,8 +111,9 @@ def train(run: Run, world: World, training: Pack, validation: Pack, *, watch: Wa
     network.train()
     optimizer = optim.make_optimizer(network, loss_of, recipe.optimizer)
     average = optim.Average(network, settings.ema) if settings.ema else None
-    data = f"{training.catalog.fingerprint} {validation.catalog.fingerprint}"
-    state = checkpoint.load_last(run.checkpoint_dir, network, loss_of, optimizer, average, data) or State(
+    data = content_of(training, validation)
+    former = stamps_of(training, validation)
+    state = checkpoint.load_last(run.checkpoint_dir, network, loss_of, optimizer, average, data, former) or State(
         start=asdict(task.start) if task.start else None
     )
     measured = average.network if average else network
@@ -212,6 +213,16 @@ def train(run: Run, world: World, training: Pack, validation: Pack, *, watch: Wa
         world.wait()
         measured.load_state_dict(checkpoint.load_best(run.checkpoint_dir))
     return Trained(measured.eval().cpu(), replace(state))
+
+
+def content_of(training: Pack, validation: Pack) -> str:
+    """What a run learns from and is measured on, as its checkpoint knows it: the same wherever the files lie."""
+    return f"{training.content} {validation.content}"
+
+
+def stamps_of(training: Pack, validation: Pack) -> str:
+    """The same as checkpoints of older versions know it: by the names, sizes and times of the files."""
+    return f"{training.catalog.fingerprint} {validation.catalog.fingerprint}"
 
 
 def make_sampler(recipe: Recipe, labels: NDArray[np.int64]) -> RowSampler:
