@@ -1,0 +1,86 @@
+"""Files of version 0.1.0, in `tests/formats`, can still be read and give the same answers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from lookalike.cli.main import app
+from lookalike.models.exported import read_exported
+from lookalike.models.prepare import prepare
+from lookalike.models.pretrained import load
+from lookalike.run import Run
+from lookalike.search.gallery import Gallery
+from lookalike.search.store.sqlite import SqliteStore
+
+FORMATS = Path(__file__).parent / "formats"
+EXPECTED: dict[str, Any] = json.loads((FORMATS / "expected.json").read_text())
+IMAGE = FORMATS / "pictures" / "cat" / "0.png"
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Path:
+    """A copy of the files, as opening some of them writes beside them."""
+    return Path(shutil.copytree(FORMATS, tmp_path / "formats"))
+
+
+def test_a_model_folder_opens_and_says_the_same() -> None:
+    model = load(FORMATS / "run" / "model")
+    assert model.fingerprint == EXPECTED["model"]["fingerprint"]
+    np.testing.assert_allclose(model.logits([IMAGE])[0], EXPECTED["model"]["cat/0.png"], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.pt2"])
+def test_an_export_runs_and_says_the_same(name: str) -> None:
+    exported = read_exported(FORMATS / name)
+    logits = exported.run(prepare(IMAGE, 32)[None])["logits"][0]
+    np.testing.assert_allclose(logits, EXPECTED["model"]["cat/0.png"], atol=1e-4)
+
+
+def test_a_gallery_opens_and_answers_the_same(kept: Path) -> None:
+    model = load(kept / "run" / "model")
+    with Gallery.open(kept / "album.gallery", model=model) as gallery:
+        assert len(gallery.store) == EXPECTED["album.gallery"]["rows"]
+        assert gallery.store.verify() == []
+        for id, path, label, score in EXPECTED["album.gallery"]["cat/0.png"]:
+            (row,) = gallery.store.get([id])
+            assert row is not None
+            assert (row.path.endswith(path), row.label) == (True, label)
+            scores = {hit.row.id: hit.score for hit in gallery.search(IMAGE, k=18, threshold=None).hits}
+            assert scores[id] == pytest.approx(score, abs=2e-3)
+        np.testing.assert_allclose(gallery.store.vectors([1])[0], EXPECTED["embedding of row 1"], atol=2e-3)
+
+
+def test_an_approximate_index_opens_and_answers_the_same(kept: Path) -> None:
+    with SqliteStore.open(kept / "vectors.gallery", exact_below=100) as store:
+        assert store.facts()["covered by the approximate index"] == 300
+        assert store.verify() == []
+        ids = [answers[0][0] for answers in EXPECTED["vectors.gallery"]]
+        for found, answers in zip(store.search(store.vectors(ids), 5), EXPECTED["vectors.gallery"], strict=True):
+            assert not found.exact
+            assert [hit.row.id for hit in found.hits] == [id for id, _ in answers]
+            np.testing.assert_allclose([hit.score for hit in found.hits], [score for _, score in answers], atol=1e-3)
+
+
+def test_an_exported_gallery_becomes_one_again(kept: Path) -> None:
+    target = kept / "again.gallery"
+    arguments = ["gallery", "create", str(target), "--from", str(kept / "album.parquet")]
+    done = CliRunner().invoke(app, [*arguments, "--model", str(kept / "run" / "model")])
+    assert done.exit_code == 0, done.output
+    with SqliteStore.open(target) as store:
+        assert len(store) == EXPECTED["album.gallery"]["rows"]
+        np.testing.assert_allclose(store.vectors([1])[0], EXPECTED["embedding of row 1"], atol=2e-3)
+
+
+def test_a_finished_run_is_known_as_one(kept: Path) -> None:
+    runs = kept / "runs"
+    runs.mkdir()
+    shutil.copytree(kept / "run", runs / "sample")
+    run = Run.open(runs / "sample")
+    assert run.receipt()["results"]["top1"] == pytest.approx(1 / 3)
