@@ -23,6 +23,8 @@ class Place(Protocol):
 
     def open(self, write: bool = False, **options: Any) -> Store: ...
 
+    def clear(self) -> None: ...
+
 
 class Folder:
     """A gallery in a folder."""
@@ -35,6 +37,10 @@ class Folder:
 
     def open(self, write: bool = False, **options: Any) -> Store:
         return SqliteStore.open(self.folder, write, **options)
+
+    def clear(self) -> None:
+        """Move what is there away, as whoever puts another one in its place does."""
+        self.folder.rename(self.folder.with_name(uuid.uuid4().hex))
 
 
 class Database:
@@ -52,6 +58,13 @@ class Database:
         from lookalike.search.store.postgres import PostgresStore
 
         return PostgresStore.open(self.dsn, self.name, write, **options)
+
+    def clear(self) -> None:
+        """Drop what is there."""
+        import psycopg
+
+        with psycopg.connect(self.dsn) as db:
+            db.execute(psycopg.sql.SQL("DROP SCHEMA {} CASCADE").format(psycopg.sql.Identifier(self.name)))
 
 
 def units(count: int, dim: int = DIM, seed: int = 0) -> NDArray[np.float32]:

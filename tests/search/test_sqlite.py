@@ -9,15 +9,16 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from sqlite_rows import ABOUT, DIM, ids_found, made, recall, rows_of, slow_search, vectors_of
 
 from lookalike.errors import InputError
-from lookalike.search.store import searching
+from lookalike.search.store import searching, sqlite
 from lookalike.search.store.approximate import Graph
-from lookalike.search.store.base import NewRow
+from lookalike.search.store.base import NewRow, ReplacedError
 from lookalike.search.store.sqlite import SqliteStore
 from lookalike.search.store.view import View
 
@@ -50,6 +51,44 @@ def test_approximate_search_says_so_and_finds_the_same(big: Path) -> None:
         scores = {(q, hit.row.id): hit.score for q, one in enumerate(exact) for hit in one.hits}
         both = [(scores.get((q, hit.row.id)), hit.score) for q, one in enumerate(approximate) for hit in one.hits]
         assert all(a == b for a, b in both if a is not None)
+
+
+def test_a_change_that_a_gallery_leaves_in_the_middle_of_is_undone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, away = tmp_path / "some.gallery", tmp_path / "away.gallery"
+    store = made(folder, 3, exact_below=EXACT_BELOW)
+    insert = sqlite.writing.insert
+
+    def replaced(*given: Any) -> list[int]:
+        ids = insert(*given)
+        monkeypatch.undo()
+        folder.rename(away)
+        made(folder, 2, exact_below=EXACT_BELOW).close()
+        return ids
+
+    monkeypatch.setattr(sqlite.writing, "insert", replaced)
+    with pytest.raises(ReplacedError):
+        store.add(rows_of(vectors_of(4, seed=9)))
+    store.close()
+    for place, count in ((away, 3), (folder, 2)):
+        with SqliteStore.open(place) as now:
+            assert (len(now), now.verify()) == (count, [])
+
+
+def test_a_writer_that_closes_leaves_the_files_of_another_gallery_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "some.gallery"
+    store = made(folder, 300, exact_below=EXACT_BELOW)
+    store.add(rows_of(vectors_of(300, seed=9), start=300))
+    folder.rename(tmp_path / "away.gallery")
+    made(folder, 400, exact_below=EXACT_BELOW).close()
+    before = sorted(path.name for path in folder.iterdir())
+    assert any(name.startswith("graph-") for name in before)
+    store.close()
+    assert sorted(path.name for path in folder.iterdir()) == before
+    with SqliteStore.open(folder, exact_below=EXACT_BELOW) as now:
+        assert not now.verify()
+        assert not now.search(QUERIES[:1])[0].exact
 
 
 def test_recall_is_measured(big: Path) -> None:

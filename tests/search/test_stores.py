@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from stores import ABOUT, DIM, Place, new_row, new_rows, units
 
 from lookalike.errors import InputError
-from lookalike.search.store.base import About, NewRow, Rejected, Row, Store, Where
+from lookalike.search.store.base import About, NewRow, Rejected, ReplacedError, Row, Store, Where
 
 CLOSE = 1e-6  # scores are float32 of cosines
 
@@ -685,6 +685,42 @@ def test_readers_see_whole_batches(place: Place) -> None:
         writer.join()
         assert {n % batch for n in seen} <= {0}
         assert len(reader) == 5 * batch
+
+
+def test_another_gallery_at_its_place_is_told_from_this_one(place: Place) -> None:
+    with place.create() as first:
+        first.add(new_rows(units(5)))
+    reader, writer = place.open(), place.open(write=True)
+    asked: list[Callable[[], object]] = [
+        lambda: len(reader),
+        lambda: reader.search(units(1)),
+        lambda: reader.get([1]),
+        lambda: reader.thumbnail(1),
+        lambda: reader.vectors([1]),
+        lambda: list(reader.rows()),
+        lambda: reader.labels(3),
+        lambda: writer.add(new_rows(units(1, seed=1), start=50)),
+        lambda: writer.remove([1]),
+        lambda: writer.label([1], "cat"),
+        lambda: writer.reject([Rejected("x.jpg", "why")]),
+        lambda: len(writer),
+    ]
+    place.clear()
+    for ask in asked:
+        with pytest.raises(InputError, match="no longer there"):
+            ask()
+    with place.create() as second:
+        second.add(new_rows(units(2, seed=2)))
+    for ask in asked:
+        with pytest.raises(ReplacedError, match="another gallery"):
+            ask()
+    reader.close()
+    writer.close()
+    with place.open(write=True) as now:
+        assert [row.path for row in now.rows()] == ["00000.jpg", "00001.jpg"]
+        assert not now.rejected()
+        assert not now.verify()
+        assert now.add(new_rows(units(1, seed=3), start=2)) == [3]
 
 
 def test_threads_take_turns(store: Store) -> None:

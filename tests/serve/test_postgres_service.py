@@ -44,6 +44,27 @@ def place(postgres: Server, model_place: Path, photos: Path) -> str:
     return target
 
 
+def test_a_gallery_made_anew_under_its_name_is_what_is_served(
+    postgres: Server, place: str, model_place: Path, photos: Path, engine: PlainEngine
+) -> None:
+    import psycopg
+
+    with client_of(Settings(gallery=place), engine) as client:
+        assert client.post("/v1/items", files=form(encoded(80))).status_code == 200
+        assert client.get("/v1/about").json()["gallery"]["rows"] == 13
+        before = client.get("/v1/items/1/thumbnail")
+        with psycopg.connect(place.partition("#")[0]) as db:
+            db.execute("DROP SCHEMA photos CASCADE")
+        assert client.post("/v1/search?id=1").status_code == 503
+        with Gallery.create(place, model_place) as gallery:
+            gallery.add(photos / "dog")
+        assert client.get("/v1/about").json()["gallery"]["rows"] == 4
+        after = client.get("/v1/items/1/thumbnail", headers={"If-None-Match": before.headers["etag"]})
+        assert after.status_code == 200
+        assert client.post("/v1/items", files=form(encoded(81))).json()["items"][0]["id"] == 5
+        assert len(client.post("/v1/search?id=1&k=100").json()["hits"]) == 4
+
+
 def test_it_is_served_and_well_again_after_the_server_was_away(
     postgres: Server, place: str, engine: PlainEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

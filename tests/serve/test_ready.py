@@ -68,6 +68,25 @@ def test_a_copy_put_in_its_place_is_what_is_served(client: TestClient, gallery_p
     assert client.post("/v1/items", files=form(encoded(71))).status_code == 200
 
 
+def test_what_is_added_goes_into_the_gallery_that_is_there_now(
+    client: TestClient, gallery_place: Path, model_place: Path, photos: Path
+) -> None:
+    assert client.post("/v1/items?label=first", files=form(encoded(71))).status_code == 200  # the way to write is open
+    old = gallery_place.rename(gallery_place.with_name("old"))
+    with Gallery.create(gallery_place, model_place) as gallery:
+        gallery.add(photos / "cat", label="cat")
+    shown = client.get("/v1/items/1/thumbnail")
+    assert (shown.status_code, client.get("/v1/items/13").status_code) == (200, 404)
+    (item,) = client.post("/v1/items?label=second", files=form(encoded(72))).json()["items"]
+    assert item == {"id": 5, "added": True, "label": "second"}
+    assert client.delete("/v1/items/2").status_code == 204
+    assert not ready(client)
+    for place, labels in ((old, {"cat": 4, "dog": 4, "emu": 4, "first": 1}), (gallery_place, {"cat": 3, "second": 1})):
+        with Gallery.open(place) as gallery:
+            assert dict(gallery.store.labels(10)) == labels
+            assert not gallery.verify().faults
+
+
 def test_another_models_gallery_in_its_place_is_not_searched(
     client: TestClient, gallery_place: Path, tmp_path: Path, photos: Path
 ) -> None:

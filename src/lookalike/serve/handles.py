@@ -18,7 +18,7 @@ from lookalike.errors import LookalikeError
 from lookalike.search.gallery import Gallery
 from lookalike.search.places import Server, place_of
 from lookalike.search.remembered import check_fingerprint
-from lookalike.search.store.schema import DATABASE
+from lookalike.search.store.base import ReplacedError
 from lookalike.serve.refusals import RefusedError, overloaded
 
 T = TypeVar("T")
@@ -47,7 +47,6 @@ class Handle:
         self.failing = ""
         self._target, self._fingerprint, self._most, self._write = target, fingerprint, most, write
         self._gallery: Gallery | None = None
-        self._identity: tuple[int, int] | None = None
         self._calls = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"lookalike-{'write' if write else 'read'}")
 
@@ -71,9 +70,15 @@ class Handle:
             self._calls -= 1
 
     def use(self, work: Callable[[Gallery], T]) -> T:
-        """Likewise, in the caller's thread, which must be the only one."""
+        """Likewise, in the caller's thread, which must be the only one. Where another gallery is at its place now,
+        it is done with that one.
+        """
         try:
-            result = work(self._opened())
+            try:
+                result = work(self._opened())
+            except ReplacedError:
+                self._let_go()
+                result = work(self._opened())
         except RefusedError:
             raise
         except (LookalikeError, OSError) as error:
@@ -93,8 +98,6 @@ class Handle:
         self._thread.shutdown(wait=True)
 
     def _opened(self) -> Gallery:
-        if self._gallery is not None and self._identity != _identity(self.place):
-            self._let_go()  # what is at its place now is another one, or nothing
         if self._gallery is None:
             gallery = Gallery.open(self._target, write=self._write)
             try:
@@ -102,7 +105,7 @@ class Handle:
             except BaseException:
                 gallery.close()
                 raise
-            self._gallery, self._identity = gallery, _identity(self.place)
+            self._gallery = gallery
         return self._gallery
 
     def _let_go(self, *, tidy: bool = True) -> None:
@@ -129,14 +132,3 @@ def without_places(error: Exception, place: Path | Server) -> str:
         text = re.sub(rf"{re.escape(known)}(/[^\s:]*)?", "the gallery", text)
     text = re.sub(r"process \d+ on .* is writing", "another process is writing", text)
     return re.sub(r"(?<![\w.])~?/[^\s:)]+", "…", text)
-
-
-def _identity(place: Path | Server) -> tuple[int, int] | None:
-    """Which file is the database of a folder; None where there is none, and of a server's."""
-    if isinstance(place, Server):
-        return None
-    try:
-        found = (place / DATABASE).stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino

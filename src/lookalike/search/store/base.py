@@ -13,6 +13,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from lookalike.errors import InputError
+
 Value = str | int | float | bool | None  # of metadata
 Where = Mapping[str, Value | Sequence[Value]]  # equal to the value, or to one of several; all of them must hold
 
@@ -111,6 +113,10 @@ class Fault:
     mended: bool = False
 
 
+class ReplacedError(InputError):
+    """A store that is open is no longer the one at its place: that is gone, or another one is there now."""
+
+
 class Store(Protocol):
     """The rows of one gallery.
 
@@ -118,7 +124,9 @@ class Store(Protocol):
     that are to search at once open a store each. What a method has returned from is durable: it outlives a
     crash of the process and of the machine. Any number of readers may be open while one writes; a reader sees whole
     batches. Where a store allows one writer only, the second gets an `InputError` that says who holds it.
-    Every method raises `InputError` where the store is damaged, gone, full or read-only, naming the file or table.
+    Every method raises `InputError` where the store is damaged, gone, full or read-only, naming the file or table, and
+    `ReplacedError`, one of these, where another store is at its place now: nothing is read from the old one any more,
+    and nothing written to it.
     Vectors are kept as float16; scores are of the kept vectors.
     """
 

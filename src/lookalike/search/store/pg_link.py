@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 from lookalike.errors import InputError
 from lookalike.search.store import pg_errors
-from lookalike.search.store.pg_driver import errors, psycopg
+from lookalike.search.store.base import ReplacedError
+from lookalike.search.store.pg_driver import errors, psycopg, sql
 from lookalike.search.store.pg_vectors import Extension, find_extension, register
 
 # What a connection string does not say: give up on a server that does not answer, and notice one that vanished.
@@ -59,6 +60,7 @@ class Link:
         self._db: Connection | None = None
         self._closed = False
         self.extension: Extension | None = None
+        self._which: tuple[sql.Composable, int] | None = None
         self._alive()
 
     def close(self) -> None:
@@ -68,6 +70,31 @@ class Link:
             if self._db is not None:
                 self._db.close()
                 self._db = None
+
+    def keep_to(self, query: sql.Composable, known: int) -> None:
+        """See in each transaction that the gallery is still the same one, and not another of its name.
+
+        Args:
+            query: gives one number, and holds what it comes from until the transaction ends.
+            known: what it is now.
+        """
+        self._which = query, known
+
+    def begin(self, db: Connection, how: str = READ) -> None:
+        """Start a transaction on one of this link's connections.
+
+        Raises:
+            ReplacedError: another gallery has the name now.
+        """
+        if self._which is None:
+            db.execute(sql.SQL(how))
+            return
+        query, known = self._which
+        cursor = db.execute(sql.SQL("{}; {}").format(sql.SQL(how), query))
+        while cursor.nextset():
+            pass
+        if cursor.fetchone() != (known,):
+            raise ReplacedError(f"{self.place}: another gallery has this name now.", "Open it again.")
 
     def connect(self) -> Connection:
         """Another connection to the same server, in autocommit; the caller closes it."""
@@ -179,13 +206,13 @@ class Link:
         """A transaction. A connection that was lost since the last one is replaced: nothing was asked of it yet."""
         db = self._alive()
         try:
-            db.execute(begin)
-        except psycopg.Error:
+            self.begin(db, begin)
+        except (psycopg.Error, ReplacedError):
             self._undo(db)
             if not self._lost:
                 raise
             db = self._alive()
-            db.execute(begin)
+            self.begin(db, begin)
         return db
 
     def _alive(self) -> Connection:

@@ -20,7 +20,7 @@ from lookalike.search.store import pg_schema, pg_upkeep
 from lookalike.search.store.base import About, Fault, Found, NewRow, Rejected, Row, Value, Where
 from lookalike.search.store.pg_driver import psycopg, sql
 from lookalike.search.store.pg_filters import clause, jsonb
-from lookalike.search.store.pg_link import READ, Link
+from lookalike.search.store.pg_link import Link
 from lookalike.search.store.pg_search import COLUMNS, Searcher, row_of
 from lookalike.search.store.pg_writing import insert
 from lookalike.search.store.rowdata import checked_queries, checksum, kept_vectors
@@ -52,7 +52,8 @@ class PostgresStore:
         self._link = Link(dsn, name, write=write)
         self._exact_below = exact_below
         try:
-            self.about = pg_schema.read_about(self._link, name)
+            self.about, table = pg_schema.read_about(self._link, name)
+            self._link.keep_to(pg_schema.which(name), table)
             self._names = pg_schema.names_of(self._link, name)
         except BaseException:
             self._link.close()
@@ -172,7 +173,7 @@ class PostgresStore:
             f"SELECT {COLUMNS} FROM {{s}}.images WHERE id > %s AND {{condition}} ORDER BY id", condition=condition
         )
         with self._link.connect() as db, self._link.saying():  # its own, so that others need not wait for the last row
-            db.execute(READ)
+            self._link.begin(db)
             with db.cursor(name="rows") as cursor:
                 cursor.itersize = PAGE
                 yield from map(row_of, cursor.execute(query, (after, *parameters)))

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from lookalike.data.partial import sweep
 from lookalike.errors import InputError
 from lookalike.search.store import writing
-from lookalike.search.store.base import About, Fault, Found, Hit, NewRow, Rejected, Row, Value, Where
+from lookalike.search.store.base import About, Fault, Found, Hit, NewRow, Rejected, ReplacedError, Row, Value, Where
 from lookalike.search.store.derived import Generation, damaged_vector
 from lookalike.search.store.filters import clause
 from lookalike.search.store.lock import WriterLock
@@ -42,7 +42,16 @@ from lookalike.search.store.rowdata import (
     marks,
     row_of,
 )
-from lookalike.search.store.schema import DATABASE, connect, frozen_state, make_tables, read_about, saying
+from lookalike.search.store.schema import (
+    DATABASE,
+    check_identity,
+    connect,
+    frozen_state,
+    identity_of,
+    make_tables,
+    read_about,
+    saying,
+)
 from lookalike.search.store.searching import Searcher
 from lookalike.search.store.upkeep import Upkeep
 from lookalike.search.store.verify import verify
@@ -69,12 +78,14 @@ class SqliteStore:
         self._exact_below = exact_below
         self._turns = threading.RLock()
         connect(self._database, write=False).close()  # before the lock's file is made in a folder that is no gallery
+        self._identity = identity_of(self._database)
         self._lock = WriterLock(self.folder) if write else None
         try:
             self._db = connect(self._database, write=write)
+            self._check()
             self.about = read_about(self._db, self._database)
             self._searcher = Searcher(self.folder, self.about.dim)
-            self._upkeep = Upkeep(self.folder, self._db, self.about.dim, exact_below) if write else None
+            self._upkeep = Upkeep(self.folder, self._db, self.about.dim, exact_below, self._check) if write else None
         except BaseException:
             if self._lock is not None:
                 self._lock.release()
@@ -130,7 +141,8 @@ class SqliteStore:
         with self._turns:
             try:
                 if self._upkeep is not None and tidy:
-                    with saying(self._database):
+                    with suppress(ReplacedError), saying(self._database):  # nothing is tidied in another one's folder
+                        self._check()
                         self._upkeep.on_close()
             finally:
                 self._upkeep = None
@@ -215,8 +227,10 @@ class SqliteStore:
         """Rows of an id above `after`, in ascending order of id, all as of the moment of the first."""
         condition, parameters = clause(where)
         with saying(self._database):
+            self._check()
             db = connect(self._database, write=False)  # its own, so that what changes meanwhile is not mixed in
             try:
+                self._check()
                 query = f"SELECT {COLUMNS} FROM images WHERE id > ? AND {condition} ORDER BY id"
                 cursor = db.execute(query, (after, *parameters))
                 while records := cursor.fetchmany(PAGE):
@@ -287,6 +301,7 @@ class SqliteStore:
     def verify(self) -> list[Fault]:
         """Look at everything; an empty list: all is well. A writer mends what can be mended at once."""
         with self._turns, saying(self._database):
+            self._check()
             return verify(self._database, self._db, self.about.dim, self._upkeep)
 
     def measure_recall(self, k: int = 10, sample: int = 200, seed: int = 0) -> float:
@@ -317,6 +332,7 @@ class SqliteStore:
     def _reading(self) -> Iterator[sqlite3.Connection]:
         """A snapshot of the database, for as long as the block lasts."""
         with self._turns, saying(self._database):
+            self._check()
             if self._db.frozen is not None and self._db.frozen != frozen_state(self._database):
                 self._db.close()  # what nobody could write, as it seemed, another user has written
                 self._db = connect(self._database, write=False)
@@ -335,18 +351,23 @@ class SqliteStore:
             writing.begin_change(self._db)
             try:
                 yield self._db
+                self._check()
                 self._db.execute("COMMIT")
             except BaseException:
                 if self._db.in_transaction:  # some errors have undone it already
                     self._db.execute("ROLLBACK")
                 raise
+            self._check()  # else what was kept went with a gallery that left in the meantime
 
     def _writer(self) -> Upkeep:
         if self._upkeep is None:
             raise InputError(f"{self.folder}: this gallery is open for reading.", "Open it for writing.")
-        if not self._database.exists():
-            raise InputError(f"{self.folder}: the gallery is no longer there.", "Put it back, and open it again.")
+        self._check()
         return self._upkeep
+
+    def _check(self) -> None:
+        """See that the gallery at its place is this one; see `check_identity`."""
+        check_identity(self._database, self._identity)
 
 
 def _rows(db: sqlite3.Connection, ids: Iterable[int]) -> dict[int, Row]:

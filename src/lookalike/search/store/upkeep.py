@@ -8,9 +8,11 @@ removed or when they are missing or damaged.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 from lookalike.errors import InputError
+from lookalike.search.store.base import ReplacedError
 from lookalike.search.store.derived import Generation, faults_of, make_generation, quick_faults_of, sweep
 from lookalike.search.store.writing import begin_change
 
@@ -27,10 +29,18 @@ class Upkeep:
         db: the writer's.
         dim: numbers of a vector.
         exact_below: rows up to which nothing is derived.
+        check: raises a `ReplacedError` where the folder is another gallery's by now; its files are left alone.
     """
 
-    def __init__(self, folder: Path, db: sqlite3.Connection, dim: int, exact_below: int) -> None:
-        self._folder, self._db, self._dim, self._exact_below = folder, db, dim, exact_below
+    def __init__(
+        self,
+        folder: Path,
+        db: sqlite3.Connection,
+        dim: int,
+        exact_below: int,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._folder, self._db, self._dim, self._exact_below, self._check = folder, db, dim, exact_below, check
         self._later = 0  # after a failure: not before the ids have come so far
         self.failure = ""
         sweep(folder, self.generation())
@@ -57,12 +67,14 @@ class Upkeep:
             OSError: they cannot be written.
             InputError: a vector in the database is damaged.
         """
+        self._check()
         generation = self.generation()
         fresh = fresh or not generation.positions or bool(faults_of(self._folder, generation))
         new = Generation()
         if self._rows() > self._exact_below:
             onto = None if fresh else generation
             new = make_generation(self._folder, self._db, self._dim, onto=onto, with_graph=True)
+        self._check()
         begin_change(self._db)
         try:
             self._db.execute("UPDATE meta SET generation = ?", (new.to_json(),))
@@ -74,6 +86,7 @@ class Upkeep:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise
+        self._check()
         sweep(self._folder, new)
         self.failure = ""
 
@@ -110,6 +123,8 @@ class Upkeep:
             return
         try:
             self.renew(fresh=broken or full)
+        except ReplacedError:
+            raise
         except (OSError, InputError, sqlite3.Error) as error:
             self._later = last + max(self._exact_below, 1)
             self.failure = str(error)
