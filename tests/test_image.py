@@ -131,12 +131,6 @@ def test_sixteen_bit_colour_becomes_eight() -> None:
     assert decode(png)[0, 0].tolist() == [0, 128, 255]
 
 
-def test_pixels_that_have_no_eight_bit_meaning_are_refused() -> None:
-    for values in (np.ones((4, 4), np.float32), np.full((4, 4), 70000, np.int32)):
-        with pytest.raises(InputError, match=r"scan.tif: pixels of more than 16 bits"):
-            decode(encoded(values, "TIFF"), where="scan.tif")
-
-
 def test_the_first_picture_of_an_animation_is_taken() -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])

@@ -6,20 +6,30 @@ Training, measuring and predicting all decode here, so that a picture has the sa
 from __future__ import annotations
 
 import io
+import os
+import threading
 import warnings
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
+from lookalike import bounds
+from lookalike.deep import as_eight_bits, has_deep_colour, is_deep
 from lookalike.errors import InputError
+from lookalike.profiles import to_srgb
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 CropMode = Literal["center", "squash"]  # how a picture becomes a square: cut evenly, or stretched
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # JPEG includes MPO, the double pictures of phones
-MAX_PIXELS = 100_000_000  # a picture of 300 MB once decoded: more is a mistake or an attack
+MAX_PIXELS = 150_000_000  # the largest photos of phones have 108; more is a mistake or an attack
+MAX_BYTES = 2**29  # of one file; an image of `MAX_PIXELS` is smaller, however badly it is packed
+LARGE = 25_000_000  # pixels: of larger images one at a time is decoded, as it may take 15 bytes for each
+DRAFT = 3  # a large JPEG is decoded at this many times the size that is wanted, at least; resizing does the rest
 
 ORIENTATION = 0x0112  # the EXIF tag; how each of its values is undone
 UPRIGHT = {
@@ -31,6 +41,8 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+_one_large = threading.Lock()
 
 Image.init()  # every plugin now: `open` looks formats up by name, and threads must not load them all at once
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # MAX_PIXELS is our own, stricter check
@@ -47,10 +59,11 @@ def decode(
 ) -> NDArray[np.uint8]:
     """Decode an image.
 
-    EXIF orientation is applied; gray, palette, CMYK and 16-bit images become 8-bit RGB; transparency becomes white; of
-    an animation the first picture is taken. Resizing is antialiased (bicubic). By default it keeps proportions: the
-    picture covers the target and what sticks out is cut off evenly; squashing keeps all of the picture instead. A
-    picture that has the size already is returned as it is.
+    EXIF orientation is applied; gray, palette and CMYK images become RGB, and colours with an embedded ICC profile
+    become sRGB; deeper pixels become 8-bit ones (`lookalike.deep` says how white is found); transparency becomes
+    white; of an animation the first picture is taken. Resizing is antialiased (bicubic). By default it keeps
+    proportions: the picture covers the target and what sticks out is cut off evenly; squashing keeps all of the picture
+    instead. A picture that has the size already is returned as it is.
 
     Args:
         data: the bytes of a JPEG, PNG, WebP, BMP, GIF, TIFF or PPM file.
@@ -64,8 +77,8 @@ def decode(
         RGB, (height, width, 3) uint8.
 
     Raises:
-        InputError: not an image in one of these formats, damaged or cut short, larger than `MAX_PIXELS`, with
-            pixels that have no 8-bit meaning (floating point), or a box that holds nothing of the picture.
+        InputError: not an image in one of these formats, damaged or cut short, larger than `MAX_PIXELS`, of a structure
+            that would keep the decoder busy (see `lookalike.bounds`), or a box that holds nothing of the picture.
     """
     target = (size, size) if isinstance(size, int) else size
     image = read(data, None if target is None or box is not None else max(target), where=where)
@@ -76,39 +89,78 @@ def decode(
     return np.array(image)
 
 
+def read_file(path: Path) -> bytes:
+    """The bytes of an image file.
+
+    Raises:
+        OSError: it cannot be read.
+        InputError: it is larger than any image that is decoded; it is not read then.
+    """
+    with path.open("rb") as file:
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise InputError(f"{path}: more than {MAX_BYTES // 2**20} MiB are too many for a picture.", "Remove it.")
+    return data
+
+
 def read(data: bytes, size: int | None = None, *, where: str = "image") -> Image.Image:
     """The whole picture, loaded, upright and RGB: what `decode` cuts from.
 
     Args:
         data: as for `decode`.
-        size: pixels that its shorter side is wanted at, later; a large JPEG is then decoded smaller, to twice that at
-            least. None: as it is.
+        size: pixels that its shorter side is wanted at, later; a large JPEG is then decoded smaller, to three times
+            that at least. None: as it is.
         where: what to call the image in an error.
 
     Raises:
         InputError: as `decode`.
     """
+    bounds.check(data, where)
+    image = opened(data, where)
+    with _alone(image, size):
+        return _upright(image, data, where)
+
+
+class TooManyPixelsError(InputError):
+    """An image with more pixels than are decoded."""
+
+    def __init__(self, where: str, pixels: str, most: int) -> None:
+        super().__init__(f"{where}: {pixels} are too many.", f"Make it smaller than {most / 1e6:,.0f} million pixels.")
+
+
+def opened(data: bytes, where: str = "image", max_pixels: int | None = None) -> ImageFile.ImageFile:
+    """An image whose header has been read, and nothing else; its structure must have been checked.
+
+    Args:
+        data: as for `decode`.
+        where: what to call the image in an error.
+        max_pixels: that it may have; None: `MAX_PIXELS`.
+
+    Raises:
+        TooManyPixelsError: it has more.
+        InputError: not an image in one of our formats, or damaged.
+    """
+    most = MAX_PIXELS if max_pixels is None else max_pixels
     try:
-        image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
         what = "empty" if not data else "not an image in a format that can be read"
         raise InputError(f"{where}: {what}.", "Use JPEG, PNG, WebP, BMP, GIF, TIFF or PPM, or remove it.") from None
+    except Image.DecompressionBombError:
+        raise TooManyPixelsError(where, "its pixels", most) from None
     except Exception as error:  # Pillow's readers raise nearly anything on damaged bytes
         raise _damaged(where, error) from None
-    if image.width * image.height > MAX_PIXELS:
-        raise InputError(
-            f"{where}: {image.width} × {image.height} pixels are too many.",
-            f"Make it smaller than {MAX_PIXELS // 1_000_000} million pixels.",
-        )
-    if size is not None:
-        image.draft(None, (2 * size, 2 * size))  # twice: resizing then does the fine filtering
-    return _upright(image, where)
+    if image.width * image.height > most:
+        raise TooManyPixelsError(where, f"{image.width} × {image.height} pixels", most)
+    return image
 
 
 def from_pillow(
     image: Image.Image, size: int, *, crop_mode: CropMode = "center", where: str = "image"
 ) -> NDArray[np.uint8]:
     """A Pillow image as `decode` gives its file: upright, RGB, a square.
+
+    Of an image that has been opened and not yet loaded, the file is decoded, so that the pixels are the same.
 
     Args:
         image: in any mode; it is not changed.
@@ -120,17 +172,49 @@ def from_pillow(
         RGB, (size, size, 3) uint8.
 
     Raises:
-        InputError: its file is damaged, or its pixels have no 8-bit meaning.
+        InputError: its file is damaged, or larger than `decode` allows.
     """
-    return np.array(resized(_upright(image, where), size, size, crop_mode))
+    if (data := _bytes_of(image, where)) is not None:
+        return decode(data, size, crop_mode=crop_mode, where=where)
+    if image.width * image.height > MAX_PIXELS:
+        raise TooManyPixelsError(where, f"{image.width} × {image.height} pixels", MAX_PIXELS)
+    return np.array(resized(_upright(image, None, where), size, size, crop_mode))
 
 
-def _upright(image: Image.Image, where: str) -> Image.Image:
+def _bytes_of(image: Image.Image, where: str) -> bytes | None:
+    """The file of an image that has been opened and is as it was then; None where there is none, or another format."""
+    if not isinstance(image, ImageFile.ImageFile) or image.format not in {*FORMATS, "MPO"} or image.tell():
+        return None
+    if image.tile and image.fp is not None:
+        place = image.fp.tell()
+        image.fp.seek(0)
+        data: bytes = image.fp.read(MAX_BYTES + 1)
+        image.fp.seek(place)
+    elif image.format == "TIFF" and image.readonly and image.filename:  # mapped, and by Pillow not set upright
+        data = read_file(Path(os.fsdecode(image.filename)))
+    else:
+        return None
+    if len(data) > MAX_BYTES:
+        raise InputError(f"{where}: more than {MAX_BYTES // 2**20} MiB are too many for a picture.", "Remove it.")
+    return data
+
+
+def _alone(image: ImageFile.ImageFile, size: int | None) -> AbstractContextManager[object]:
+    """Make a JPEG ready to be decoded to the size that is needed; of large images, wait for one's turn."""
+    whole = image.width * image.height
+    if size is not None:
+        image.draft(None, (DRAFT * size, DRAFT * size))
+    pixels = whole if image.info.get("progressive") else image.width * image.height
+    return _one_large if pixels > LARGE else nullcontext()
+
+
+def _upright(image: Image.Image, data: bytes | None, where: str) -> Image.Image:
     """The whole picture, loaded, upright and RGB; of a JPEG in draft mode, the smaller picture."""
     try:
+        deep = has_deep_colour(image)
         image.load()
         turn = UPRIGHT.get(_orientation(image))  # after loading, which turns TIFFs by itself
-        image = _rgb(image, where)
+        image = _rgb(image, data if deep else None)
     except (InputError, MemoryError):
         raise
     except Exception as error:
@@ -150,24 +234,19 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _rgb(image: Image.Image, where: str) -> Image.Image:
+def _rgb(image: Image.Image, deep: bytes | None) -> Image.Image:
+    """8-bit RGB in sRGB, on white. `deep`: the file, of an image whose colours have 16 bits there."""
+    if is_deep(image) or deep is not None:
+        image = as_eight_bits(image, deep)
+    if image.info.get("icc_profile") or image.mode == "LAB":
+        image = to_srgb(image)
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
-    if image.mode in {"I", "F"} or image.mode.startswith("I;16"):
-        return _from_deep_gray(np.asarray(image), where)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
     return image.convert("RGB")
-
-
-def _from_deep_gray(values: NDArray[np.generic], where: str) -> Image.Image:
-    """8-bit RGB from gray values of 0 to 65535, (H, W)."""
-    if values.dtype.kind == "f" or values.min() < 0 or values.max() > 65535:
-        raise InputError(f"{where}: pixels of more than 16 bits.", "Save it with 8 or 16 bits a channel.")
-    gray = (values.astype(np.uint32) * 255 + 32767) // 65535
-    return Image.fromarray(gray.astype(np.uint8)).convert("RGB")
 
 
 def _crop(image: Image.Image, box: tuple[int, int, int, int], where: str) -> Image.Image:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from lookalike.errors import InputError
-from lookalike.image import CropMode, decode
+from lookalike.image import UPRIGHT, CropMode, decode
 from lookalike.models.prepare import prepare
 
 ORIENTATION = 0x0112
@@ -117,7 +117,6 @@ def test_the_picture_given_is_not_changed() -> None:
         (np.zeros((8, 8), np.uint8), r"image 3: an array of uint8 \(8, 8\)"),
         (np.zeros((8, 8, 3), np.float32), "image 3: an array of float32"),
         (np.zeros((0, 8, 3), np.uint8), "image 3: an array"),
-        (Image.new("F", (8, 8)), "image 3: pixels of more than 16 bits"),
         (7, "image 3: a int is not a picture"),
     ],
 )
@@ -135,6 +134,54 @@ def test_files_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"short\.jpg: damaged image"):
         prepare(short, 16)
     huge = tmp_path / "huge.png"
-    Image.new("1", (20_000, 6_000)).save(huge)
-    with pytest.raises(InputError, match=r"huge\.png: 20000 × 6000 pixels are too many"):
+    Image.new("1", (20_000, 8_000)).save(huge)
+    with pytest.raises(InputError, match=r"huge\.png: 20000 × 8000 pixels are too many"):
         prepare(huge, 16)
+
+
+@pytest.mark.parametrize("size", [(400, 300), (1600, 1203), (3000, 2000)])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_a_path_bytes_and_what_is_opened_of_them_are_one(tmp_path: Path, kind: str, size: tuple[int, int]) -> None:
+    path = tmp_path / f"photo.{kind.lower()}"
+    path.write_bytes(encoded(scene(*size), kind, 6))
+    data = path.read_bytes()
+    expected = prepare(path, 64)
+    opened, of_bytes = Image.open(path), Image.open(io.BytesIO(data))
+    assert np.array_equal(prepare(data, 64), expected)
+    for image in (opened, of_bytes):
+        assert np.array_equal(prepare(image, 64), expected)
+        assert np.array_equal(prepare(image, 64), expected)  # a second time
+        image.load()  # it can still be used by whoever opened it
+        assert image.getpixel((5, 5)) is not None
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("mode", ["L", "CMYK", "RGBA", "RGB", "I;16"])
+def test_turned_tiffs_are_upright_in_every_form(tmp_path: Path, mode: str, orientation: int) -> None:
+    """Pillow maps some of them into memory, and then does not turn them."""
+    path = tmp_path / "scan.tif"
+    path.write_bytes(encoded(scene(60, 40, mode), "TIFF", orientation))
+    expected = prepare(path.read_bytes(), 32)
+    upright = prepare(encoded(scene(60, 40, mode).transpose(UPRIGHT[orientation]), "TIFF") if orientation > 1
+                      else path, 32)  # fmt: skip
+    assert np.array_equal(expected, upright)
+    loaded = Image.open(path)
+    loaded.load()
+    for picture in (path, Image.open(path), Image.open(io.BytesIO(path.read_bytes())), loaded):
+        assert np.array_equal(prepare(picture, 32), expected)
+
+
+def test_12_bits_in_16_are_as_light_from_a_path_as_from_an_opened_picture(tmp_path: Path) -> None:
+    path = tmp_path / "deep.png"
+    ramp = np.linspace(0, 4095, 64 * 64).reshape(64, 64).astype(np.uint16)
+    Image.fromarray(ramp).save(path)
+    for picture in (path, Image.open(path), Image.fromarray(ramp)):
+        assert prepare(picture, 64)[-1, -1].tolist() == [255, 255, 255]
+
+
+def test_a_file_larger_than_any_picture_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "large.jpg"
+    with path.open("wb") as file:
+        file.truncate(2**40)  # takes no room on the disk
+    with pytest.raises(InputError, match=r"large\.jpg: more than 512 MiB are too many"):
+        prepare(path, 16)

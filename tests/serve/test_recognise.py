@@ -122,7 +122,7 @@ def bomb() -> bytes:
         (encoded(3)[:-40], "image 2: damaged image."),
         (encoded(3, "PNG")[:200], "image 2: damaged image."),
         (encoded(3, "TIFF")[:60], "image 2: not an image in a format that can be read."),
-        (bomb(), "image 2: more than 50,000,000 pixels."),
+        (bomb(), "image 2: more than 150,000,000 pixels."),
     ],
     ids=["empty", "text", "ppm", "svg", "cut jpeg", "cut png", "cut tiff", "bomb"],
 )

@@ -87,16 +87,14 @@ def _decoded(paths: list[Path], config: ModelConfig) -> NDArray[np.uint8]:
     """All pictures, (N, size, size, 3); an error that names every one that cannot be read."""
     import numpy as np
 
-    from lookalike.image import decode
+    from lookalike.image import decode, read_file
 
     pictures = np.empty((len(paths), config.image_size, config.image_size, 3), np.uint8)
     faults: list[InputError] = []
     with _progress("reading", paths) as shown:
         for row, path in enumerate(shown):
             try:
-                pictures[row] = decode(
-                    path.read_bytes(), config.image_size, crop_mode=config.crop_mode, where=str(path)
-                )
+                pictures[row] = decode(read_file(path), config.image_size, crop_mode=config.crop_mode, where=str(path))
             except OSError as error:
                 faults.append(InputError(f"{path}: cannot be read ({error.strerror}).", "Check the path."))
             except InputError as fault:

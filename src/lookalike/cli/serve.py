@@ -50,7 +50,7 @@ def serve(
     max_body: Annotated[int, typer.Option("--max-body", min=1, metavar="MIB", help="MiB of a request.")] = 20,
     max_pixels: Annotated[
         int, typer.Option("--max-pixels", min=1, metavar="MILLIONS", help="Million pixels of an image.")
-    ] = 50,
+    ] = 150,
     max_images: Annotated[int, typer.Option("--max-images", min=1, help="Images of a request.")] = 16,
     max_waiting: Annotated[
         int, typer.Option("--max-waiting", min=1, help="Images on their way, of all requests; beyond that: 503.")

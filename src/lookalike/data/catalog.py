@@ -29,6 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lookalike.errors import InputError
+from lookalike.image import MAX_BYTES, read_file
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -185,13 +186,15 @@ class Catalog:
         """The encoded bytes of one image.
 
         Raises:
-            InputError: the file or zip member is missing or cannot be read.
+            InputError: the file or zip member is missing, cannot be read, or is larger than any picture.
         """
         path = self.paths[row]
         try:
             if self.container == "zip":
+                if (size := self._zip.getinfo(path).file_size) > MAX_BYTES:
+                    raise InputError(f"{path}: {size / 2**20:,.0f} MiB are too many for a picture.", "Remove it.")
                 return self._zip.read(path)
-            return (self.root / path).read_bytes()
+            return read_file(self.root / path)
         except (OSError, KeyError, RuntimeError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
             raise InputError(
                 f"{self.root}: cannot read '{path}' ({error}).", f"Run 'lookalike data check {self.root}'."

@@ -32,7 +32,7 @@ from lookalike.data.partial import sweep
 from lookalike.errors import InputError
 from lookalike.image import CropMode, decode
 
-FORMAT = 1
+FORMAT = 2  # of the file, and of how images are decoded
 CHUNK = 256  # images decoded by a thread at a time
 MARGIN = 64 << 20  # bytes left free on the disk
 SHOWN = 5  # undecodable images named in an error

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lookalike.errors import InputError
-from lookalike.image import CropMode, decode, from_pillow
+from lookalike.image import CropMode, decode, from_pillow, read_file
 
 Picture: TypeAlias = Image.Image | str | Path | bytes | NDArray[np.uint8]
 
@@ -46,7 +46,7 @@ def prepare(picture: Picture, size: int, where: str = "image", *, crop_mode: Cro
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_file(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}).", "Check the path.") from None
 

@@ -21,10 +21,10 @@ from lookalike.data.hugging_face import shards_at
 from lookalike.data.read import BUILTIN, read
 from lookalike.data.sources import installed
 from lookalike.errors import InputError
+from lookalike.image import MAX_BYTES
 from lookalike.search.store.base import Rejected, Value
 
 TABLES = frozenset({".csv", ".tsv", ".parquet"})
-MAX_BYTES = 2**29  # of one file; the largest picture that would be decoded is smaller, however badly it is packed
 
 Source = str | Path | Catalog
 

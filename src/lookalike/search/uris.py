@@ -14,7 +14,8 @@ from urllib.parse import quote, urlsplit
 
 from lookalike.data.folder import is_image
 from lookalike.errors import InputError
-from lookalike.search.listing import MAX_BYTES, Found, Item, Listing, class_folder
+from lookalike.image import MAX_BYTES
+from lookalike.search.listing import Found, Item, Listing, class_folder
 from lookalike.search.store.base import Rejected
 
 URI = re.compile(r"[a-z][a-z0-9+.-]+://.+", re.IGNORECASE)

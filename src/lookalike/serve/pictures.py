@@ -1,35 +1,31 @@
 """From the bytes of an image to the model's input, in a few threads of their own.
 
-What a body may hold is told by its first bytes, never by its name, and its pixels are counted before they are made.
+What a body may hold is told by its first bytes, never by its name; its structure is looked at and its pixels are
+counted before they are made.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import io
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
+from lookalike import bounds
 from lookalike.cores import cores
 from lookalike.errors import InputError
-from lookalike.image import CropMode, decode
+from lookalike.image import CropMode, TooManyPixelsError, decode, opened
 from lookalike.search.decoding import Content, Decoded, decode_content
 from lookalike.search.listing import Item
 from lookalike.serve.refusals import RefusedError
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 SAID = "Use JPEG, PNG, WebP, GIF, BMP or TIFF."
-LARGE = 12_000_000  # pixels; of such pictures one at a time is decoded: it may take 15 bytes for each
 UPLOADED = "upload:"  # and the SHA-256 of its content: the path of what was added over HTTP
 
 T = TypeVar("T")
@@ -57,7 +53,6 @@ class Pictures:
     def __init__(self, size: int, crop_mode: CropMode, max_pixels: int) -> None:
         self._size, self._crop_mode, self._max_pixels = size, crop_mode, max_pixels
         self._threads = ThreadPoolExecutor(cores(), thread_name_prefix="lookalike-decode")
-        self._large = threading.Lock()
 
     def close(self) -> None:
         """End the threads; what they are at is finished."""
@@ -95,35 +90,31 @@ class Pictures:
 
     def _pixels(self, data: bytes, name: str) -> NDArray[np.uint8]:
         try:
-            with self._large if self._check(data, name) > LARGE else nullcontext():
-                return decode(data, self._size, crop_mode=self._crop_mode, where=name)
+            self._check(data, name)
+            return decode(data, self._size, crop_mode=self._crop_mode, where=name)
         except (InputError, MemoryError) as error:
             raise _unreadable(name, error) from None
 
     def _upload(self, data: bytes, name: str) -> Upload:
         digest = hashlib.sha256(data).digest()
         item = Item(f"{UPLOADED}{digest.hex()}", len(data), 0, lambda: data)
-        with self._large if self._check(data, name) > LARGE else nullcontext():
-            found = decode_content(Content(item, data, digest), self._size, self._crop_mode)
+        self._check(data, name)
+        found = decode_content(Content(item, data, digest), self._size, self._crop_mode)
         if not isinstance(found, Decoded):
             raise _unreadable(name, InputError(f"{name}: {found.reason}."))
         return Upload(found.pixels, found.thumbnail, digest, len(data))
 
-    def _check(self, data: bytes, name: str) -> int:
-        """Pixels that the picture says it has, of a format that is let in."""
+    def _check(self, data: bytes, name: str) -> None:
+        """Refuse what is not let in, by its first bytes and its structure; nothing is decoded."""
         try:
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                pixels = image.width * image.height
-        except UnidentifiedImageError:
-            what = "empty" if not data else "not an image in a format that can be read"
-            raise RefusedError(422, f"{name}: {what}.", SAID) from None
-        except Image.DecompressionBombError:
+            bounds.check(data, name)
+            kind = opened(data, name, self._max_pixels).format
+        except TooManyPixelsError:
             raise self._too_large(name) from None
-        except Exception as error:  # Pillow's readers raise nearly anything on damaged bytes
+        except InputError as error:
             raise _unreadable(name, error) from None
-        if pixels > self._max_pixels:
-            raise self._too_large(name)
-        return pixels
+        if kind == "PPM":
+            raise RefusedError(422, f"{name}: not an image in a format that can be read.", SAID)
 
     def _too_large(self, name: str) -> RefusedError:
         return RefusedError(422, f"{name}: more than {self._max_pixels:,} pixels.", "Make it smaller.",

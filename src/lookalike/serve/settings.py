@@ -59,7 +59,7 @@ class Settings:
     write_key: SecretStr | None = None
     engine: EngineKind = "auto"
     max_body_bytes: int = 20 * 2**20
-    max_pixels: int = 50_000_000
+    max_pixels: int = 150_000_000
     max_images: int = 16
     max_waiting: int = 128
     max_requests: int = 256
