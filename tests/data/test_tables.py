@@ -23,9 +23,9 @@ FILES = tuple(f"{folder}/{number}.png" for folder in ("cats", "dogs") for number
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     """Six pictures: cats/0.png to dogs/2.png."""
-    file = io.BytesIO()
-    Image.new("RGB", (8, 8), "teal").save(file, "PNG")
-    for name in FILES:
+    for number, name in enumerate(FILES):
+        file = io.BytesIO()
+        Image.new("RGB", (8, 8), (0, 128, 20 * number)).save(file, "PNG")
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(file.getvalue())
     return tmp_path

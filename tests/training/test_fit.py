@@ -117,7 +117,7 @@ def test_the_receipt_says_how_the_results_came_about(finished: Run, album: Path)
     assert receipt["data"] == {
         "name": "album", "fingerprint": catalog.fingerprint, "content": receipt["data"]["content"],
         "train": 32, "val": 12, "classes": 4, "skipped": 0,
-        "remark": "",
+        "copies": None, "remark": "",
     }  # fmt: skip
     assert (receipt["name"], receipt["model"], receipt["device"]) == ("whole", "resnet18", "cpu")
     assert (receipt["steps"], receipt["epochs"], receipt["batch_size"], receipt["seed"]) == (STEPS, 2, 16, 0)
@@ -143,6 +143,21 @@ def test_the_model_in_it_measures_as_the_receipt_says(finished: Run, album: Path
     assert model.config.dataset == "album"
     assert model.config.temperature == said["temperature"] == 1.0  # 12 images cannot tell it
     assert model.config.temperature_remark == said["temperature_remark"] == "12 images are too few, it takes 100"
+
+
+def test_copies_on_both_sides_are_told(album: Path, tmp_path: Path) -> None:
+    home = tmp_path / "album"
+    shutil.copytree(album, home)
+    first = next(path for path in sorted((home / "train").rglob("*")) if path.is_file())
+    shutil.copy(first, next((home / "val").iterdir()) / "again.png")
+    said: list[str] = []
+    run = fit(recipe_for(home, "training.epochs=1"), root=tmp_path, name="run", watch=Watch(stage=said.append))
+    copies = run.receipt()["data"]["copies"]
+    assert copies["count"] == 1
+    assert "1 of 13 images is a copy" in copies["sentence"]
+    assert f"again.png = {first.relative_to(home)}" in copies["sentence"]
+    assert f"val: {copies['sentence']}" in said
+    assert "is a copy of a training image" in run.report_path.read_text()
 
 
 def test_the_report_shows_the_run(finished: Run) -> None:

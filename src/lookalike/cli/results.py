@@ -32,6 +32,8 @@ def print_run(run: Run) -> None:
         top5 = f"  top-5 {results['top5']:.2%}" if data["classes"] > TOP else ""
         how = f"{data['name']} {results['split']}, single crop{flip}, {results['image_size']} px"
         typer.echo(f"top-1 {results['top1']:.2%}{top5}  ({how})")
+    if copies := data.get("copies"):
+        typer.echo(f"{results['split']}: {copies['sentence']}")
     if reason := results.get("temperature_remark"):
         typer.echo(not_fitted(reason))
     if data["remark"]:

@@ -36,8 +36,8 @@ class Report:
         counts: images by split and class id; unlabelled ones under "".
         sizes: images by (width, height), most common first; undecodable ones are left out.
         undecodable: path and reason of each image that cannot be decoded.
-        duplicates: groups of paths with the same bytes, in more than one split.
-        conflicts: groups of paths with the same bytes and different labels.
+        duplicates: groups of paths with the same pixels, in more than one split.
+        conflicts: groups of paths with the same pixels and different labels.
         labels: what is wrong with the labels, in words.
         differences: where the counts differ from the official ones, in words.
         zero_shot: of a set with a zero-shot split, the images of the classes trained on and of those tested on.
@@ -112,7 +112,7 @@ class Report:
 
 @dataclass(frozen=True)
 class _Look:
-    """What one image is: the SHA-256 of its bytes, its (width, height), or why it cannot be decoded."""
+    """What one image is: the SHA-256 of its pixels, its (width, height), or why it cannot be decoded."""
 
     digest: bytes = b""
     size: tuple[int, int] | None = None
@@ -168,12 +168,15 @@ def _look(catalog: Catalog, row: int) -> _Look:
     path = catalog.paths[row]
     try:
         data = catalog.read_bytes(row)
-        height, width, _ = decode(data, where=path).shape
+        pixels = decode(data, where=path)
+        height, width, _ = pixels.shape
         if (box := catalog.boxes[row]) is not None:
             decode(data, box=box, where=path)  # refuses a box that holds nothing
     except InputError as error:
         return _Look(fault=error.message.removeprefix(f"{path}: ").removesuffix("."))
-    return _Look(hashlib.sha256(data).digest(), (width, height))
+    digest = hashlib.sha256(f"{width} {height}".encode())
+    digest.update(pixels.data)
+    return _Look(digest.digest(), (width, height))
 
 
 def _counts(catalog: Catalog) -> dict[Split, dict[str, int]]:
@@ -187,7 +190,7 @@ def _counts(catalog: Catalog) -> dict[Split, dict[str, int]]:
 
 
 def _twins(looks: list[_Look]) -> list[list[int]]:
-    """Rows with the same bytes, in groups of two and more."""
+    """Rows with the same pixels, in groups of two and more."""
     rows_of: dict[bytes, list[int]] = defaultdict(list)
     for row, look in enumerate(looks):
         if look.digest:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import hashlib
 import os
 import zipfile
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal, NoReturn
 
+import pyarrow as pa
+
 from lookalike.data.catalog import UNLABELLED, Catalog, Row, Split
+from lookalike.data.copies import same_bytes
 from lookalike.errors import InputError
 from lookalike.image import EXTENSIONS
 
@@ -23,6 +27,7 @@ SPLIT_NAMES: dict[str, Split] = {
     "validation": "val",
     "test": "test",
 }
+VAL_FRACTION = 0.1  # share of each class for validation, unless another is asked for
 MAX_TEXT = 64 * 2**20  # bytes of a list in a zip, once unpacked; real ones have one or two million
 
 
@@ -100,7 +105,7 @@ def is_image(name: str) -> bool:
     return "." in name and f".{name.rpartition('.')[2].lower()}" in EXTENSIONS
 
 
-def read_folder(path: str | Path, *, val_fraction: float = 0.1, split_seed: int = 0) -> Catalog:
+def read_folder(path: str | Path, *, val_fraction: float = VAL_FRACTION, split_seed: int = 0) -> Catalog:
     """Read class folders.
 
     `root/CLASS/...` holds one folder for each class, however deep its images lie; `root/{train,val,test}/CLASS/...`
@@ -136,7 +141,7 @@ def read_folder(path: str | Path, *, val_fraction: float = 0.1, split_seed: int 
     rows = [Row(paths[name], label_of[of], split, None, name) for name, (split, of) in placed.items()]
     resolved = tree.root.resolve()
     return Catalog.from_rows(
-        with_validation(rows, val_fraction, split_seed),
+        with_validation(rows, val_fraction, split_seed, partial(same_bytes, tree.root, tree.container)),
         root=tree.root,
         class_names=classes,
         name=resolved.stem if tree.container == "zip" else resolved.name,
@@ -144,16 +149,22 @@ def read_folder(path: str | Path, *, val_fraction: float = 0.1, split_seed: int 
     )
 
 
-def with_validation(rows: list[Row], fraction: float, seed: int) -> list[Row]:
+def with_validation(
+    rows: list[Row], fraction: float, seed: int, copies: Callable[[list[str]], list[list[int]]] | None = None
+) -> list[Row]:
     """Move a share of each class's training rows to validation; where there is a validation split, nothing changes.
 
     Which ones is decided by a hash of seed and id, so it depends neither on the order of the rows nor on other classes.
-    A class keeps at least one training image, and gives at least one when it has two.
+    Copies stay together, on one side, also where they are of different classes. A class keeps at least one training
+    image, and gives at least one when it has two that are no copies.
 
     Args:
         rows: rows with splits.
-        fraction: share of each class, 0 (none at all) to below 1; rounded to whole images.
+        fraction: share of each class, 0 (none at all) to below 1; rounded to whole images, and down where only a group
+            of copies could fill it.
         seed: which images.
+        copies: gives the places of copies among some paths, in groups (see `lookalike.data.copies.same_bytes`); None:
+            there are none.
 
     Returns:
         The rows in the same order, some with another split.
@@ -165,15 +176,69 @@ def with_validation(rows: list[Row], fraction: float, seed: int) -> list[Row]:
         raise InputError(f"val_fraction is {fraction}.", "Give a share of at least 0 and below 1, such as 0.1.")
     if fraction == 0 or any(row.split == "val" for row in rows):
         return rows
-    ids_of: dict[int, list[str]] = defaultdict(list)
-    for row in rows:
-        if row.split == "train":
-            ids_of[row.label].append(row.id or row.path)
-    chosen: set[str] = set()
-    for ids in ids_of.values():
-        count = min(max(round(fraction * len(ids)), 1), len(ids) - 1)
-        chosen.update(sorted(ids, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest())[:count])
-    return [replace(row, split="val") if (row.id or row.path) in chosen else row for row in rows]
+    training = [place for place, row in enumerate(rows) if row.split == "train"]
+    members = {place: [place] for place in training}
+    for group in copies([rows[place].path for place in training]) if copies else ():
+        places = [training[one] for one in group]
+        members |= zip(places, [places] * len(places), strict=True)
+    chosen = _draw({place: rows[place] for place in training}, members, fraction, seed)
+    return [replace(row, split="val") if place in chosen else row for place, row in enumerate(rows)]
+
+
+def _draw(rows: dict[int, Row], members: dict[int, list[int]], fraction: float, seed: int) -> set[int]:
+    """The places of the rows to validate on, drawn as `with_validation` says; `members` are the copies of each."""
+    places_of: dict[int, list[int]] = defaultdict(list)
+    for place, row in rows.items():
+        places_of[row.label].append(place)
+    counts = {label: len(places) for label, places in places_of.items()}
+    wanted = {label: min(max(round(fraction * count), 1), count - 1) for label, count in counts.items()}
+    taken = dict.fromkeys(counts, 0)
+    chosen: set[int] = set()
+
+    def take(place: int, limit: dict[int, int]) -> None:
+        """Take a row and its copies, if no class gives more than its limit."""
+        more = Counter(rows[one].label for one in members[place])
+        if place not in chosen and all(taken[label] + count <= limit[label] for label, count in more.items()):
+            chosen.update(members[place])
+            for label, count in more.items():
+                taken[label] += count
+
+    for places in places_of.values():
+        places.sort(key=lambda one: hashlib.sha256(f"{seed}/{rows[one].id or rows[one].path}".encode()).digest())
+    for label in sorted(places_of):
+        for place in places_of[label]:
+            if taken[label] >= wanted[label]:
+                break
+            take(place, wanted)
+    all_but_one = {label: count - 1 for label, count in counts.items()}
+    for label in sorted(places_of):  # those whose copies are more than their share
+        for place in sorted(places_of[label], key=lambda one: len(members[one])):
+            if taken[label]:
+                break
+            take(place, all_but_one)
+    return chosen
+
+
+def with_drawn_validation(catalog: Catalog, fraction: float, seed: int) -> Catalog:
+    """A catalog with a validation split: its own, or one drawn from its training images as `with_validation` does.
+
+    Published sets keep their official splits when they are read, and some have none for validation.
+
+    Raises:
+        InputError: a fraction out of range.
+    """
+    if fraction == 0 or len(catalog.rows_of("val")):
+        return catalog
+    rows = [
+        Row(path, int(label), split, box, mark)
+        for path, label, split, box, mark in zip(
+            catalog.paths, catalog.labels, catalog.splits.tolist(), catalog.boxes, catalog.ids, strict=True
+        )
+    ]
+    drawn = with_validation(rows, fraction, seed, partial(same_bytes, catalog.root, catalog.container))
+    place = catalog.table.schema.get_field_index("split")
+    splits = pa.array([row.split for row in drawn], pa.string())
+    return replace(catalog, table=catalog.table.set_column(place, catalog.table.schema.field("split"), splits))
 
 
 def top_of(tree: Tree) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lookalike.data.catalog import Catalog
-from lookalike.data.folder import read_folder
+from lookalike.data.folder import VAL_FRACTION, read_folder
 from lookalike.data.known import recognise
 from lookalike.data.tables import read_table
 from lookalike.errors import InputError, nearest
@@ -15,12 +15,13 @@ TABLES = {".csv", ".tsv", ".parquet"}
 SHARDS = ("*.parquet", "data/*.parquet", "train/*.parquet", "default/train/*.parquet")  # as Hugging Face lays them out
 
 
-def read(source: str | Path, *, val_fraction: float = 0.1, split_seed: int = 0) -> Catalog:
+def read(source: str | Path, *, val_fraction: float = VAL_FRACTION, split_seed: int = 0) -> Catalog:
     """Read a data set; what it is gets decided by looking at it.
 
     A name stands before a path: write `./builtin` for a folder of that name. Tiny ImageNet, Cars196, CUB-200-2011 and
     Stanford Online Products are known by their lists (Cars196 also by the names of its classes) and keep their official
-    splits; every other folder and zip is read as class folders; `.csv`, `.tsv` and `.parquet` are tables.
+    splits; `with_drawn_validation` takes validation images from those that have none. Every other folder and zip is
+    read as class folders; `.csv`, `.tsv` and `.parquet` are tables.
 
     Args:
         source: "builtin", the name of a downloaded or imported data set, or the path of a folder, zip or table.

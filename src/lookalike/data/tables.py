@@ -13,6 +13,7 @@ from __future__ import annotations
 import csv
 import difflib
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,7 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lookalike.data.catalog import UNLABELLED, Catalog, Row, Split
-from lookalike.data.folder import SPLIT_NAMES, with_validation
+from lookalike.data.copies import same_bytes
+from lookalike.data.folder import SPLIT_NAMES, VAL_FRACTION, with_validation
 from lookalike.errors import InputError, nearest
 
 NEEDED = ("path", "label")
@@ -31,7 +33,7 @@ Record = Mapping[str | None, Any]  # csv files fields without a column under Non
 Records = list[tuple[int, Record]]  # with the line or row that each stands in
 
 
-def read_table(path: str | Path, *, val_fraction: float = 0.1, split_seed: int = 0) -> Catalog:
+def read_table(path: str | Path, *, val_fraction: float = VAL_FRACTION, split_seed: int = 0) -> Catalog:
     """Read a table of pictures, or a catalog that `Catalog.to_parquet` wrote.
 
     Args:
@@ -148,9 +150,8 @@ def _catalog(path: Path, records: Records, val_fraction: float, split_seed: int)
     if 0 < len(without_split) < len(records):
         _Place(path, without_split[0]).refuse("no split, where other rows have one", "Fill in all of them or none.")
     _check_files(path, rows)
-    return Catalog.from_rows(
-        with_validation(rows, val_fraction, split_seed), root=path.parent, class_names=names, name=path.stem
-    )
+    rows = with_validation(rows, val_fraction, split_seed, partial(same_bytes, path.parent, "folder"))
+    return Catalog.from_rows(rows, root=path.parent, class_names=names, name=path.stem)
 
 
 def _class_names(labels: Iterable[str]) -> list[str]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.data.catalog import Catalog, Split
+from lookalike.data.folder import VAL_FRACTION, with_drawn_validation
 from lookalike.data.pack import pack
 from lookalike.data.read import read
 from lookalike.errors import InputError
@@ -54,7 +55,9 @@ def read_as_trained(
         "val_fraction": config.val_fraction if val_fraction is None else val_fraction,
         "split_seed": config.split_seed if split_seed is None else split_seed,
     }
-    return read(source, **{key: value for key, value in split.items() if value is not None})
+    given = {key: value for key, value in split.items() if value is not None}
+    catalog = read(source, **given)
+    return with_drawn_validation(catalog, given.get("val_fraction", VAL_FRACTION), given.get("split_seed", 0))
 
 
 def measure(

@@ -49,6 +49,12 @@ def lead(receipt: dict[str, Any]) -> str:
     return " · ".join(word for word in words if word)
 
 
+def copies(receipt: dict[str, Any]) -> str | None:
+    """What a receipt says of images that were both trained and measured on."""
+    found = receipt.get("data", {}).get("copies")
+    return None if not found else f"Measured images: {found['sentence']}."
+
+
 def facts(receipt: dict[str, Any], also: Sequence[tuple[str, str | None]] = ()) -> list[tuple[str, str]]:
     """What a receipt says of how the numbers came about: (what, in words); only what is there.
 

@@ -65,6 +65,7 @@ def write_report(
         title=title,
         lead=page.lead(receipt),
         remark=remark,
+        copies=page.copies(receipt),
         recipe_yaml=recipe_yaml,
         results=receipt["results"],
         how=how_measured(receipt["results"], len(labels)),

@@ -81,6 +81,7 @@ def write_retrieval_report(
         title=title,
         lead=page.lead(receipt),
         remark=remark,
+        copies=page.copies(receipt),
         recipe_yaml=recipe_yaml,
         how=how_measured(results, card, len(labels)),
         protocol=protocol_words(card, results),

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from lookalike.data.catalog import Catalog, Split
+from lookalike.data.copies import Leak
 from lookalike.data.pack import Pack
 from lookalike.errors import without_passwords
 from lookalike.evaluation.calibration import fit_temperature, unknown_threshold
@@ -54,7 +55,14 @@ class Material:
 
 
 def finish(
-    run: Run, world: World, trained: Trained, material: Material, training: Pack, measured: Pack, sources: str
+    run: Run,
+    world: World,
+    trained: Trained,
+    material: Material,
+    training: Pack,
+    measured: Pack,
+    sources: str,
+    copies: Leak | None,
 ) -> None:
     """Measure the trained network and write `model/`, `receipt.json` and `report.html`.
 
@@ -66,16 +74,24 @@ def finish(
         training: the images trained on.
         measured: the images to measure on.
         sources: the commit that the run began with.
+        copies: images measured on that were trained on too.
 
     Raises:
         InputError: outputs that cannot be measured, or a file that cannot be written.
     """
     write = finish_retrieval if material.divided else finish_recognition
-    write(run, world, trained, material, training, measured, sources)
+    write(run, world, trained, material, training, measured, sources, copies)
 
 
 def finish_recognition(
-    run: Run, world: World, trained: Trained, material: Material, training: Pack, measured: Pack, sources: str
+    run: Run,
+    world: World,
+    trained: Trained,
+    material: Material,
+    training: Pack,
+    measured: Pack,
+    sources: str,
+    copies: Leak | None,
 ) -> None:
     """`finish` of a run without a protocol: top-1 and all that belongs to it, with a fitted temperature."""
     recipe = run.recipe
@@ -110,7 +126,7 @@ def finish_recognition(
     }
     config = config.model_copy(update=measures)
     Pretrained(network.cpu(), config).save_pretrained(run.model_dir)
-    write_receipt(run, world, trained, material, training, measured, sources, results)
+    write_receipt(run, world, trained, material, training, measured, sources, copies, results)
     write_report(
         run.report_path,
         title=run.path.name,
@@ -126,7 +142,14 @@ def finish_recognition(
 
 
 def finish_retrieval(
-    run: Run, world: World, trained: Trained, material: Material, training: Pack, measured: Pack, sources: str
+    run: Run,
+    world: World,
+    trained: Trained,
+    material: Material,
+    training: Pack,
+    measured: Pack,
+    sources: str,
+    copies: Leak | None,
 ) -> None:
     """`finish` of a run by a protocol: recall on the test classes and all that belongs to it."""
     assert material.divided is not None
@@ -149,7 +172,7 @@ def finish_retrieval(
     config = config.model_copy(update={"match_threshold": match_threshold(vectors, found.labels)})
     Pretrained(model.network, config).save_pretrained(run.model_dir)
     results = {**found.results, "split": "test", "weights": kind_of_weights(trained)}
-    write_receipt(run, world, trained, material, training, measured, sources, results)
+    write_receipt(run, world, trained, material, training, measured, sources, copies, results)
     write_retrieval_report(
         run.report_path,
         title=run.path.name,
@@ -200,6 +223,7 @@ def write_receipt(
     training: Pack,
     measured: Pack,
     sources: str,
+    copies: Leak | None,
     results: dict[str, Any],
 ) -> None:
     """Write `receipt.json`: the results, and how they came about."""
@@ -225,6 +249,7 @@ def write_receipt(
             material.measured: len(measured.images),
             "classes": len(training.catalog.class_names),
             "skipped": len(training.skipped) + len(measured.skipped),
+            "copies": None if copies is None else {"count": copies.count, "sentence": copies.sentence},
             "remark": material.remark,
         },
         seed=recipe.training.seed,

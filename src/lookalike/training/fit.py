@@ -14,6 +14,8 @@ from typing import Any
 import torch
 
 from lookalike.data.catalog import Catalog, Split
+from lookalike.data.copies import leak
+from lookalike.data.folder import with_drawn_validation
 from lookalike.data.pack import Pack, pack
 from lookalike.data.read import read
 from lookalike.errors import InputError
@@ -105,6 +107,9 @@ def fit(
         if run.is_finished:
             watch.say(f"{run.path} is finished")
             return run
+        copies = leak(training, measured) if world.leads else None
+        if copies:
+            watch.say(f"{material.measured}: {copies.sentence}")
         if hint := advice(recipe, len(training.images)):
             watch.say(hint)
         trained = train(run, world, training, measured, watch)
@@ -114,7 +119,9 @@ def fit(
         raise
     if world.leads:
         watch.say("measuring, then the report")
-    world.in_turn(lambda: finish(run, world, trained, material, training, measured, sources) if world.leads else None)
+    world.in_turn(
+        lambda: finish(run, world, trained, material, training, measured, sources, copies) if world.leads else None
+    )
     if world.leads and not keep_checkpoint:  # by now no other process reads it
         to_disk(run)
         checkpoint.remove(run.checkpoint_dir)
@@ -190,6 +197,7 @@ def read_material(recipe: Recipe) -> Material:
     if protocol:
         divided = protocol.divide(catalog)
         return Material(catalog, {"train": divided.training, "test": divided.test}, divided)
+    catalog = with_drawn_validation(catalog, recipe.data.val_fraction, recipe.data.split_seed)
     check_trainable(catalog)
     return Material(catalog, {split: catalog.select(catalog.rows_of(split)) for split in ("train", "val")})
 
