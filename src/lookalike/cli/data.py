@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lookalike.cli import completion
 from lookalike.cli.data_get import get
 from lookalike.errors import InputError, nearest
 
@@ -20,7 +21,12 @@ if TYPE_CHECKING:
 app = typer.Typer(name="data", help="Data sets: list, get, check, import, show.", no_args_is_help=True)
 app.command("get")(get)
 
-Source = Annotated[str, typer.Argument(help="A name such as builtin, or a folder, zip, CSV or Parquet file.")]
+Source = Annotated[
+    str,
+    typer.Argument(
+        help="A name such as builtin, or a folder, zip, CSV or Parquet file.", autocompletion=completion.data
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

@@ -10,13 +10,20 @@ from typing import Annotated
 
 import typer
 
+from lookalike.cli import completion
 from lookalike.errors import DownloadError, InputError, nearest
 
 Report = Callable[[int, int | None], None]
 
 
 def get(
-    name: Annotated[str, typer.Argument(help="A data set that 'lookalike data list' knows, such as tiny-imagenet.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A data set that 'lookalike data list' knows, such as tiny-imagenet.",
+            autocompletion=completion.data_to_get,
+        ),
+    ],
     into: Annotated[Path | None, typer.Option(help="The folder of all data sets, when not the usual one.")] = None,
 ) -> None:
     """Download a data set, check it and unpack it; it is complete or absent.

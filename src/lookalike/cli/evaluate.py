@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from lookalike.cli import completion
 from lookalike.cli.results import TOP, not_fitted
 from lookalike.errors import InputError
 
@@ -23,8 +24,14 @@ class SplitName(StrEnum):
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A model folder, such as runs/NAME/model, or a Hub id.")],
-    data: Annotated[str, typer.Argument(help="A data set's name, a folder, zip, CSV or Parquet file.")],
+    model: Annotated[
+        str,
+        typer.Argument(help="A model folder, such as runs/NAME/model, or a Hub id.", autocompletion=completion.models),
+    ],
+    data: Annotated[
+        str,
+        typer.Argument(help="A data set's name, a folder, zip, CSV or Parquet file.", autocompletion=completion.data),
+    ],
     split: Annotated[SplitName, typer.Option("--split", help="Which images.")] = SplitName.val,
     flip: Annotated[bool, typer.Option("--flip", help="Average with the mirrored image; named in the result.")] = False,
     val_fraction: Annotated[

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lookalike.cli import completion
 from lookalike.errors import InputError
 
 if TYPE_CHECKING:
@@ -35,12 +36,20 @@ class Precision(StrEnum):
 
 
 def export(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, or its name on the Hub.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="A model folder, or its name on the Hub.", autocompletion=completion.models
+        ),
+    ],
     format: Annotated[Format, typer.Option("--format", help="ONNX, or PyTorch's exported program.")] = Format.onnx,
     precision: Annotated[Precision, typer.Option("--precision", help="int8 is for ONNX.")] = Precision.float32,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Default: model.onnx or model.pt2.")] = None,
     images: Annotated[
-        str | None, typer.Option("--images", metavar="DATA", help="To compare by, and to fit int8 to.")
+        str | None,
+        typer.Option(
+            "--images", metavar="DATA", help="To compare by, and to fit int8 to.", autocompletion=completion.data
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

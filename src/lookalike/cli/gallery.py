@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from lookalike.cli import completion
 from lookalike.cli.gallery_add import add, embed
 from lookalike.cli.gallery_find import duplicates, search
 from lookalike.cli.gallery_words import (
@@ -29,7 +30,12 @@ def create(
     target: Target,
     model: Annotated[
         str | None,
-        typer.Option("--model", help="A model folder, or its name on the Hugging Face Hub.", show_default="default"),
+        typer.Option(
+            "--model",
+            help="A model folder, or its name on the Hugging Face Hub.",
+            show_default="default",
+            autocompletion=completion.models,
+        ),
     ] = None,
     exported: Annotated[
         Path | None, typer.Option("--from", metavar="FILE", help="Fill it with what 'export' or 'embed' wrote.")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lookalike.cli import completion
 from lookalike.cli.gallery_words import AsJson, Model, Target, bar, counted, print_json
 from lookalike.errors import InputError
 
@@ -71,7 +72,9 @@ def embed(
         list[str], typer.Argument(metavar="SOURCE...", help="Files, folders, patterns, lists of paths, URIs.")
     ],
     into: Annotated[Path, typer.Option("--into", metavar="FOLDER", help="Of the Parquet files.")],
-    model: Annotated[str, typer.Option("--model", help="A model folder, or its name on the Hub.")] = "default",
+    model: Annotated[
+        str, typer.Option("--model", help="A model folder, or its name on the Hub.", autocompletion=completion.models)
+    ] = "default",
     label: Annotated[str | None, typer.Option("--label", help="What all of them are.")] = None,
     folder_labels: Annotated[bool, typer.Option(help="Label pictures in class folders by these.")] = True,
     address: Address = None,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lookalike.cli import completion
 from lookalike.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,11 +19,20 @@ if TYPE_CHECKING:
 
 Target = Annotated[
     str,
-    typer.Argument(metavar="GALLERY", help="A folder, or postgresql://USER@HOST/DATABASE#NAME.", show_default=False),
+    typer.Argument(
+        metavar="GALLERY",
+        help="A folder, or postgresql://USER@HOST/DATABASE#NAME.",
+        show_default=False,
+        autocompletion=completion.galleries,
+    ),
 ]
 Model = Annotated[
     str | None,
-    typer.Option("--model", help="The model's folder or name on the Hub, when not where the gallery remembers it."),
+    typer.Option(
+        "--model",
+        help="The model's folder or name on the Hub, when not where the gallery remembers it.",
+        autocompletion=completion.models,
+    ),
 ]
 Filter = Annotated[
     list[str] | None,

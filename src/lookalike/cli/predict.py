@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from lookalike.cli import completion
 from lookalike.errors import InputError
 
 if TYPE_CHECKING:
@@ -34,7 +35,13 @@ def predict(
     ],
     model: Annotated[
         str,
-        typer.Option("--model", "-m", metavar="MODEL", help="A model folder, or its name on the Hugging Face Hub."),
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="MODEL",
+            help="A model folder, or its name on the Hugging Face Hub.",
+            autocompletion=completion.models,
+        ),
     ] = "default",
     top: Annotated[int, typer.Option("--top", min=1, help="Answers per picture.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

@@ -6,11 +6,19 @@ from typing import Annotated
 
 import typer
 
+from lookalike.cli import completion
+
 
 def recipes(
-    name: Annotated[str | None, typer.Argument(help="Print this recipe, resolved. A name or a .yaml file.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="Print this recipe, resolved. A name or a .yaml file.", autocompletion=completion.recipes),
+    ] = None,
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes, such as training.epochs=3.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...", help="Changes, such as training.epochs=3.", autocompletion=completion.overrides
+        ),
     ] = None,
 ) -> None:
     """List the recipes that come with Lookalike, or print one with every key and value."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lookalike.cli import completion
 from lookalike.cli.results import TOP, leads
 from lookalike.errors import InputError
 
@@ -25,10 +26,16 @@ def reproduce(
         typer.Argument(
             metavar="[STUDY]",
             help="tiny-imagenet, tiny-imagenet-record, tiny-imagenet-seeds, cars196, cars196-losses or cars196-seeds.",
+            autocompletion=completion.studies,
         ),
     ] = None,
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to every recipe; kept off the page.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...",
+            help="Changes to every recipe; kept off the page.",
+            autocompletion=completion.overrides,
+        ),
     ] = None,
     budget: Annotated[
         str | None, typer.Option("--budget", help="Time for each network: 30m, 2h, full ...; by default the least.")
@@ -37,7 +44,12 @@ def reproduce(
         list[str] | None, typer.Option("--only", help="Only this network, such as resnet18; may be repeated.")
     ] = None,
     recipe: Annotated[
-        str | None, typer.Option("--recipe", help="In place of a study: every run of the studies by this recipe.")
+        str | None,
+        typer.Option(
+            "--recipe",
+            help="In place of a study: every run of the studies by this recipe.",
+            autocompletion=completion.recipes,
+        ),
     ] = None,
     root: Root = Path("runs"),
     page: Annotated[Path, typer.Option("--page", help="The results page to write; receipts go beside it.")] = Path(

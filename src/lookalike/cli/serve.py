@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from lookalike.cli import completion
+
 EXTRA = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 
 
@@ -28,6 +30,7 @@ def serve(
             help="A folder, or postgresql://USER@HOST/DATABASE#NAME; without one nothing is searched.",
             show_default=False,
             envvar="LOOKALIKE_GALLERY",
+            autocompletion=completion.galleries,
         ),
     ] = None,
     model: Annotated[
@@ -36,6 +39,7 @@ def serve(
             "--model",
             help="A model folder, or its name on the Hub; else that which the gallery remembers, or the default one.",
             envvar="LOOKALIKE_MODEL",
+            autocompletion=completion.models,
         ),
     ] = None,
     host: Annotated[str, typer.Option("--host", help="The address to listen at.")] = "127.0.0.1",

@@ -7,16 +7,31 @@ from typing import Annotated
 
 import typer
 
+from lookalike.cli import completion
+
 
 def train(
     name: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="A shipped recipe ('lookalike recipes') or a .yaml file.")
+        str,
+        typer.Argument(
+            metavar="RECIPE",
+            help="A shipped recipe ('lookalike recipes') or a .yaml file.",
+            autocompletion=completion.recipes,
+        ),
     ],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes, such as training.epochs=3.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...", help="Changes, such as training.epochs=3.", autocompletion=completion.overrides
+        ),
     ] = None,
     data: Annotated[
-        str | None, typer.Option("--data", help="Train on this: a data set's name, a folder, zip, CSV or Parquet file.")
+        str | None,
+        typer.Option(
+            "--data",
+            help="Train on this: a data set's name, a folder, zip, CSV or Parquet file.",
+            autocompletion=completion.data,
+        ),
     ] = None,
     run_name: Annotated[str | None, typer.Option("--name", help="Name of the run; by default the recipe's.")] = None,
     root: Annotated[Path, typer.Option("--root", help="Folder of all runs.")] = Path("runs"),

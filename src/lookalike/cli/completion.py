@@ -1,0 +1,129 @@
+"""What the shell offers at the tab key: recipes and their keys, data sets, studies, models, galleries.
+
+Each function gets what is typed so far and gives the words that it may become. Where it gives none, the shell offers
+files. Nothing is loaded for it but the recipes, and that only
+when it is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+
+import typer
+
+if TYPE_CHECKING:
+    from lookalike.recipe import Section
+
+PACKAGE = Path(__file__).parent.parent
+RUNS = "runs"  # the folder of all runs, as the commands have it by default
+
+Offer = tuple[str, str]  # a word and what it is, which zsh and fish show
+
+
+def recipes(incomplete: str) -> list[str]:
+    """Names of shipped recipes."""
+    from lookalike.recipe import shipped
+
+    return [name for name in shipped() if name.startswith(incomplete)]
+
+
+def overrides(ctx: typer.Context, incomplete: str) -> list[Offer]:
+    """`key=` for every key of a recipe; of one key also its values, or the value that the recipe has."""
+    given = [str(word) for word in ctx.params.get("overrides") or []]
+    values = dict(_keys(ctx.params.get("name")))
+    # Bash takes "=" for a word of its own (right behind it, typer takes it away), and what it gets for the text behind
+    if not incomplete and given and given[-1] in values:
+        return _values(values, given[-1], "", "")
+    if len(given) > 1 and given[-1] == "=":
+        return _values(values, given[-2], "", incomplete)
+    key, equals, text = incomplete.partition("=")
+    if equals:
+        return _values(values, key, f"{key}=", text)
+    found = [(f"{known}=", f"now {_written(value)}") for known, (value, _) in values.items() if known.startswith(key)]
+    if len(found) == 1:  # with a second word beside it, the shell does not go on to the next argument
+        known = found[0][0].removesuffix("=")
+        return found + _values(values, known, f"{known}=", "")
+    return found
+
+
+def data(incomplete: str) -> list[str]:
+    """Names of data sets that are on this machine."""
+    from lookalike.data.sources import data_home, installed
+
+    home = data_home()
+    there = sorted(path.name for path in home.iterdir()) if home.is_dir() else []
+    names = ["builtin", *(name for name in there if installed(name))]
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def data_to_get(incomplete: str) -> list[str]:
+    """Names of data sets that can be got."""
+    from lookalike.data.sources import SOURCES
+
+    return [name for name in SOURCES if name.startswith(incomplete)]
+
+
+def studies(incomplete: str) -> list[str]:
+    """Names of studies."""
+    names = sorted(path.stem for path in (PACKAGE / "studies").glob("*.yaml"))
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def models(incomplete: str) -> list[str]:
+    """The model in the package, and the models of runs."""
+    folders = sorted(path.parent.as_posix() for path in Path(RUNS).glob("*/model/config.json"))
+    return [name for name in ["default", *folders] if name.startswith(incomplete)]
+
+
+def galleries(incomplete: str) -> list[str]:
+    """Folders that are galleries: here, in the folder that is typed, and in runs."""
+    folder = Path(incomplete) if incomplete.endswith("/") else Path(incomplete).parent
+    found = {*folder.glob("*/gallery.db"), *Path(RUNS).glob("*/*/gallery.db")}
+    names = sorted(path.parent.as_posix() for path in found)
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def _keys(recipe: str | None) -> Iterator[tuple[str, tuple[Any, list[str]]]]:
+    """Every key of a recipe that can be set, with its value, and the values that it may have where these are few."""
+    from lookalike.errors import InputError
+    from lookalike.recipe import Recipe, load
+
+    try:
+        whole = load(recipe) if recipe else Recipe()
+    except InputError:
+        whole = Recipe()
+    yield from _leaves(whole, "")
+
+
+def _leaves(section: Section, prefix: str) -> Iterator[tuple[str, tuple[Any, list[str]]]]:
+    from lookalike.recipe import Section
+
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            yield from _leaves(value, f"{prefix}{name}.")
+            continue
+        few: list[str] = []
+        if field.annotation is bool:
+            few = ["true", "false"]
+        elif get_origin(field.annotation) is Literal:
+            few = [str(choice) for choice in get_args(field.annotation)]
+        yield f"{prefix}{name}", (value, few)
+
+
+def _values(known: dict[str, tuple[Any, list[str]]], key: str, before: str, text: str) -> list[Offer]:
+    if key not in known:
+        return []
+    value, few = known[key]
+    return [(f"{before}{word}", "") for word in few or [_written(value)] if word and word.startswith(text)]
+
+
+def _written(value: Any) -> str:
+    """A value as one writes it behind "="."""
+    import yaml
+
+    if value in ("", None):
+        return ""
+    return yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("...\n").strip()
