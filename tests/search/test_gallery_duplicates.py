@@ -116,6 +116,21 @@ def test_a_hash_with_its_highest_bit_is_as_good_as_any(tmp_path: Path) -> None:
         assert len(find_duplicates(store)) == 1
 
 
+def test_rows_replaced_meanwhile_are_grouped_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with store_of(tmp_path / "g", copies(60, seed=5)) as store:
+        whole = find_duplicates(store)
+        join = Chains.join
+
+        def removing(chains: Chains, *pairs: NDArray[np.int64]) -> None:
+            store.remove([row.id for row in store.rows()])
+            join(chains, *pairs)
+
+        monkeypatch.setattr(Chains, "join", removing)
+        assert find_duplicates(store) == whole
+        assert len(store) == 0
+    assert whole
+
+
 def test_an_empty_gallery_has_none(tmp_path: Path) -> None:
     with SqliteStore.create(tmp_path / "g", ABOUT) as store:
         assert find_duplicates(store) == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -112,16 +112,23 @@ def test_an_empty_gallery_is_exported(tmp_path: Path) -> None:
         assert again.about == ABOUT
 
 
-def test_rows_removed_meanwhile_are_left_out(tmp_path: Path) -> None:
+def test_what_is_changed_meanwhile_is_exported_as_it_was(tmp_path: Path) -> None:
     with SqliteStore.create(tmp_path / "g", ABOUT) as store:
-        store.add(rows(COUNT, DIM))
+        given = rows(COUNT, DIM)
+        store.add(given)
+        before = contents(store)
 
-        def remove_one_ahead(done: int, total: int) -> None:
+        def change(done: int, total: int) -> None:
             store.remove([done + 5])
+            store.add([replace(row, label="new") for row in given[::3]])  # under new ids
+            store.label([done + 9], "changed")
+            assert total == COUNT
 
-        written = export_rows(store, tmp_path / "all.parquet", progress=remove_one_ahead)
-        assert written == pq.read_metadata(tmp_path / "all.parquet").num_rows
-        assert COUNT - 7 <= written < COUNT
+        assert export_rows(store, tmp_path / "all.parquet", progress=change) == COUNT
+        create_filled(tmp_path / "copy", Exported(tmp_path / "all.parquet"))
+        with SqliteStore.open(tmp_path / "copy") as copy:
+            assert contents(copy) == before
+        assert contents(store) != before
 
 
 def test_nothing_is_overwritten_and_no_half_file_stays(store: Store, tmp_path: Path) -> None:

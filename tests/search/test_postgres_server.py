@@ -20,6 +20,7 @@ from postgres_server import Server, new_server, remove
 from stores import ABOUT, Database, new_row, new_rows, units
 
 from lookalike.errors import InputError
+from lookalike.search.store.base import ReplacedError
 
 psycopg = pytest.importorskip("psycopg")
 from lookalike.search.store.postgres import PostgresStore  # noqa: E402
@@ -351,6 +352,17 @@ def test_a_gallery_that_is_dropped_while_it_is_open(database: Database, postgres
         for use in (lambda: len(store), lambda: store.add(new_rows(units(1))), lambda: list(store.rows()), store.facts):
             with pytest.raises(InputError, match="no longer there"):
                 use()
+
+
+def test_the_same_name_in_a_server_that_was_set_up_anew_is_another_gallery(database: Database) -> None:
+    with database.create() as store:
+        assert isinstance(store, PostgresStore)
+        assert len(store) == 0
+        server, table = store._link._identity or (None, 0)
+        assert server
+        store._link._identity = server + 1, table  # tables of a new server have the same numbers
+        with pytest.raises(ReplacedError):
+            len(store)
 
 
 # The server's disk

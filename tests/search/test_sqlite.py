@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -325,6 +327,26 @@ def test_a_gallery_that_was_deleted_takes_no_rows(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no longer there"):
         store.add(rows_of(vectors_of(1)))
     store.close()
+
+
+def test_a_writer_whose_folder_was_replaced_leaves_the_log_of_the_other(tmp_path: Path) -> None:
+    """SQLite removes a log by its name when the last connection closes; closed or only let go."""
+    for let_go in (lambda store: store.close(), lambda store: None):
+        old = SqliteStore.create(tmp_path / "g", ABOUT)
+        old.add(rows_of(vectors_of(1)))
+        (tmp_path / "g").rename(tmp_path / "old")
+        with SqliteStore.create(tmp_path / "g", ABOUT) as new:
+            new.add(rows_of(vectors_of(3)))
+            let_go(old)
+            del old
+            gc.collect()
+            assert (tmp_path / "g" / "gallery.db-wal").stat().st_size
+            with SqliteStore.open(tmp_path / "g") as reader:
+                assert len(reader) == 3
+        with SqliteStore.open(tmp_path / "old", write=True) as store:
+            assert len(store) == 1
+        shutil.rmtree(tmp_path / "g")
+        shutil.rmtree(tmp_path / "old")
 
 
 def test_opening_loads_nothing_heavy() -> None:

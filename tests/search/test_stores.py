@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from stores import ABOUT, DIM, Place, new_row, new_rows, units
 
 from lookalike.errors import InputError
+from lookalike.search.store import filters
 from lookalike.search.store.base import About, NewRow, Rejected, ReplacedError, Row, Store, Where
 
 CLOSE = 1e-6  # scores are float32 of cosines
@@ -514,6 +515,52 @@ def test_any_text_is_a_key(store: Store, key: str) -> None:
     assert paths(store, {key: None}) == ["b"]
 
 
+def test_many_values_pass_what_each_of_them_does(store: Store) -> None:
+    """Beyond a few, PostgreSQL is asked in another way."""
+    rows = [new_row(key, vector, metadata={"k": VALUES[key]}) for key, vector in zip(VALUES, units(11), strict=True)]
+    store.add([*rows, new_row("missing", units(1, seed=1)[0])])
+    others = [f"no {number}" for number in range(filters.MOST_VALUES - 3)]
+    assert {*paths(store, {"k": [1, *others, 0.5]})} == {"one", "one.0", "half"}
+    assert {*paths(store, {"k": [True, *others]})} == {"true"}
+    assert {*paths(store, {"k": [None, "", *others]})} == {"null", "missing", "empty"}
+    assert paths(store, {"label": others}) == []
+    assert {*paths(store, {"path": ["one", *others], "k": [1, 1.0]})} == {"one"}
+
+
+@pytest.mark.parametrize(
+    ("where", "match"),
+    [
+        ({"k": list(range(10_001))}, "filter by 'k': more than 10,000 values"),
+        ({"label": ["a"] * 9_999, "k": [1, 2]}, "filter by 'k': more than 10,000 values"),
+        ({f"k{number}": 1 for number in range(101)}, "more than 100 keys"),
+        ({"path": ["x" * 600_000, "y" * 500_000]}, "filter by 'path': .* 1 MiB"),
+        ({"k" * 2**20: 1}, "1 MiB"),
+        ({"k": 10**5000}, "thousands of digits"),
+    ],
+)
+def test_a_filter_has_bounds(store: Store, where: Where, match: str) -> None:
+    for use in (
+        lambda: store.count(where),
+        lambda: list(store.rows(where=where)),
+        lambda: store.search(units(1), where=where),
+    ):
+        with pytest.raises(InputError, match=match):
+            use()
+
+
+def test_a_number_larger_than_any_id_is_the_id_of_no_row(store: Store) -> None:
+    ids = store.add(new_rows(units(2), thumbnail=b"t"))
+    for id in (1 << 63, 10**20, -(1 << 63) - 1, -(10**20), np.uint64(2**64 - 1)):
+        assert store.get([ids[0], id]) == [store.get(ids)[0], None]
+        assert (store.thumbnail(id), store.remove([id]), store.label([id], "cat")) == (None, 0, 0)
+        with pytest.raises(InputError, match=f"no row {id}"):
+            store.vectors([ids[0], id])
+        with store.snapshot() as kept:
+            assert (kept.get([id]), kept.thumbnails([id])) == ([None], [b""])
+    assert [list(store.rows(after=after)) for after in (1 << 63, 10**20)] == [[], []]
+    assert len(list(store.rows(after=-(10**20)))) == 2
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), {"a": 1}, [1, [2]]])
 def test_a_value_that_cannot_be_asked_for(store: Store, value: Any) -> None:
     with pytest.raises(InputError):
@@ -699,6 +746,10 @@ def test_another_gallery_at_its_place_is_told_from_this_one(place: Place) -> Non
         lambda: reader.vectors([1]),
         lambda: list(reader.rows()),
         lambda: reader.labels(3),
+        reader.facts,
+        reader.verify,
+        reader.measure_recall,
+        writer.compact,
         lambda: writer.add(new_rows(units(1, seed=1), start=50)),
         lambda: writer.remove([1]),
         lambda: writer.label([1], "cat"),
@@ -721,6 +772,28 @@ def test_another_gallery_at_its_place_is_told_from_this_one(place: Place) -> Non
         assert not now.rejected()
         assert not now.verify()
         assert now.add(new_rows(units(1, seed=3), start=2)) == [3]
+
+
+def test_a_snapshot_is_of_one_moment(place: Place) -> None:
+    with place.create() as store, place.open() as reader:
+        for opened in (store, reader):
+            ids = store.add(new_rows(units(20), thumbnail=b"t"))
+            rows, vectors = list(store.rows()), store.vectors(ids)
+            with opened.snapshot() as kept:
+                seen = []
+                for row in kept.rows():
+                    seen.append(row)
+                    if len(seen) == 3:
+                        store.remove(ids[5:9])
+                        again = store.add(new_rows(units(20, seed=1), label="new"))
+                        store.label(again, "newer")
+                assert (seen, len(kept), kept.about) == (rows, 20, ABOUT)
+                assert (kept.vectors(ids) == vectors).all()
+                assert kept.get([*ids, again[0]]) == [*rows, None]
+                assert kept.thumbnails([ids[3], again[0], 10**15]) == [b"t", b"", b""]
+                with pytest.raises(InputError, match=f"no row {again[0]}"):
+                    kept.vectors([again[0]])
+            assert [(row.id, row.label) for row in store.rows()] == [(id, "newer") for id in again]
 
 
 def test_threads_take_turns(store: Store) -> None:

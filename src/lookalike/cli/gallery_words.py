@@ -77,7 +77,7 @@ def _meanings(text: str) -> list[Value]:
         value = json.loads(text)
     except ValueError:
         return [text]
-    plain = value is None or (isinstance(value, int | float) and math.isfinite(value))
+    plain = value is None or isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
     return [text, value] if plain else [text]
 
 

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import InputError
-from lookalike.search.batches import batches, with_vectors
-from lookalike.search.store.base import Row, Store
+from lookalike.search.batches import batches
+from lookalike.search.store.base import Row, Snapshot, Store
 
 BITS = 5  # of 64 that may differ
 COSINE = 0.9  # of the vectors of near copies, at least
@@ -39,7 +39,7 @@ class Group:
 
 
 def find_duplicates(store: Store, *, bits: int = BITS, cosine: float = COSINE) -> list[Group]:
-    """All groups of copies; who is a copy of a copy is in the group, too.
+    """All groups of copies as of one moment; who is a copy of a copy is in the group, too.
 
     Memory: some 100 bytes a row, and the vectors of 8192 pairs. Time grows with the pairs that share a part of their
     hash; of many pictures with one and the same hash, all are compared with one another. A picture without any edge has
@@ -60,7 +60,12 @@ def find_duplicates(store: Store, *, bits: int = BITS, cosine: float = COSINE) -
         raise InputError(f"{bits} bits cannot be searched for.", f"Allow 0 to {BITS} bits of the hash to differ.")
     if not -1 <= cosine <= 1:
         raise InputError(f"{cosine} is no cosine.", "Give a number from -1 to 1, such as 0.9.")
-    ids, looks, digests = _columns(store)
+    with store.snapshot() as kept:
+        return _groups(kept, bits, cosine)
+
+
+def _groups(kept: Snapshot, bits: int, cosine: float) -> list[Group]:
+    ids, looks, digests = _columns(kept)
     groups = Chains(len(ids))
     for rows in _equal(digests):
         groups.join(rows[:-1], rows[1:])
@@ -70,9 +75,9 @@ def find_duplicates(store: Store, *, bits: int = BITS, cosine: float = COSINE) -
     for one, other in _alike(firsts, looks[firsts], bits):
         apart = groups.roots(one) != groups.roots(other)
         one, other = one[apart], other[apart]
-        near = _cosines(store, ids, one, other) >= cosine
+        near = _cosines(kept, ids, one, other) >= cosine
         groups.join(one[near], other[near])
-    return list(_as_groups(store, ids, digests, groups))
+    return list(_as_groups(kept, ids, groups))
 
 
 class Chains:
@@ -103,10 +108,10 @@ class Chains:
             self.parent[high] = low
 
 
-def _columns(store: Store) -> tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.void]]:
+def _columns(kept: Snapshot) -> tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.void]]:
     """Id, hash and 16 bytes that stand for the digest of each row, in ascending order of id."""
     ids, looks, digests = [np.empty(0, np.int64)], [np.empty(0, np.uint64)], [np.empty(0, "V16")]
-    for rows in batches(store.rows(), TILE):
+    for rows in batches(kept.rows(), TILE):
         ids.append(np.array([row.id for row in rows], np.int64))
         looks.append(np.array([row.look & ALL for row in rows], np.uint64))
         short = b"".join(hashlib.blake2b(row.digest, digest_size=16).digest() for row in rows)
@@ -175,22 +180,16 @@ def _signs(hashes: NDArray[np.uint64]) -> NDArray[np.float32]:
     return bits.astype(np.float32) * 2 - 1
 
 
-def _cosines(store: Store, ids: NDArray[np.int64], one: NDArray[np.int64], other: NDArray[np.int64]) -> Cosines:
-    """Of the vectors of pairs of rows, (P,) float32; -1 where a row has been removed in the meantime."""
+def _cosines(kept: Snapshot, ids: NDArray[np.int64], one: NDArray[np.int64], other: NDArray[np.int64]) -> Cosines:
+    """Of the vectors of pairs of rows, (P,) float32."""
     wanted, places = np.unique(np.concatenate([one, other]), return_inverse=True)
-    found = [row for row in store.get(ids[wanted].tolist()) if row is not None]
-    there, some = with_vectors(store, found)
-    vectors = np.zeros((len(wanted), store.about.dim), np.float32)
-    known = np.isin(ids[wanted], [row.id for row in there])
-    vectors[known] = some
-    cosines = np.einsum("nd,nd->n", vectors[places[: len(one)]], vectors[places[len(one) :]])
-    both = known[places[: len(one)]] & known[places[len(one) :]]
-    return np.where(both, cosines, -1).astype(np.float32)
+    vectors = kept.vectors(ids[wanted].tolist())
+    cosines: Cosines = np.einsum("nd,nd->n", vectors[places[: len(one)]], vectors[places[len(one) :]])
+    return cosines
 
 
-def _as_groups(store: Store, ids: NDArray[np.int64], digests: NDArray[np.void], groups: Chains) -> Iterator[Group]:
+def _as_groups(kept: Snapshot, ids: NDArray[np.int64], groups: Chains) -> Iterator[Group]:
     roots = groups.roots(np.arange(len(ids)))
     for places in _equal(roots):
-        rows = [row for row in store.get(ids[places].tolist()) if row is not None]
-        if len(rows) > 1:
-            yield Group(rows, exact=len({row.digest for row in rows}) == 1)
+        rows = [row for row in kept.get(ids[places].tolist()) if row is not None]
+        yield Group(rows, exact=len({row.digest for row in rows}) == 1)

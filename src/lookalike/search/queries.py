@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lookalike.search.embedder import Embedder
 
 BATCH = 64  # pictures decoded at a time
+MOST = 1 << 31  # answers; more cannot be asked of a database
 
 Query: TypeAlias = "Picture | int | np.integer[Any] | NDArray[np.floating[Any]]"
 
@@ -93,6 +94,7 @@ def answers(
         raise InputError(f"k must be at least 1, not {k}.", "10 is usual.")
     if not queries:
         return []
+    k = min(k, MOST)
     own = [id_of(query) for query in queries]
     more = any(id is not None for id in own)  # one more, as a row finds itself
     vectors = vectors_of(queries, store, embedder)

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from lookalike.errors import InputError
-from lookalike.search.batches import batches, with_vectors
+from lookalike.search.batches import batches
 from lookalike.search.places import Server, create_store
 from lookalike.search.store.base import About, NewRow, Row, Store
 
@@ -81,7 +81,8 @@ def batch_of(
 def export_rows(store: Store, path: Path, *, precision: Precision = "float16", progress: Progress | None = None) -> int:
     """Write all rows of a store: a Parquet file or, where the name ends in .lance, a Lance data set.
 
-    It is written beside its place and renamed into it. Rows that are added meanwhile may be in it or not.
+    It is written beside its place and renamed into it. It holds the gallery as of one moment, whatever is changed
+    meanwhile.
 
     Args:
         store: the gallery's.
@@ -107,13 +108,13 @@ def export_rows(store: Store, path: Path, *, precision: Precision = "float16", p
 
     def counted() -> Iterator[pa.RecordBatch]:
         nonlocal written
-        total = len(store)
-        for some in batches(store.rows(), BATCH):
-            rows, vectors = with_vectors(store, some)
-            yield batch_of(schema, rows, vectors, [store.thumbnail(row.id) or b"" for row in rows])
-            written += len(rows)
-            if progress is not None:
-                progress(written, max(written, total))
+        with store.snapshot() as kept:
+            for rows in batches(kept.rows(), BATCH):
+                ids = [row.id for row in rows]
+                yield batch_of(schema, rows, kept.vectors(ids), kept.thumbnails(ids))
+                written += len(rows)
+                if progress is not None:
+                    progress(written, len(kept))
 
     try:
         if lance is not None:

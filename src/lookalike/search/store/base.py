@@ -7,6 +7,7 @@ suite, `tests/search/test_stores.py`, which is the definition where words are no
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -17,6 +18,10 @@ from lookalike.errors import InputError
 
 Value = str | int | float | bool | None  # of metadata
 Where = Mapping[str, Value | Sequence[Value]]  # equal to the value, or to one of several; all of them must hold
+
+
+class ReplacedError(InputError):
+    """A store that is open is no longer the one at its place: that is gone, or another one is there now."""
 
 
 @dataclass(frozen=True)
@@ -113,8 +118,34 @@ class Fault:
     mended: bool = False
 
 
-class ReplacedError(InputError):
-    """A store that is open is no longer the one at its place: that is gone, or another one is there now."""
+class Snapshot(Protocol):
+    """The rows of one gallery as they were at one moment, whatever is changed meanwhile. For one thread."""
+
+    about: About
+
+    def __len__(self) -> int:
+        """Rows."""
+        ...
+
+    def rows(self) -> Iterator[Row]:
+        """All rows in ascending order of id, not all in memory at once."""
+        ...
+
+    def get(self, ids: Sequence[int]) -> list[Row | None]:
+        """Rows in the order asked for; None for ids that are not there."""
+        ...
+
+    def vectors(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """(len(ids), D) float32, in the order asked for.
+
+        Raises:
+            InputError: an id that is not there.
+        """
+        ...
+
+    def thumbnails(self, ids: Sequence[int]) -> list[bytes]:
+        """The small JPEGs of rows in the order asked for; empty where there is no such row or no thumbnail."""
+        ...
 
 
 class Store(Protocol):
@@ -125,8 +156,8 @@ class Store(Protocol):
     crash of the process and of the machine. Any number of readers may be open while one writes; a reader sees whole
     batches. Where a store allows one writer only, the second gets an `InputError` that says who holds it.
     Every method raises `InputError` where the store is damaged, gone, full or read-only, naming the file or table, and
-    `ReplacedError`, one of these, where another store is at its place now: nothing is read from the old one any more,
-    and nothing written to it.
+    `ReplacedError`, one of these, where another gallery is in its place now. Of a change this may be found after
+    it was made, in the gallery that was there.
     Vectors are kept as float16; scores are of the kept vectors.
     """
 
@@ -187,6 +218,10 @@ class Store(Protocol):
 
     def rows(self, after: int = 0, where: Where | None = None) -> Iterator[Row]:
         """Rows of an id above `after`, in ascending order of id, not all in memory at once."""
+        ...
+
+    def snapshot(self) -> AbstractContextManager[Snapshot]:
+        """All that is kept as of this moment, by a connection of its own, until the block is left."""
         ...
 
     def search(

@@ -14,6 +14,11 @@ from lookalike.errors import InputError
 from lookalike.search.store.base import Value, Where
 
 OWN = ("label", "path")  # the row's own columns
+MOST_KEYS = 100  # of a filter;
+MOST_VALUES = 10_000  # of all its keys together,
+MOST_BYTES = 1 << 20  # and so many of these and of the keys as JSON in UTF-8
+BITS = 13_000  # of a whole number: some 3,900 digits
+FEWER = "Ask with fewer of them at a time."
 
 Clause = tuple[str, list[str | None]]  # SQL over `images`, with its parameters
 
@@ -29,6 +34,8 @@ def tag(value: Value) -> str:
             raise InputError(f"{value} cannot be kept as metadata or filtered by.", "Leave it out, or use null.")
         if value.is_integer():
             value = int(value)
+    if isinstance(value, int) and value.bit_length() > BITS:
+        raise InputError("a number of thousands of digits cannot be kept as metadata or filtered by.", "Round it.")
     if value is not None and not isinstance(value, str | int | float):
         raise InputError(
             f"{value!r} cannot be kept as metadata or filtered by.", "Use text, numbers, true, false or null."
@@ -43,16 +50,39 @@ def tags(metadata: Mapping[str, Value]) -> list[tuple[str, str]]:
     return [(key, tag(value)) for key, value in metadata.items() if value is not None]
 
 
+def values_of(where: Where | None) -> dict[str, list[Value]]:
+    """The values of each key of a filter, one or several; each value once.
+
+    Raises:
+        InputError: more keys, values or bytes than a filter may have, or a value that cannot be filtered by.
+    """
+    found: dict[str, list[Value]] = {}
+    count = size = 0
+    for key, wanted in (where or {}).items():
+        given = wanted if isinstance(wanted, Sequence) and not isinstance(wanted, str) else [wanted]
+        count += len(given)
+        if len(found) >= MOST_KEYS or count > MOST_VALUES:
+            limit = f"{MOST_KEYS} keys" if count <= MOST_VALUES else f"{MOST_VALUES:,} values"
+            raise InputError(f"filter by '{key[:80]}': more than {limit} in all.", FEWER)
+        size += len(key.encode("utf-8", "surrogatepass"))
+        size += sum(len(tag(value).encode("utf-8", "surrogatepass")) for value in given)
+        if size > MOST_BYTES:
+            raise InputError(
+                f"filter by '{key[:80]}': its keys and values have more than {MOST_BYTES >> 20} MiB.", FEWER
+            )
+        found[key] = list({(type(value) is bool, value): value for value in given}.values())
+    return found
+
+
 def clause(where: Where | None) -> Clause:
     """The condition on `images` that all of `where` hold; "TRUE" where there is none.
 
     Raises:
-        InputError: a value that cannot be filtered by.
+        InputError: as `values_of`.
     """
     conditions: list[str] = []
     parameters: list[str | None] = []
-    for key, wanted in (where or {}).items():
-        values = list(wanted) if isinstance(wanted, Sequence) and not isinstance(wanted, str) else [wanted]
+    for key, values in values_of(where).items():
         condition, own = _own(key, values) if key in OWN else _of_metadata(key, values)
         conditions.append(condition)
         parameters += own

@@ -45,6 +45,15 @@ class WriterLock:
             ) from None
         self._write_holder()
 
+    def is_of(self, folder: Path) -> bool:
+        """Whether it is the lock of what is in this folder now."""
+        held = os.fstat(self._file)
+        try:
+            found = (folder / NAME).stat()
+        except OSError:
+            return False
+        return (held.st_dev, held.st_ino) == (found.st_dev, found.st_ino)
+
     def release(self) -> None:
         """Let another write; once is enough, twice does no harm."""
         if self._file >= 0:

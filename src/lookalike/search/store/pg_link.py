@@ -30,6 +30,10 @@ WRITE = (  # a server may answer before the disk has; a stricter setting than "o
     " SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'"
 )
 TRIES = 8  # of a change that other writers got in the way of
+# Which gallery it is, and in which server; until the transaction ends, nobody can drop it. A name that was dropped and
+# made anew has another table of this name, but it may be of the same number in a server that was set up anew.
+IDENTITY = "SELECT tableoid::bigint FROM {}.gallery"
+SERVER = "SELECT system_identifier FROM pg_catalog.pg_control_system()"
 INSTALL = (
     "Install pgvector on the server (Debian, Ubuntu: apt install postgresql-{version}-pgvector),"
     " then as a superuser of this database: CREATE EXTENSION vector"
@@ -55,12 +59,14 @@ class Link:
     def __init__(self, dsn: str, name: str, *, write: bool) -> None:
         self._parts = pg_errors.parse(dsn)
         self.place = pg_errors.shown(self._parts, name)
+        self._identify = sql.SQL(IDENTITY).format(sql.Identifier(name)).as_string(None)
+        self._identity: tuple[int | None, int] | None = None
+        self._server: int | None = None
         self._write = write
         self._turns = threading.RLock()
         self._db: Connection | None = None
         self._closed = False
         self.extension: Extension | None = None
-        self._which: tuple[sql.Composable, int] | None = None
         self._alive()
 
     def close(self) -> None:
@@ -70,31 +76,6 @@ class Link:
             if self._db is not None:
                 self._db.close()
                 self._db = None
-
-    def keep_to(self, query: sql.Composable, known: int) -> None:
-        """See in each transaction that the gallery is still the same one, and not another of its name.
-
-        Args:
-            query: gives one number, and holds what it comes from until the transaction ends.
-            known: what it is now.
-        """
-        self._which = query, known
-
-    def begin(self, db: Connection, how: str = READ) -> None:
-        """Start a transaction on one of this link's connections.
-
-        Raises:
-            ReplacedError: another gallery has the name now.
-        """
-        if self._which is None:
-            db.execute(sql.SQL(how))
-            return
-        query, known = self._which
-        cursor = db.execute(sql.SQL("{}; {}").format(sql.SQL(how), query))
-        while cursor.nextset():
-            pass
-        if cursor.fetchone() != (known,):
-            raise ReplacedError(f"{self.place}: another gallery has this name now.", "Open it again.")
 
     def connect(self) -> Connection:
         """Another connection to the same server, in autocommit; the caller closes it."""
@@ -121,6 +102,30 @@ class Link:
         self.extension = find_extension(db)
         if self.extension is not None:
             register(db, self.extension)
+        try:
+            self._server = db.execute(SERVER).fetchall()[0][0]
+        except errors.InsufficientPrivilege:
+            self._server = None
+
+    def hold(self, db: Connection) -> None:
+        """From now on take no gallery but the one that this transaction sees for this one."""
+        self._identity = self._server, db.execute(self._identify).fetchall()[0][0]
+
+    def begin(self, db: Connection, begin: str) -> None:
+        """Begin a transaction.
+
+        Raises:
+            ReplacedError: what has the gallery's name now is not the one that `hold` saw.
+        """
+        if self._identity is None:
+            db.execute(begin)
+            return
+        cursor = db.execute(f"{begin}; {self._identify}")  # one message: the line is gone over once
+        while cursor.nextset():
+            pass
+        found = cursor.fetchone()
+        if found is None or (self._server, found[0]) != self._identity:
+            raise ReplacedError(f"{self.place}: another gallery has this name now.", "Open it again.")
 
     def no_extension(self) -> InputError:
         """The error for a database without pgvector."""
@@ -207,9 +212,9 @@ class Link:
         db = self._alive()
         try:
             self.begin(db, begin)
-        except (psycopg.Error, ReplacedError):
+        except (psycopg.Error, ReplacedError) as error:
             self._undo(db)
-            if not self._lost:
+            if not self._lost or isinstance(error, ReplacedError):
                 raise
             db = self._alive()
             self.begin(db, begin)

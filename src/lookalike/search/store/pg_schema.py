@@ -150,40 +150,34 @@ def names_of(link: Link, name: str) -> Names:
     return Names(name, link.extension.schema)
 
 
-def which(name: str) -> sql.Composed:
-    """SQL that tells a gallery from any other, also of the same name: the number of its table, which is held."""
-    return sql.SQL("SELECT tableoid::bigint FROM {}.gallery").format(sql.Identifier(name))
-
-
-def read_about(link: Link, name: str) -> tuple[About, int]:
-    """What a gallery was made with, and the number that `which` gives.
+def read_about(link: Link, name: str) -> About:
+    """What a gallery was made with. From then on the link takes no other gallery for it.
 
     Raises:
         InputError: there is none of this name, it is of a newer format, or it may not be read.
     """
 
-    def work(db: psycopg.Connection[Any]) -> tuple[int, dict[str, Any], int]:
+    def work(db: psycopg.Connection[Any]) -> tuple[int, dict[str, Any]]:
         known = [found[0] for found in db.execute(GALLERIES)]
         if name not in known:
             raise InputError(
                 f"{link.place}: there is no gallery '{name}' in this database.{nearest(name, known)}",
                 "Make one with: lookalike gallery create",
             )
-        found = db.execute(
-            sql.SQL("SELECT format, about, tableoid::bigint FROM {}.gallery").format(sql.Identifier(name))
-        ).fetchone()
+        found = db.execute(sql.SQL("SELECT format, about FROM {}.gallery").format(sql.Identifier(name))).fetchone()
         if found is None:
             raise InputError(f"{link.place}: its table 'gallery' is empty.", "Restore a backup.")
-        return int(found[0]), dict(found[1]), int(found[2])
+        link.hold(db)
+        return int(found[0]), dict(found[1])
 
-    format, about, table = link.reading(work)
+    format, about = link.reading(work)
     if format > FORMAT:
         raise InputError(
             f"{link.place}: this gallery has format {format}, and this version of lookalike knows {FORMAT}.",
             "Upgrade lookalike: pip install --upgrade lookalike",
         )
     try:
-        return About(**about), table
+        return About(**about)
     except TypeError:
         raise InputError(
             f"{link.place}: what the gallery was made with is not readable.", "Restore a backup of the table 'gallery'."

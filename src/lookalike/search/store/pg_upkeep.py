@@ -63,7 +63,8 @@ def compact(link: Link, names: Names, dim: int) -> None:
     """
     link.check_writes()
     with closing(link.connect()) as db, link.saying(), _compacting(link, names, db):
-        db.execute("SET statement_timeout = 0")
+        link.begin(db, "BEGIN")
+        db.execute("COMMIT; SET statement_timeout = 0")
         state = dict(db.execute(STATE, (names.schema,)).fetchall())
         for index, valid in state.items():
             left_over = index not in INDEXES and index not in CONSTRAINTS  # of a compaction that was cut short
@@ -148,7 +149,7 @@ def _index_faults(link: Link, names: Names, dim: int) -> list[Fault]:
 def _row_faults(link: Link, names: Names) -> list[Fault]:
     faults = []
     with closing(link.connect()) as db, _reporting(link):
-        db.execute(READ)
+        link.begin(db, READ)
         with db.cursor(name="everything", binary=True) as cursor:
             cursor.itersize = PAGE
             for id, path, vector, of_vector, jpeg, of_jpeg in cursor.execute(names(EVERYTHING)):

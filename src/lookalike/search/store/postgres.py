@@ -10,23 +10,23 @@ out before its row is seen: of two writers, one may show id 8 before the other s
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import InputError
-from lookalike.search.store import pg_schema, pg_upkeep
+from lookalike.search.store import pg_reading, pg_schema, pg_upkeep
 from lookalike.search.store.base import About, Fault, Found, NewRow, Rejected, Row, Value, Where
-from lookalike.search.store.pg_driver import psycopg, sql
+from lookalike.search.store.pg_driver import psycopg
 from lookalike.search.store.pg_filters import clause, jsonb
-from lookalike.search.store.pg_link import Link
-from lookalike.search.store.pg_search import COLUMNS, Searcher, row_of
+from lookalike.search.store.pg_link import READ, Link
+from lookalike.search.store.pg_search import Searcher
 from lookalike.search.store.pg_writing import insert
-from lookalike.search.store.rowdata import checked_queries, checksum, kept_vectors
+from lookalike.search.store.rowdata import checked_queries, ids_of, kept_vectors
 
 EXACT_BELOW = 10_000
-PAGE = 1000  # rows of an iteration in memory
 
 Connection = psycopg.Connection[Any]
 
@@ -52,8 +52,7 @@ class PostgresStore:
         self._link = Link(dsn, name, write=write)
         self._exact_below = exact_below
         try:
-            self.about, table = pg_schema.read_about(self._link, name)
-            self._link.keep_to(pg_schema.which(name), table)
+            self.about = pg_schema.read_about(self._link, name)
             self._names = pg_schema.names_of(self._link, name)
         except BaseException:
             self._link.close()
@@ -106,7 +105,7 @@ class PostgresStore:
     def remove(self, ids: Sequence[int]) -> int:
         """Remove rows; how many there were."""
         query = self._names("DELETE FROM {s}.images WHERE id = ANY(%s::bigint[])")
-        return self._link.writing(lambda db: db.execute(query, (_whole(ids),)).rowcount)
+        return self._link.writing(lambda db: db.execute(query, (ids_of(ids),)).rowcount)
 
     def label(self, ids: Sequence[int], label: str | None = None, metadata: Mapping[str, Value] | None = None) -> int:
         """Change the label or metadata (whole) of rows, where not None; how many rows there were."""
@@ -114,48 +113,21 @@ class PostgresStore:
             "UPDATE {s}.images SET label = coalesce(%s::text, label), metadata = coalesce(%s::jsonb, metadata)"
             " WHERE id = ANY(%s::bigint[])"
         )
-        values = (label, None if metadata is None else jsonb(metadata), _whole(ids))
+        values = (label, None if metadata is None else jsonb(metadata), ids_of(ids))
         return self._link.writing(lambda db: db.execute(query, values).rowcount)
 
     def get(self, ids: Sequence[int]) -> list[Row | None]:
         """Rows in the order asked for; None for ids that are not there."""
-        found = {row.id: row for row in self._rows("id = ANY(%s::bigint[])", [_whole(ids)])}
-        return [found.get(int(id)) for id in ids]
+        return self._link.reading(lambda db: pg_reading.get(db, self._names, ids))
 
     def thumbnail(self, id: int) -> bytes | None:
         """The small JPEG of a row; None where there is no such row or no thumbnail."""
-        query = self._names("SELECT jpeg, checksum FROM {s}.thumbnails WHERE id = %s")
-        found = self._link.reading(lambda db: db.execute(query, (int(id),)).fetchone())
-        if found is None:
-            return None
-        if checksum(int(id), found[0]) != found[1]:
-            raise InputError(
-                f"{self._link.place}: the thumbnail of row {id} is damaged.",
-                "Remove its row, then add the picture again.",
-            )
-        return bytes(found[0])
+        found = self._link.reading(lambda db: pg_reading.thumbnails(db, self._names, [id], self._link.place))
+        return found.get(int(id))
 
     def vectors(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """(len(ids), D) float32, in the order asked for. See `Store.vectors`."""
-        query = self._names("SELECT id, vector, checksum FROM {s}.images WHERE id = ANY(%s::bigint[])")
-        found = {
-            id: (vector, expected)
-            for id, vector, expected in self._link.reading(
-                lambda db: db.execute(query, (_whole(ids),), binary=True).fetchall()
-            )
-        }
-        kept = np.empty((len(ids), self.about.dim), np.float32)
-        for place, id in enumerate(map(int, ids)):
-            if id not in found:
-                raise InputError(f"{self._link.place}: there is no row {id}.", "It may have been removed or replaced.")
-            vector, expected = found[id]
-            if checksum(id, vector.tobytes()) != expected:
-                raise InputError(
-                    f"{self._link.place}: the vector of row {id} is damaged.",
-                    "Remove its row, then add the picture again.",
-                )
-            kept[place] = vector
-        return kept
+        return self._link.reading(lambda db: pg_reading.vectors(db, self._names, ids, self.about.dim, self._link.place))
 
     def by_path(self, paths: Sequence[str]) -> dict[str, Row]:
         """The rows of those paths that are there."""
@@ -168,15 +140,16 @@ class PostgresStore:
 
     def rows(self, after: int = 0, where: Where | None = None) -> Iterator[Row]:
         """Rows of an id above `after`, in ascending order of id, all as of the moment of the first."""
-        condition, parameters = clause(where)
-        query = self._names(
-            f"SELECT {COLUMNS} FROM {{s}}.images WHERE id > %s AND {{condition}} ORDER BY id", condition=condition
-        )
         with self._link.connect() as db, self._link.saying():  # its own, so that others need not wait for the last row
-            self._link.begin(db)
-            with db.cursor(name="rows") as cursor:
-                cursor.itersize = PAGE
-                yield from map(row_of, cursor.execute(query, (after, *parameters)))
+            self._link.begin(db, READ)
+            yield from pg_reading.every_row(db, self._names, after, where)
+
+    @contextmanager
+    def snapshot(self) -> Iterator[pg_reading.PostgresSnapshot]:
+        """All that is kept as of this moment, by a connection of its own. See `Store.snapshot`."""
+        with closing(self._link.connect()) as db, self._link.saying():
+            self._link.begin(db, READ)
+            yield pg_reading.PostgresSnapshot(db, self._names, self.about, self._link.place)
 
     def search(
         self,
@@ -260,9 +233,4 @@ class PostgresStore:
         return pg_upkeep.facts(self._link, self._names, self._searcher)
 
     def _rows(self, condition: str, parameters: list[Any]) -> list[Row]:
-        query = self._names(f"SELECT {COLUMNS} FROM {{s}}.images WHERE {{condition}}", condition=sql.SQL(condition))
-        return [row_of(values) for values in self._link.reading(lambda db: db.execute(query, parameters).fetchall())]
-
-
-def _whole(ids: Sequence[int]) -> list[int]:
-    return [int(id) for id in ids]
+        return self._link.reading(lambda db: pg_reading.rows_where(db, self._names, condition, parameters))

@@ -18,6 +18,8 @@ CHUNK = 500  # parameters of one statement
 TOLERANCE = 1e-3  # of a vector's length
 WRAP = 1 << 64  # `look` has 64 bits without a sign, the database's integers have one
 
+LARGEST = (1 << 63) - 1  # of an id, and of every integer that a database keeps
+
 Record = tuple[int, str, bytes, int, int, str | None, str, int]  # the columns, as they are stored
 Item = TypeVar("Item")
 
@@ -94,6 +96,11 @@ def checked_queries(queries: NDArray[np.float32], dim: int) -> NDArray[np.float3
     lengths[lengths == 0] = 1
     unit: NDArray[np.float32] = queries / lengths
     return unit
+
+
+def ids_of(ids: Iterable[int]) -> list[int]:
+    """Those that a row may have: a larger number, which no database takes, is the id of no row."""
+    return [number for number in map(int, ids) if 0 < number <= LARGEST]
 
 
 def chunks(items: Iterable[Item]) -> Iterator[list[Item]]:

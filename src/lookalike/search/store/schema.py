@@ -119,32 +119,22 @@ def frozen_state(path: Path) -> tuple[int, int] | None:
     return found.st_mtime_ns, found.st_size
 
 
-def identity_of(path: Path) -> tuple[int, int] | None:
-    """Which file a database is, whatever its name; None where there is none.
+def identity_of(path: Path) -> tuple[int, int]:
+    """Which file a database is: another one that takes its name has another identity.
 
     Raises:
+        ReplacedError: it is not there.
         InputError: it cannot be looked at.
     """
     try:
         found = path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+    except FileNotFoundError:
+        raise ReplacedError(
+            f"{path.parent}: the gallery is no longer there.", "Put it back, and open it again."
+        ) from None
     except OSError as error:
         raise InputError(f"{path.parent}: cannot be looked at ({error.strerror}).", "Check its permissions.") from None
     return found.st_dev, found.st_ino
-
-
-def check_identity(path: Path, known: tuple[int, int] | None) -> None:
-    """See that the database that is open is still the one at its place. SQLite itself goes on with a file that is gone.
-
-    Raises:
-        ReplacedError: it is gone, or another one is there.
-    """
-    now = identity_of(path)
-    if now is None:
-        raise ReplacedError(f"{path.parent}: the gallery is no longer there.", "Put it back, and open it again.")
-    if now != known:
-        raise ReplacedError(f"{path.parent}: another gallery is there now.", "Open it again.")
 
 
 def read_about(db: sqlite3.Connection, path: Path) -> About:

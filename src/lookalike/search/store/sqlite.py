@@ -18,6 +18,7 @@ import shutil
 import sqlite3
 import tempfile
 import threading
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,22 +30,35 @@ from numpy.typing import NDArray
 from lookalike.data.partial import sweep
 from lookalike.errors import InputError
 from lookalike.search.store import writing
-from lookalike.search.store.base import About, Fault, Found, Hit, NewRow, Rejected, ReplacedError, Row, Value, Where
+from lookalike.search.store.base import (
+    About,
+    Fault,
+    Found,
+    Hit,
+    NewRow,
+    Rejected,
+    ReplacedError,
+    Row,
+    Value,
+    Where,
+)
 from lookalike.search.store.derived import Generation, damaged_vector
 from lookalike.search.store.filters import clause
 from lookalike.search.store.lock import WriterLock
 from lookalike.search.store.rowdata import (
     COLUMNS,
+    LARGEST,
     checked_queries,
     checksum,
     chunks,
+    ids_of,
     kept_vectors,
     marks,
     row_of,
 )
 from lookalike.search.store.schema import (
     DATABASE,
-    check_identity,
+    Connection,
     connect,
     frozen_state,
     identity_of,
@@ -78,18 +92,28 @@ class SqliteStore:
         self._exact_below = exact_below
         self._turns = threading.RLock()
         connect(self._database, write=False).close()  # before the lock's file is made in a folder that is no gallery
-        self._identity = identity_of(self._database)
         self._lock = WriterLock(self.folder) if write else None
+        self._guard: Connection | None = None
         try:
+            self._identity = identity_of(self._database)
             self._db = connect(self._database, write=write)
-            self._check()
+            if write:
+                self._guard = _guard(self._database)
             self.about = read_about(self._db, self._database)
+            self._check_place()
             self._searcher = Searcher(self.folder, self.about.dim)
-            self._upkeep = Upkeep(self.folder, self._db, self.about.dim, exact_below, self._check) if write else None
+            self._upkeep = (
+                Upkeep(self.folder, self._db, self.about.dim, exact_below, self._check_place) if write else None
+            )
         except BaseException:
+            if hasattr(self, "_db"):
+                _close(self._db, self._guard, self._database, self._identity)
             if self._lock is not None:
                 self._lock.release()
             raise
+        self._ending = weakref.finalize(
+            self, _let_go, self._db, self._guard, self._database, self._identity, self._lock
+        )
 
     @classmethod
     def create(cls, path: str | Path, about: About, *, exact_below: int = EXACT_BELOW) -> SqliteStore:
@@ -140,13 +164,13 @@ class SqliteStore:
     def _close(self, *, tidy: bool) -> None:
         with self._turns:
             try:
-                if self._upkeep is not None and tidy:
-                    with suppress(ReplacedError), saying(self._database):  # nothing is tidied in another one's folder
-                        self._check()
+                if self._upkeep is not None and tidy and _is_there(self._database, self._identity):
+                    with saying(self._database):
                         self._upkeep.on_close()
             finally:
                 self._upkeep = None
-                self._db.close()
+                _close(self._db, self._guard, self._database, self._identity)
+                self._ending.detach()
                 if self._lock is not None:
                     self._lock.release()
                     self._lock = None
@@ -164,18 +188,19 @@ class SqliteStore:
         by_path = dict(zip(last, ids, strict=True))
         if self._upkeep is not None:
             with self._turns, saying(self._database):
+                self._check_place()
                 self._upkeep.after_add()
         return [by_path[row.path] for row in rows]
 
     def remove(self, ids: Sequence[int]) -> int:
         """Remove rows; how many there were."""
         with self._writing() as db:
-            return writing.delete(db, {int(id) for id in ids})
+            return writing.delete(db, set(ids_of(ids)))
 
     def label(self, ids: Sequence[int], label: str | None = None, metadata: Mapping[str, Value] | None = None) -> int:
         """Change the label or metadata (whole) of rows, where not None; how many rows there were."""
         with self._writing() as db:
-            return writing.relabel(db, {int(id) for id in ids}, label, metadata)
+            return writing.relabel(db, set(ids_of(ids)), label, metadata)
 
     def get(self, ids: Sequence[int]) -> list[Row | None]:
         """Rows in the order asked for; None for ids that are not there."""
@@ -186,31 +211,12 @@ class SqliteStore:
     def thumbnail(self, id: int) -> bytes | None:
         """The small JPEG of a row; None where there is no such row or no thumbnail."""
         with self._reading() as db:
-            found = db.execute("SELECT jpeg, checksum FROM thumbnails WHERE id = ?", (int(id),)).fetchone()
-        if found is None:
-            return None
-        if checksum(id, found[0]) != found[1]:
-            raise InputError(
-                f"{self._database}: the thumbnail of row {id} is damaged.",
-                "Remove its row, then add the picture again.",
-            )
-        return bytes(found[0])
+            return _thumbnails(db, [id], self._database).get(int(id))
 
     def vectors(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """(len(ids), D) float32, in the order asked for. See `Store.vectors`."""
-        found: dict[int, bytes] = {}
         with self._reading() as db:
-            for some in chunks({int(id) for id in ids}):
-                query = f"SELECT id, vector, checksum FROM vectors WHERE id IN ({marks(some)})"
-                for id, vector, expected in db.execute(query, some):
-                    if len(vector) != 2 * self.about.dim or checksum(id, vector) != expected:
-                        raise damaged_vector(db, id)
-                    found[id] = vector
-        for id in ids:
-            if int(id) not in found:
-                raise InputError(f"{self.folder}: there is no row {id}.", "It may have been removed or replaced.")
-        kept = np.frombuffer(b"".join(found[int(id)] for id in ids), "<f2")
-        return kept.reshape(len(ids), self.about.dim).astype(np.float32)
+            return _vectors(db, ids, self.about.dim, self.folder)
 
     def by_path(self, paths: Sequence[str]) -> dict[str, Row]:
         """The rows of those paths that are there."""
@@ -227,14 +233,27 @@ class SqliteStore:
         """Rows of an id above `after`, in ascending order of id, all as of the moment of the first."""
         condition, parameters = clause(where)
         with saying(self._database):
-            self._check()
+            self._check_place()
             db = connect(self._database, write=False)  # its own, so that what changes meanwhile is not mixed in
             try:
-                self._check()
+                self._check_place()
                 query = f"SELECT {COLUMNS} FROM images WHERE id > ? AND {condition} ORDER BY id"
-                cursor = db.execute(query, (after, *parameters))
+                cursor = db.execute(query, (min(max(after, 0), LARGEST), *parameters))
                 while records := cursor.fetchmany(PAGE):
                     yield from map(row_of, records)
+            finally:
+                db.close()
+
+    @contextmanager
+    def snapshot(self) -> Iterator[SqliteSnapshot]:
+        """All that is kept as of this moment, by a connection of its own. See `Store.snapshot`."""
+        with saying(self._database):
+            self._check_place()
+            db = connect(self._database, write=False)
+            try:
+                self._check_place()
+                db.execute("BEGIN")
+                yield SqliteSnapshot(db, self.about, self._database)
             finally:
                 db.close()
 
@@ -301,7 +320,7 @@ class SqliteStore:
     def verify(self) -> list[Fault]:
         """Look at everything; an empty list: all is well. A writer mends what can be mended at once."""
         with self._turns, saying(self._database):
-            self._check()
+            self._check_place()
             return verify(self._database, self._db, self.about.dim, self._upkeep)
 
     def measure_recall(self, k: int = 10, sample: int = 200, seed: int = 0) -> float:
@@ -332,7 +351,7 @@ class SqliteStore:
     def _reading(self) -> Iterator[sqlite3.Connection]:
         """A snapshot of the database, for as long as the block lasts."""
         with self._turns, saying(self._database):
-            self._check()
+            self._check_place()
             if self._db.frozen is not None and self._db.frozen != frozen_state(self._database):
                 self._db.close()  # what nobody could write, as it seemed, another user has written
                 self._db = connect(self._database, write=False)
@@ -348,34 +367,139 @@ class SqliteStore:
         """A transaction that is durable when the block is left, or undone when it raises."""
         self._writer()
         with self._turns, saying(self._database):
+            self._check_place()
             writing.begin_change(self._db)
             try:
                 yield self._db
-                self._check()
+                self._check_place()
                 self._db.execute("COMMIT")
             except BaseException:
                 if self._db.in_transaction:  # some errors have undone it already
                     self._db.execute("ROLLBACK")
                 raise
-            self._check()  # else what was kept went with a gallery that left in the meantime
+            self._check_place()  # else what was kept went with a gallery that left in the meantime
 
     def _writer(self) -> Upkeep:
         if self._upkeep is None:
             raise InputError(f"{self.folder}: this gallery is open for reading.", "Open it for writing.")
-        self._check()
+        self._check_place()
         return self._upkeep
 
-    def _check(self) -> None:
-        """See that the gallery at its place is this one; see `check_identity`."""
-        check_identity(self._database, self._identity)
+    def _check_place(self) -> None:
+        """Raise where what is in the folder now is another gallery, or none."""
+        same = identity_of(self._database) == self._identity
+        if not same or not (self._lock is None or self._lock.is_of(self.folder)):
+            raise ReplacedError(f"{self.folder}: another gallery is there now.", "Open it again.")
+
+
+class SqliteSnapshot:
+    """The rows of a gallery in a folder as of one moment; see `Snapshot`.
+
+    Args:
+        db: in a transaction.
+        about: the gallery.
+        database: for messages.
+    """
+
+    def __init__(self, db: sqlite3.Connection, about: About, database: Path) -> None:
+        self.about = about
+        self._db, self._database = db, database
+        self._count = int(db.execute("SELECT rows FROM meta").fetchone()[0])  # the first reading is the moment
+
+    def __len__(self) -> int:
+        return self._count
+
+    def rows(self) -> Iterator[Row]:
+        """All rows in ascending order of id."""
+        cursor = self._db.execute(f"SELECT {COLUMNS} FROM images ORDER BY id")
+        while records := cursor.fetchmany(PAGE):
+            yield from map(row_of, records)
+
+    def get(self, ids: Sequence[int]) -> list[Row | None]:
+        """Rows in the order asked for; None for ids that are not there."""
+        found = _rows(self._db, ids)
+        return [found.get(int(id)) for id in ids]
+
+    def vectors(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """(len(ids), D) float32, in the order asked for. See `Snapshot.vectors`."""
+        return _vectors(self._db, ids, self.about.dim, self._database.parent)
+
+    def thumbnails(self, ids: Sequence[int]) -> list[bytes]:
+        """The small JPEGs of rows in the order asked for; empty where there is none."""
+        found = _thumbnails(self._db, ids, self._database)
+        return [found.get(int(id), b"") for id in ids]
+
+
+def _guard(database: Path) -> Connection:
+    """A reader that keeps the writer, as long as it is open, from removing the database's log when it closes. SQLite
+    removes it by its name, which may be that of another gallery's log by then.
+    """
+    guard = connect(database, write=False)
+    guard.execute("SELECT one FROM meta").fetchone()  # from the first reading on it holds its share of the lock
+    return guard
+
+
+def _is_there(database: Path, identity: tuple[int, int]) -> bool:
+    try:
+        return identity_of(database) == identity
+    except InputError:
+        return False
+
+
+def _close(db: Connection, guard: Connection | None, database: Path, identity: tuple[int, int]) -> None:
+    """Close a store's connections, without touching what has taken the database's place."""
+    if guard is not None and _is_there(database, identity):
+        guard.close()
+    db.close()
+    if guard is not None:
+        guard.close()
+
+
+def _let_go(
+    db: Connection, guard: Connection | None, database: Path, identity: tuple[int, int], lock: WriterLock | None
+) -> None:
+    """What becomes of a store that nobody closed."""
+    _close(db, guard, database, identity)
+    if lock is not None:
+        lock.release()
 
 
 def _rows(db: sqlite3.Connection, ids: Iterable[int]) -> dict[int, Row]:
     """The rows that are there, by id."""
     found: dict[int, Row] = {}
-    for some in chunks(int(id) for id in ids):
+    for some in chunks(ids_of(ids)):
         query = f"SELECT {COLUMNS} FROM images WHERE id IN ({marks(some)})"
         found.update((record[0], row_of(record)) for record in db.execute(query, some))
+    return found
+
+
+def _vectors(db: sqlite3.Connection, ids: Sequence[int], dim: int, folder: Path) -> NDArray[np.float32]:
+    """(len(ids), D) float32, in the order asked for; see `Store.vectors`."""
+    found: dict[int, bytes] = {}
+    for some in chunks(set(ids_of(ids))):
+        query = f"SELECT id, vector, checksum FROM vectors WHERE id IN ({marks(some)})"
+        for id, vector, expected in db.execute(query, some):
+            if len(vector) != 2 * dim or checksum(id, vector) != expected:
+                raise damaged_vector(db, id)
+            found[id] = vector
+    for id in ids:
+        if int(id) not in found:
+            raise InputError(f"{folder}: there is no row {id}.", "It may have been removed or replaced.")
+    kept = np.frombuffer(b"".join(found[int(id)] for id in ids), "<f2")
+    return kept.reshape(len(ids), dim).astype(np.float32)
+
+
+def _thumbnails(db: sqlite3.Connection, ids: Sequence[int], database: Path) -> dict[int, bytes]:
+    """The small JPEGs of those rows that have one."""
+    found: dict[int, bytes] = {}
+    for some in chunks(set(ids_of(ids))):
+        query = f"SELECT id, jpeg, checksum FROM thumbnails WHERE id IN ({marks(some)})"
+        for id, jpeg, expected in db.execute(query, some):
+            if checksum(id, jpeg) != expected:
+                raise InputError(
+                    f"{database}: the thumbnail of row {id} is damaged.", "Remove its row, then add the picture again."
+                )
+            found[id] = bytes(jpeg)
     return found
 
 
