@@ -5,7 +5,9 @@
     model = lookalike.load("runs/demo/model")
     model.predict(images)
 
-Importing the package loads nothing heavy; each public name is imported when it is first used.
+Importing the package loads nothing heavy and changes nothing in the process; each public name is imported when it is
+first used. If that loads PyTorch, its OpenMP threads are told to wait asleep, unless the environment says how they wait
+(`lookalike.cores`).
 """
 
 from __future__ import annotations
@@ -31,8 +33,11 @@ _LAZY = {
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'lookalike' has no attribute '{name}'")
+    from lookalike.cores import short_waits
+
     module_name, attribute = _LAZY[name]
-    module = importlib.import_module(module_name)
+    with short_waits():
+        module = importlib.import_module(module_name)
     value = getattr(module, attribute) if attribute else module
     globals()[name] = value  # the next look-up is a plain one
     return value

@@ -1,10 +1,50 @@
-"""How many threads or processes can work at once."""
+"""How many threads or processes can work at once, and how threads wait for one another."""
 
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+
+# How long a thread that has nothing to do asks again and again whether there is something, before it sleeps and leaves
+# its core to others. GNU's OpenMP, PyTorch's on Linux: rounds (300,000 without this, up to 20 ms); LLVM's and Intel's:
+# milliseconds (200 without this).
+SHORT_WAITS = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}
+SET_BY_USER = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
 
 
 def cores() -> int:
     """Processor cores that this process may use, one at least; fewer than the machine has where it is confined."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def set_short_waits(environment: MutableMapping[str, str] = os.environ) -> bool:
+    """Let OpenMP's waiting threads sleep soon, in this process and in those that it starts.
+
+    By default they keep their cores busy while they wait, and where another program needs a core, the thread that all
+    wait for has to share its own with it: training then takes several times its fair share of the time. OpenMP reads
+    the environment once, when PyTorch is loaded, so this must come before. `benchmarks/shared_machine.py` measures it.
+
+    Returns:
+        Whether it was set: not where one of `SET_BY_USER` is, whatever its value.
+    """
+    if any(name in environment for name in SET_BY_USER):
+        return False
+    environment.update(SHORT_WAITS)
+    return True
+
+
+@contextmanager
+def short_waits() -> Iterator[None]:
+    """As `set_short_waits`, for what the body loads: the environment is afterwards as it was.
+
+    Nothing is set where PyTorch is loaded already.
+    """
+    was_set = "torch" not in sys.modules and set_short_waits()
+    try:
+        yield
+    finally:
+        if was_set:
+            for name in SHORT_WAITS:
+                os.environ.pop(name, None)

@@ -26,6 +26,7 @@ from lookalike.cli.recipes import recipes
 from lookalike.cli.reproduce import reproduce
 from lookalike.cli.serve import serve
 from lookalike.cli.train import train
+from lookalike.cores import set_short_waits
 from lookalike.errors import InputError, LookalikeError, without_passwords
 
 NO_MEMORY = ("DefaultCPUAllocator", "can't allocate memory", "out of memory")  # what PyTorch's errors hold
@@ -109,6 +110,7 @@ def run() -> None:
 
 
 def _run() -> None:
+    set_short_waits()  # before anything loads PyTorch
     signal.signal(signal.SIGTERM, _terminated)
     sys.excepthook = _show_bug
     try:
