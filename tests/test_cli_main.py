@@ -112,6 +112,13 @@ def test_a_full_disk_is_said() -> None:
     assert done.stderr.splitlines()[0].endswith("no space left on the disk.")
 
 
+def test_a_failing_disk_is_said_with_its_file() -> None:
+    body = "raise OSError(errno.EIO, os.strerror(errno.EIO), 'photos.gallery/graph')"
+    done = subprocess.run(with_verb(body), capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: photos.gallery/graph: the disk failed (Input/output error).\n  ")
+
+
 BUFFERED = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
 PRINTERS = [[*RUN, "recipes"], with_verb("print('buffered until the end')")]
 

@@ -130,10 +130,13 @@ def _run() -> None:
             raise
         _fail(InputError("not enough memory.", "Use a smaller batch_size or image_size, or a machine with more."))
     except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        if error.errno in {errno.EIO, errno.EROFS, errno.ESTALE}:
+            _drop_output()
+            _fail(InputError(f"{where}the disk failed ({error.strerror}).", "Look at the disk, then run this again."))
         if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
             raise
         _drop_output()
-        where = f"{error.filename}: " if error.filename else ""
         _fail(InputError(f"{where}no space left on the disk.", "Free some, or choose another folder."))
 
 
