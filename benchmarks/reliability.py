@@ -237,7 +237,7 @@ class Bench:
                 rows = list(gallery.store.rows())
                 if len({row.path for row in rows}) != len(rows):
                     raise RuntimeError("a path is there twice")
-                if rows and len(gallery.search(gallery.store.vectors([rows[0].id])[0], 3)) < 1:
+                if rows and not gallery.search(gallery.store.vectors([rows[0].id])[0], 3).hits:
                     raise RuntimeError("nothing is found")
                 say(json.dumps({row.path: row.label for row in rows}))
                 say(json.dumps([fault.what for fault in gallery.verify().faults if not fault.mended]))
