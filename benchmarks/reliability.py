@@ -43,10 +43,10 @@ import tempfile
 import threading
 import time
 import traceback
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import date
 from importlib.util import find_spec
 from pathlib import Path
@@ -81,7 +81,7 @@ class Record:
     part: str
     what: str
     times: int = 0
-    outcomes: Counter[str] = field(default_factory=Counter)
+    outcomes: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     faults: list[str] = field(default_factory=list)
 
     def count(self, outcome: str, fault: str = "") -> None:
@@ -145,6 +145,11 @@ def in_child(action: Callable[[Say], object], kill_after: float | None = None) -
     end = ends.get(status) or (end if status == -signal.SIGKILL and end else f"crashed ({status})")
     whole = data[: data.rfind(b"\n") + 1]
     return Child(end, [str(json.loads(line)) for line in whole.splitlines()])
+
+
+def plain(record: Record) -> dict[str, Any]:
+    """As JSON has it."""
+    return vars(record) | {"outcomes": dict(record.outcomes)}
 
 
 def void(value: object) -> None:
@@ -478,7 +483,7 @@ def damage(bench: Bench) -> None:
         fresh()
         right = bench.must(in_child(lambda say, use=use, place=place: use(place, say))).said  # type: ignore[misc]
         for name in sorted(path.name for path in source.iterdir() if path.is_file() and path.stat().st_size):
-            record = bench.record("damage", f"{what}: {re.sub(r'[0-9a-f-]{8,}', 'N', name)}")
+            record = bench.record("damage", f"{what}: {re.sub(r'-[0-9a-f]{12}', '-*', name)}")
             for _ in range(bench.times):
                 fresh()
                 kind, data = damaged((source / name).read_bytes(), bench.chance)
@@ -613,10 +618,10 @@ def readers(bench: Bench) -> None:
         for _ in range(guests):
             guest = socket.socket()
             guest.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
-            guest.settimeout(5)
+            guest.settimeout(0.5)
             try:
                 guest.connect((host, port))
-                guest.sendall(20 * page)
+                guest.sendall(5 * page)
             except OSError:
                 record.outcomes["guests turned away"] += 1
             held.append(guest)
@@ -675,9 +680,9 @@ def postgres(bench: Bench) -> None:
             adding.start()
             time.sleep(bench.chance.uniform(0.2, 1.5))
             assert server.process is not None
-            os.killpg(server.process.pid, signal.SIGKILL)
-            server.process.wait()
+            kill_all(server.process)
             server.process = None
+            (server.folder / "data" / "postmaster.pid").unlink()  # else it says of the next one that it is ready
             adding.join()
             kept |= {name for line in result[0].said if line.startswith("kept ") for name in line.split()[1:]}
             server.start()
@@ -692,6 +697,26 @@ def postgres(bench: Bench) -> None:
         record.outcomes["rows acknowledged"] = len(kept)
     finally:
         remove(server)
+
+
+def kill_all(process: subprocess.Popen[bytes]) -> None:
+    """Kill a server and its children, which are no group, and wait until none is left."""
+
+    def parent_of(folder: Path) -> int:
+        try:
+            return int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:  # it has ended
+            return 0
+
+    process.send_signal(signal.SIGSTOP)  # no more children
+    children = [folder for folder in Path("/proc").iterdir() if folder.name.isdigit()]
+    children = [folder for folder in children if parent_of(folder) == process.pid]
+    for child in children:
+        os.kill(int(child.name), signal.SIGKILL)
+    process.kill()
+    process.wait()
+    while any(child.exists() for child in children):
+        time.sleep(0.01)
 
 
 class Skipped(Exception):  # noqa: N818
@@ -741,8 +766,8 @@ def main() -> None:
                 PARTS[part](bench)
             except Skipped as why:
                 print(f"{part}: not tried: {why}", flush=True)
-        records += [asdict(record) for record in bench.records]
-        print(table([asdict(record) for record in bench.records]), flush=True)
+        records += [plain(record) for record in bench.records]
+        print(table([plain(record) for record in bench.records]), flush=True)
         for record in bench.records:
             for fault in record.faults[:3]:
                 print(f"FAULT {record.part}: {record.what}: {fault}", flush=True)
