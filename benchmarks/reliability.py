@@ -28,6 +28,7 @@ import argparse
 import ctypes
 import errno
 import http.client
+import importlib
 import io
 import json
 import os
@@ -591,7 +592,10 @@ def over_http(bench: Bench) -> None:
             clients = [threading.Thread(target=client, args=(first,)) for first in range(3)]
             for one in clients:
                 one.start()
-            time.sleep(bench.chance.uniform(0.05, 1.0))
+            end = time.monotonic() + PATIENCE
+            while not kept and time.monotonic() < end:
+                time.sleep(0.01)
+            time.sleep(bench.chance.uniform(0, 1.0))
             process.kill()
             process.wait()
             for one in clients:
@@ -758,6 +762,8 @@ def main() -> None:
     if "errors" in given.parts and "failing_calls" not in os.environ.get("LD_PRELOAD", ""):
         with_failing_calls(sys.argv)
     torch.set_num_threads(1)  # children are forked
+    for late in ("ingest", "transfer", "embedder", "store.approximate", "store.upkeep", "store.verify"):
+        importlib.import_module(f"lookalike.search.{late}")  # now, and not in each child
     records = []
     for part in given.parts:
         with tempfile.TemporaryDirectory(prefix="lookalike-reliability-") as folder:
