@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -103,6 +104,21 @@ def test_two_threads_with_a_store_each_search_at_once(many: Database) -> None:
     for thread in threads:
         thread.join()
     assert answers == [answers[0]] * 3
+
+
+def test_many_values_over_large_metadata_take_little_memory(database: Database) -> None:
+    """Compared one by one, each row of 100 kB would be unpacked 2,000 times and kept so: 200 MB."""
+    big = [np.random.default_rng(number).bytes(50_000).hex() for number in range(10)]
+    with database.create() as store:
+        store.add([new_row(str(i), v, metadata={"k": i, "big": big[i % 10]}) for i, v in enumerate(units(30))])
+    with database.open() as store:
+        assert store.count({"k": list(range(20, 2020))}) == 10
+        assert isinstance(store, PostgresStore)
+        status = Path(f"/proc/{store._link._alive().info.backend_pid}/status")
+        if not status.exists():
+            pytest.skip("needs /proc to see how much memory a process has used")
+        (peak,) = [line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+        assert int(peak) < 120_000  # kB, of which the server's shared 32 MB are a part
 
 
 @pytest.mark.parametrize("dim", [2500, 3500, 4000])

@@ -27,6 +27,10 @@ MEANINGS = {
         "the server has no connection left ({text})",
         "Close some, raise max_connections, or put a pooler before.",
     ),
+    "25P03": (
+        "the server ended a reading that went on for long ({text})",
+        "Raise idle_in_transaction_session_timeout.",
+    ),
     "54000": ("a path or label is too long to be kept ({text})", "Shorten it: 2,600 bytes are safe."),
     "57014": ("the server cancelled the statement ({text})", "Raise statement_timeout for this role, or run it again."),
     "55P03": ("a row or table was held by another for too long ({text})", "Run it again."),
@@ -97,6 +101,8 @@ def said(error: psycopg.Error, place: str, parts: dict[str, Any]) -> InputError:
         return InputError(f"{place}: {what.format(text=text)}.", remedy)
     if state in SHUT:
         return InputError(f"{place}: the server is shutting down or starting ({text}).", "Run it again once it is up.")
+    if isinstance(error, psycopg.OperationalError) and not state:
+        return InputError(f"{place}: the connection to the server was lost ({text}).", "Run it again.")
     if isinstance(error, psycopg.DataError) and not state:
         return InputError(f"{place}: {text}.", "Leave it out or rename it.")
     if isinstance(error, psycopg.ProgrammingError | psycopg.InterfaceError):

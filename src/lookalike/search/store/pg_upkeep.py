@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -65,6 +65,8 @@ def compact(link: Link, names: Names, dim: int) -> None:
     with closing(link.connect()) as db, link.saying(), _compacting(link, names, db):
         link.begin(db, "BEGIN")
         db.execute("COMMIT; SET statement_timeout = 0")
+        with suppress(errors.InvalidParameterValue):  # on systems where the server cannot see that a client is gone
+            db.execute("SET client_connection_check_interval = 1000")
         state = dict(db.execute(STATE, (names.schema,)).fetchall())
         for index, valid in state.items():
             left_over = index not in INDEXES and index not in CONSTRAINTS  # of a compaction that was cut short
