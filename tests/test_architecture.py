@@ -18,17 +18,18 @@ SOURCE = Path(lookalike.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
 NAMES = [path.relative_to(SOURCE).as_posix() for path in FILES]
 
-GROUND = {"errors", "extras", "cores", "recipe", "run", "image", "looks"}
+GROUND = {"errors", "extras", "cores", "files", "recipe", "run", "image", "looks"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "extras": {"errors"},
     "cores": set(),
+    "files": set(),
     "recipe": {"errors"},
     "run": {"errors", "recipe", "cores"},
     "image": {"errors"},
     "looks": set(),
-    "data": {"errors", "recipe", "image", "cores"},
-    "models": {"errors", "extras", "recipe", "image"},
+    "data": {"errors", "files", "recipe", "image", "cores"},
+    "models": {"errors", "extras", "files", "recipe", "image"},
     "losses": {"errors", "extras"},
     "evaluation": GROUND | {"data", "models"},
     "training": GROUND | {"data", "models", "losses", "evaluation"},

@@ -451,3 +451,27 @@ def test_real_images_go_in_and_come_out(real_data: Path, tmp_path: Path, target:
         assert sorted((official.labels[row], official.read_bytes(row)) for row in there) == sorted(
             (back.labels[row], back.read_bytes(row)) for row in here
         )
+
+
+def test_one_image_named_hundreds_of_times_is_not_written_out(tmp_path: Path, target: Path) -> None:
+    large = picture(1, "BMP") + bytes(128 << 10)  # which the file holds once
+    path = write(tmp_path / "set.parquet", [0] * 600, images=[{"bytes": large, "path": "x"}] * 600)
+    assert path.stat().st_size < 1 << 20
+    said = refusal(path, target)
+    assert "more images come out of it" in said.message
+    assert sum(file.stat().st_size for file in target.rglob("*") if file.is_file()) <= 64 << 20
+
+
+@pytest.mark.parametrize("names", [5, {"a": "cat"}, {"0": 1, "x": 2}])
+def test_metadata_whose_classes_cannot_be_told(tmp_path: Path, names: Any) -> None:
+    assert "classes" in refusal(write(tmp_path / "set.parquet", [0], names)).message
+
+
+def test_metadata_nested_too_deeply_are_passed_over(tmp_path: Path) -> None:
+    path = write(tmp_path / "set.parquet", ["cat"], None, about={"huggingface": "[" * 100_000})
+    assert copy_at(path).classes is None
+
+
+def test_a_class_whose_name_no_folder_can_have(tmp_path: Path, target: Path) -> None:
+    said = refusal(write(tmp_path / "set.parquet", [0], ["x" * 5000]), target)
+    assert "image 1, of the class 'xxx" in said.message

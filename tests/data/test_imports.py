@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
@@ -229,22 +227,32 @@ import_dataset(Path(sys.argv[1]), "pets", Path(sys.argv[2]), progress=halt)
 """
 
 
-def test_a_killed_import_is_no_set_and_is_swept_away_a_day_later(tmp_path: Path, into: Path) -> None:
+def test_a_killed_import_is_no_set_and_is_swept_away_by_the_next(tmp_path: Path, into: Path) -> None:
     source = class_folders(tmp_path / "pets", images=200)
     command = [sys.executable, "-c", HALTED, source, into]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "halfway\n"
+        (left,) = into.iterdir()
+        assert left.name.startswith(".pets-")
+        import_dataset(source, "others", into)
+        assert left.exists(), "the other import is under way"
         process.send_signal(signal.SIGKILL)
-    (left,) = into.iterdir()
-    assert left.name.startswith(".pets-")
     folder = import_dataset(source, "pets", into)
     assert len(images_of(folder)) == 600
-    assert left.exists(), "it may be another import that is under way"
-    old = time.time() - 90_000
-    os.utime(left, (old, old))
-    import_dataset(source, "again", into)
-    assert sorted(path.name for path in into.iterdir()) == ["again", "pets"]
+    assert sorted(path.name for path in into.iterdir()) == ["others", "pets"]
+
+
+def test_an_import_that_is_told_to_end_leaves_nothing(tmp_path: Path, into: Path) -> None:
+    source = class_folders(tmp_path / "pets", images=200)
+    ending = "import signal; signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"  # as the command line does
+    command = [sys.executable, "-c", HALTED.replace("def halt", ending + "def halt"), source, into]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "halfway\n"
+        process.send_signal(signal.SIGTERM)
+    assert process.returncode == 143
+    assert list(into.iterdir()) == []
 
 
 @pytest.mark.real_data

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import resource
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from PIL import Image
 import lookalike
 from lookalike.errors import InputError
 from lookalike.models.build import build
-from lookalike.models.config import ModelConfig
+from lookalike.models.config import ModelConfig, describe
 from lookalike.models.pretrained import Prediction, Pretrained, load
 
 NAMES = ("goldfish", "lemon", "bell pepper", "sea slug", "teapot", "wok")
@@ -312,6 +314,30 @@ def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -
     edit(folder, fingerprint=hashlib.sha256(data).hexdigest())
 
 
+def bomb(folder: Path, **changes: Any) -> None:
+    """Name another network, with weights that say the same of it."""
+    edit(folder, **changes)
+    tree = json.loads((folder / "config.json").read_text())
+    tree.pop("fingerprint")
+    path = folder / "model.safetensors"
+    data = safetensors.torch.save(
+        safetensors.torch.load(path.read_bytes()), {"lookalike": ModelConfig(**tree).of_vectors()}
+    )
+    raw(folder, data)
+
+
+def raw(folder: Path, data: bytes) -> None:
+    """Other bytes of weights, with a fingerprint that fits."""
+    (folder / "model.safetensors").write_bytes(data)
+    edit(folder, fingerprint=hashlib.sha256(data).hexdigest())
+
+
+def header_of(tree: dict[str, Any]) -> bytes:
+    """A safetensors file with this header and four bytes of numbers."""
+    text = json.dumps(tree).encode()
+    return len(text).to_bytes(8, "little") + text + (bytes(4) if "a" in tree else b"")
+
+
 def cut(folder: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
@@ -362,6 +388,34 @@ def exchange(folder: Path) -> None:
             lambda f: rewrite(f, lambda t: t.update({"head.bias": torch.zeros(6, dtype=torch.int64)})),
             "'head.bias' is torch.int64, but the network's is torch.float32",
         ),
+        (
+            lambda f: rewrite(f, lambda t: t["head.bias"].fill_(torch.nan)),
+            "'head.bias' holds numbers that are not finite",
+        ),
+        (
+            lambda f: rewrite(f, lambda t: t.update({"head.bias": torch.full((6,), 1e300, dtype=torch.float64)})),
+            "'head.bias' holds numbers that are not finite",
+        ),
+        (lambda f: bomb(f, options={"widths": [16, 10**5], "pairs": [1, 1]}), "far more weights than"),
+        (lambda f: bomb(f, options={"widths": [16, 10**9], "pairs": [1, 1]}), "there is not so much memory"),
+        (lambda f: bomb(f, options={"widths": [16, 10**30], "pairs": [1, 1]}), "refuses widths="),
+        (lambda f: bomb(f, options={"widths": [16, 32], "pairs": [1, 10**12]}), "far more weights than"),
+        (lambda f: bomb(f, options={"widths": [1], "pairs": [10**12]}), "far more weights than"),
+        (lambda f: bomb(f, options={"widths": ["x"], "pairs": [1]}), "refuses widths="),
+        (lambda f: bomb(f, options={"pairs": None}), "refuses pairs="),
+        (lambda f: bomb(f, name="resnet50", options={"width": 1 << 15}), "far more weights than"),
+        (lambda f: bomb(f, head={"dim": 10**7}), "head: cannot be made .far more weights than"),
+        (lambda f: bomb(f, head={"kind": "mlp", "hidden": 1 << 40}), "head: cannot be made"),
+        (lambda f: edit(f, image_size=10**9), "'image_size' input should be less than"),
+        (lambda f: edit(f, std=[1e400, 1, 1]), "'std"),
+        (lambda f: (f / "config.json").write_text('{"a":' * 100_000), "config.json: not JSON"),
+        (lambda f: os.truncate(f / "config.json", 1 << 30), "are too many for the configuration"),
+        (lambda f: os.truncate(f / "model.safetensors", 1 << 43), "GiB of memory, more than there is"),
+        (lambda f: raw(f, (1 << 60).to_bytes(8, "little") + b"{}"), "damaged, cut short"),
+        (lambda f: raw(f, header_of({"a": {"dtype": "F32", "shape": [1 << 40], "data_offsets": [0, 4]}})), "damaged"),
+        (lambda f: raw(f, header_of({"a": {"dtype": "F99", "shape": [1], "data_offsets": [0, 4]}})), "damaged"),
+        (lambda f: raw(f, header_of({"__metadata__": [1]})), "damaged"),
+        (lambda f: raw(f, header_of({})), "names another network"),
         (lambda f: (f / "config.json").unlink(), "not a model folder: no config.json"),
         (lambda f: (f / "model.safetensors").unlink(), "not a model folder: no model.safetensors"),
     ],
@@ -372,6 +426,27 @@ def test_a_wrong_or_damaged_folder_is_refused(folder: Path, damage: Callable[[Pa
         load(folder)
     assert str(folder) in caught.value.message
     assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    "damage", [cut, lambda f: raw(f, b"\xff" * 64), lambda f: raw(f, header_of({"__metadata__": 5}))]
+)
+def test_what_is_read_without_the_network_is_looked_at_as_well(folder: Path, damage: Callable[[Path], object]) -> None:
+    damage(folder)
+    with pytest.raises(InputError, match=r"model\.safetensors|config\.json"):
+        describe(folder)
+
+
+def test_a_network_that_answers_with_no_numbers_is_named(folder: Path, images: np.ndarray) -> None:
+    rewrite(folder, lambda t: [t[name].fill_(3e38) for name in t if name.endswith("weight") and "stem" in name])
+    loaded = load(folder)
+    with pytest.raises(InputError, match=r"model\.safetensors: this network answers"):
+        loaded.predict(images)
+
+
+def test_networks_are_built_in_several_threads_at_once(folder: Path) -> None:
+    with ThreadPoolExecutor(4) as threads:
+        assert len({one.fingerprint for one in threads.map(load, [folder] * 8)}) == 1
 
 
 def test_an_unknown_network_names_the_nearest(tmp_path: Path) -> None:

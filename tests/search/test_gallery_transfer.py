@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -238,3 +243,120 @@ def test_a_folder_is_a_folder_and_a_database_needs_a_name() -> None:
             place_of(target)
         assert "s3cret" not in str(caught.value)
         assert "postgresql://ann@db/pictures#NAME" in caught.value.remedy
+
+
+def forged(path: Path, **columns: Any) -> Path:
+    """An export with other values in some of its columns, or other metadata."""
+    table = pq.read_table(path)
+    about = columns.pop("about", None)
+    for name, values in columns.items():
+        place = table.schema.get_field_index(name)
+        field = pa.field(name, table.schema.field(name).type)
+        table = table.set_column(place, field, pa.array(values, field.type))
+    if about is not None:
+        table = table.replace_schema_metadata({transfer.KEY: about})
+    pq.write_table(table, path)
+    return path
+
+
+N = COUNT - 1
+UNIT = [1.0] + [0.0] * (DIM - 1)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"path": [None] * N},
+        {"path": ["a" * ((1 << 20) + 1)] * N},
+        {"metadata": ["[1]"] * N},
+        {"metadata": ['{"a":' * 50_000] * N},
+        {"metadata": ['{"a": NaN}'] * N},
+        {"metadata": [" " * (1 << 20) + "{}"] * N},
+        {"thumbnail": [None] * N},
+        {"thumbnail": [bytes((1 << 20) + 1)] * N},
+        {"vector": np.array([[np.nan] * DIM] * N, np.float16).tolist()},
+        {"vector": np.array([[2.0] * DIM] * N, np.float16).tolist()},
+        {"vector": [None, *np.array([UNIT] * (N - 1), np.float16).tolist()]},
+        {"about": "[" * 100_000},
+        {"about": "[1]"},
+        {"about": json.dumps({"format": 1, **asdict(ABOUT), "dim": "24"})},
+        {"about": json.dumps({"format": 1, **asdict(ABOUT), "threshold": "x"})},
+        {"about": json.dumps({"format": 1, **asdict(ABOUT), "dim": 10**12})},
+    ],
+    ids=lambda changes: f"{next(iter(changes))} {str(next(iter(changes.values())))[:20]}",
+)
+def test_an_export_made_by_a_stranger_is_named_and_leaves_nothing(
+    changes: dict[str, Any], store: Store, tmp_path: Path
+) -> None:
+    export_rows(store, tmp_path / "all.parquet")
+    forged(tmp_path / "all.parquet", **changes)
+    with pytest.raises(InputError, match=r"all\.parquet"):
+        create_filled(tmp_path / "new", Exported(tmp_path / "all.parquet"))
+    assert [path.name for path in tmp_path.iterdir()] == ["all.parquet"]
+
+
+def test_more_than_an_export_of_its_size_holds_is_refused(store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "all.parquet"
+    export_rows(store, path)
+    forged(path, thumbnail=[bytes(1 << 19)] * N)
+    tight = transfer.Limits(ratio=2, small_bytes=1 << 20)
+    with pytest.raises(InputError, match=r"all\.parquet: .*come"):
+        create_filled(tmp_path / "new", Exported(path, tight))
+    with pytest.raises(InputError, match="49 rows, more than 48"):
+        Exported(path, transfer.Limits(rows=48))
+    assert [path.name for path in tmp_path.iterdir()] == ["all.parquet"]
+
+
+def test_a_pipe_is_no_export(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "all.parquet")
+    for place in (tmp_path / "all.parquet", tmp_path):
+        with pytest.raises(InputError, match="no plain file"):
+            Exported(place)
+
+
+FILL = """
+import signal, sys, time
+from pathlib import Path
+from lookalike.search.transfer import Exported, create_filled
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+def halt(done, total):
+    print("halfway", flush=True)
+    time.sleep(60)
+create_filled(Path(sys.argv[1]), Exported(Path(sys.argv[2])), halt)
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_nothing_stays_of_a_gallery_whose_making_was_ended(how: signal.Signals, store: Store, tmp_path: Path) -> None:
+    export_rows(store, tmp_path / "all.parquet")
+    command = [sys.executable, "-c", FILL, str(tmp_path / "new"), str(tmp_path / "all.parquet")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "halfway\n"
+        process.send_signal(how)
+    assert (how == signal.SIGKILL) == (len(list(tmp_path.iterdir())) == 2)
+    create_filled(tmp_path / "new", Exported(tmp_path / "all.parquet"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["all.parquet", "new"]
+
+
+def test_what_is_done_is_on_the_disk(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bytes before the name, the name before it is said."""
+    steps: list[tuple[str, str]] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def seen_fsync(handle: int) -> None:
+        steps.append(("fsync", Path(f"/proc/self/fd/{handle}").readlink().name))
+        fsync(handle)
+
+    def seen_replace(self: Path, target: Path) -> Path:
+        steps.append(("rename", Path(target).name))
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", seen_fsync)
+    monkeypatch.setattr(Path, "replace", seen_replace)
+    export_rows(store, tmp_path / "all.parquet")
+    assert steps[-3:] == [("fsync", "all.parquet"), ("rename", "all.parquet"), ("fsync", tmp_path.name)]
+    create_filled(tmp_path / "new", Exported(tmp_path / "all.parquet"))
+    named = steps.index(("rename", "new"), steps.index(("rename", "new")) + 1)  # the first one is of the empty gallery
+    assert ("fsync", "gallery.db") in steps[:named]
+    assert steps[named:] == [("rename", "new"), ("fsync", tmp_path.name)]

@@ -21,6 +21,7 @@ from lookalike.data.catalog import Split
 from lookalike.data.folder import SPLIT_NAMES
 from lookalike.data.tables import holds_images, not_whole, read_schema
 from lookalike.data.tiny_imagenet import CLASSES
+from lookalike.data.unpack import Limits
 from lookalike.errors import InputError
 
 BATCH = 64  # images in memory at a time
@@ -35,6 +36,8 @@ BEGINNINGS = {  # of image files, and how such a file is called
     b"P5": "pgm",
     b"P6": "ppm",
 }
+
+TRUSTED = "Use a copy from a source that you trust."
 
 Progress = Callable[[int, int], None]
 
@@ -144,16 +147,21 @@ def _features(schema: pa.Schema) -> dict[str, dict[str, Any]]:
     metadata = (schema.metadata or {}).get(b"huggingface")
     try:
         features = dict(json.loads(metadata)["info"]["features"]) if metadata else {}
-    except (ValueError, KeyError, TypeError):  # written by something else: the columns must do
+    except (ValueError, KeyError, TypeError, RecursionError):  # written by something else: the columns must do
         features = {}
     return {name: about for name, about in features.items() if isinstance(about, dict) and name in schema.names}
 
 
 def _class_names(features: dict[str, dict[str, Any]], label: str) -> tuple[str, ...] | None:
     names = features.get(label, {}).get("names")
-    if isinstance(names, dict):
-        names = [names[key] for key in sorted(names, key=int)]
-    return None if names is None else tuple(map(str, names))
+    try:
+        if isinstance(names, dict):
+            names = [names[key] for key in sorted(names, key=int)]
+        return None if names is None else tuple(map(str, names))
+    except (ValueError, TypeError):
+        raise InputError(
+            f"the schema's metadata do not say which classes '{label}' has.", "Mend 'names' in them, or take them out."
+        ) from None
 
 
 def _split_of(source: Path, shard: Path) -> Split:
@@ -187,8 +195,13 @@ def unpack(copy: Copy, target: Path, *, tiny_imagenet: bool = False, progress: P
         progress: called with (images done, images in all).
 
     Raises:
-        InputError: damaged shards, unlabelled training images, classes whose names make the same folder.
+        InputError: damaged shards, unlabelled training images, classes whose names make the same folder or none; or
+            more than the limits of a zip (`lookalike.data.unpack.Limits`) allow for shards of this size.
     """
+    limits = Limits()
+    budget = limits.allowed(sum(shard.stat().st_size for _, shard in copy.shards))
+    if copy.total > limits.files:
+        raise InputError(f"{copy.source}: {copy.total:,} images, more than {limits.files:,}.", TRUSTED)
     names = copy.classes or ()
     are_wnids = bool(names) and all(re.fullmatch(r"n\d{8}", name) for name in names)
     tiny = are_wnids and (len(names) == CLASSES or tiny_imagenet)
@@ -200,6 +213,9 @@ def unpack(copy: Copy, target: Path, *, tiny_imagenet: bool = False, progress: P
             raise InputError(
                 f"{copy.source}: image {done} is in {split} and has no label.", "Label it or leave it out."
             )
+        budget -= len(data)
+        if budget < 0:
+            raise InputError(f"{copy.source}: more images come out of it than shards of this size hold.", TRUSTED)
         kind = _extension(data, f"{copy.source}: image {done}")
         of_class = "" if class_name is None else _folder_name(class_name, folders, copy.source)
         group = "" if tiny and split != "train" else of_class
@@ -212,8 +228,12 @@ def unpack(copy: Copy, target: Path, *, tiny_imagenet: bool = False, progress: P
             place = target / split / group / "images" / name
         else:
             place = target / split / group / f"{number:06d}.{kind}"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(data)
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(data)
+        except OSError as error:
+            where = f"{copy.source}: image {done}, of the class '{class_name:.40}'" if class_name else f"{target}"
+            raise InputError(f"{where}: cannot be written ({error.strerror}).", "Choose another folder.") from None
         if progress is not None and (done % 500 == 0 or done == copy.total):
             progress(done, copy.total)
     if tiny:

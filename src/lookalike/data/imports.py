@@ -8,19 +8,19 @@ is Tiny ImageNet, else into class folders.
 from __future__ import annotations
 
 import re
-import shutil
-import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from lookalike.data.folder import Tree, is_image, read_folder
 from lookalike.data.folder import top_of as top_of_folders
 from lookalike.data.hugging_face import Copy, shards_at, unpack
 from lookalike.data.known import recognise, title_of
-from lookalike.data.partial import sweep
+from lookalike.data.partial import half_made, sweep
 from lookalike.data.tiny_imagenet import NAME as TINY
 from lookalike.data.unpack import unpack_zip
 from lookalike.errors import InputError
+from lookalike.files import rename_durably
 
 TABLES = {".csv", ".tsv"}
 
@@ -31,7 +31,7 @@ def import_dataset(source: str | Path, name: str, into: Path, *, progress: Progr
     """Make a named data set of what is at `source`.
 
     Everything is read and checked first, written into a folder beside its place and renamed when it is whole: a failure
-    or an interruption leaves nothing.
+    or an interruption leaves nothing. What is there when this returns is on the disk.
 
     Args:
         source: the folder or zip of a known set, class folders or a zip of them, or a Hugging Face Parquet copy (one
@@ -51,22 +51,22 @@ def import_dataset(source: str | Path, name: str, into: Path, *, progress: Progr
     target = _target(name, into)
     if source.suffix.lower() in TABLES:
         raise InputError(f"{source}: a table need not be imported.", f"Use it where it lies: --data {source}")
-    try:
-        into.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{into}: no folder can be made here ({error.strerror}).", "Choose another one.") from None
-    sweep(into, ".*.importing")
-    beside = Path(tempfile.mkdtemp(prefix=f".{name}-", suffix=".importing", dir=into))
-    try:
+    sweep(into, ".*.importing", held=True)
+    with ExitStack() as making:
+        try:
+            beside = making.enter_context(half_made(target, "importing"))
+        except OSError as error:
+            raise InputError(f"{into}: no folder can be made here ({error.strerror}).", "Choose another one.") from None
         if shards := shards_at(source):
             unpack(Copy(source, shards), beside, tiny_imagenet=name == TINY, progress=progress)
         else:
             _copy(source, beside, progress)
         _check(source, beside, name)
         beside.chmod(0o755)  # a temporary folder is closed to others
-        beside.rename(target)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        try:
+            rename_durably(beside, target)
+        except OSError as error:
+            raise InputError(f"{target}: cannot be written ({error.strerror}).", "Choose another name.") from None
     return target
 
 

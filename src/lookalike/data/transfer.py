@@ -21,6 +21,7 @@ import httpx
 
 from lookalike.data.sources import File
 from lookalike.errors import InputError
+from lookalike.files import rename_durably
 
 HOPS = 5  # redirections followed to what the Hub announces
 TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
@@ -95,7 +96,7 @@ class Transfer:
             self._discard()
             kind = self.file.checksum.partition(":")[0].upper()
             raise MirrorError(f"what it sent does not have the published {kind}", again=have > 0)
-        self.partial.replace(self.whole)
+        rename_durably(self.partial, self.whole)
         self.notes.unlink(missing_ok=True)
 
     def _fetch(self, have: int, notes: dict[str, Any]) -> None:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import inspect
 import math
+import threading
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
 from lookalike.errors import InputError, nearest
 from lookalike.models import cubs, resnet
@@ -30,6 +35,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "cubs_resnet_5": cubs.cubs_resnet_5,
 }
 TIMM = "timm/"
+FOLD, WIDEST, SPARE, SPARE_TENSORS = 3, 16_384, 1_000_000, 256  # what a network may have beyond the stored tensors
 LEAST = {"width": 1, "widths": 1, "pairs": 0, "stride": 1, "features": 1, "tokens": 1, "dim": 1}  # of options
 
 
@@ -51,6 +57,48 @@ def build(name: str, num_classes: int, options: Mapping[str, Any] | None = None,
     """
     network = _build(name, num_classes, dict(options or {}))
     return EmbeddingNetwork(network, head) if head else network
+
+
+def build_for(
+    tensors: Mapping[str, Tensor], name: str, num_classes: int, options: Mapping[str, Any], head: Head | None
+) -> nn.Module:
+    """Build the network that stored tensors belong to, without taking the memory of a much larger one.
+
+    PyTorch takes a parameter's memory when it is first written to, which is after it has been counted here.
+
+    Args:
+        tensors: by name, as they are stored; a network may have other weights while it is built, such as those of a
+            classifier that is dropped, but not many more.
+        name: as for `build`.
+        num_classes: likewise.
+        options: likewise.
+        head: likewise.
+
+    Raises:
+        InputError: as `build`, or the network would be far larger than what is stored.
+    """
+    stored = sum(tensor.numel() for tensor in tensors.values())
+    numbers_left = FOLD * stored + WIDEST * num_classes + SPARE
+    tensors_left = FOLD * len(tensors) + SPARE_TENSORS
+    thread = threading.get_ident()
+
+    def count(module: nn.Module, name: str, tensor: Tensor | None) -> None:
+        nonlocal numbers_left, tensors_left
+        if threading.get_ident() != thread:  # another one builds a network of its own
+            return
+        numbers_left -= 0 if tensor is None else tensor.numel()
+        tensors_left -= 1
+        if numbers_left < 0 or tensors_left < 0:
+            raise ValueError(f"far more weights than the {stored:,} that are stored")
+
+    hooks = [register_module_parameter_registration_hook(count), register_module_buffer_registration_hook(count)]
+    try:
+        return build(name, num_classes, options, head)
+    except (ValueError, TypeError, RuntimeError, ArithmeticError, MemoryError) as error:  # from its head
+        raise InputError(f"model.head: cannot be made ({_first(error)}).", "Mend it.") from None
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _build(name: str, num_classes: int, options: dict[str, Any]) -> nn.Module:
@@ -78,11 +126,17 @@ def _build(name: str, num_classes: int, options: dict[str, Any]) -> nn.Module:
             network = NETWORKS[name](num_classes, **options)
         if empty := [key for key, parameter in network.named_parameters() if not parameter.numel()]:
             raise ValueError(f"{empty[0]} would have no weights")
-    except (ValueError, TypeError, KeyError, RuntimeError, ArithmeticError) as error:
-        given = ", ".join(f"{key}={value!r}" for key, value in options.items())
-        reason = str(error).partition("\n")[0].rstrip(".")
-        raise InputError(f"model.options: '{name}' refuses {given} ({reason}).", "Mend that value.") from None
+    except (ValueError, TypeError, LookupError, RuntimeError, ArithmeticError, MemoryError) as error:
+        given = ", ".join(f"{key}={value!r:.40}" for key, value in options.items()) or f"{num_classes} classes"
+        raise InputError(f"model.options: '{name}' refuses {given} ({_first(error)}).", "Mend that value.") from None
     return network
+
+
+def _first(error: Exception) -> str:
+    """The reason in one line; of PyTorch's allocator, one that a person can read."""
+    if isinstance(error, MemoryError) or "allocate memory" in str(error):
+        return "there is not so much memory"
+    return (str(error).partition("\n")[0] or type(error).__name__).rstrip(".")
 
 
 def _check_number(key: str, value: Any) -> None:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from lookalike.errors import InputError
-from lookalike.models.onnx_model import OnnxModel
+from lookalike.models.onnx_model import OnnxModel, about_of
 from lookalike.models.pretrained import Pretrained
 
 NEIGHBOURS = 10
@@ -27,8 +24,8 @@ class TorchProgram:
         extra = {"lookalike.json": ""}
         try:
             self._module = torch.export.load(path, extra_files=extra).module()
-            self.about: dict[str, Any] = json.loads(extra["lookalike.json"])
-        except (OSError, RuntimeError, ValueError, zipfile.BadZipFile) as error:
+            self.about = about_of(extra["lookalike.json"])
+        except Exception as error:  # torch's own errors on a damaged file have no common base
             first = str(error).partition("\n")[0]
             raise InputError(f"{path}: not a model that Lookalike exported ({first}).", "Export it again.") from None
         self.outputs = ("logits", "embedding") if self.about["class_names"] else ("embedding",)

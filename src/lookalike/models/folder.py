@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lookalike.errors import InputError
+from lookalike.files import sync
 from lookalike.recipe import Section, validate
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 DEFAULT, DEFAULT_FOLDER = "default", Path(__file__).parent / "default"  # the model in the package
 HEADER_KEY = "lookalike"
+LONGEST_CONFIG = 64 << 20  # bytes of config.json: a million classes
 WHOLE = "Get a whole copy of the model folder."
 PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -103,6 +106,8 @@ def read_config(cls: type[SectionT], path: Path) -> tuple[SectionT, str]:
         InputError: not JSON, another format version, or a key or value that does not fit.
     """
     try:
+        if (size := path.stat().st_size) > LONGEST_CONFIG:
+            raise InputError(f"{path}: {size:,} bytes are too many for the configuration of a model.", WHOLE)
         tree = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError, RecursionError) as error:
         raise InputError(f"{path}: not JSON ({error}).", WHOLE) from None
@@ -123,12 +128,28 @@ def read_bytes(path: Path) -> bytes:
     """A file of weights, whole.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: it cannot be read, or the network would not fit into the memory of this machine.
     """
     try:
-        return path.read_bytes()
+        needed, memory = 2 * path.stat().st_size, _memory()  # the file and the network
+        if needed <= memory:
+            return path.read_bytes()
     except OSError as error:
         raise damaged(path, error) from None
+    except MemoryError:
+        pass
+    raise InputError(
+        f"{path}: takes {needed / 2**30:,.1f} GiB of memory, more than there is.",
+        "Use a machine with more, or a smaller model.",
+    )
+
+
+def _memory() -> float:
+    """Bytes of memory of this machine; infinity where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return float("inf")
 
 
 def check_weights(data: bytes, path: Path, expected: str, header: str) -> None:
@@ -158,10 +179,13 @@ def damaged(path: Path, error: Exception) -> InputError:
 
 
 def _header(data: bytes) -> str | None:
-    """What `serialise` was given as `header`. The layout is 8 bytes of length, then that much JSON."""
+    """What `serialise` was given as `header`, or None. The layout is 8 bytes of length, then that much JSON."""
     length = int.from_bytes(data[:8], "little")
-    about: dict[str, str] = json.loads(data[8 : 8 + length]).get("__metadata__", {})
-    return about.get(HEADER_KEY)
+    try:
+        about = json.loads(data[8 : 8 + length])["__metadata__"][HEADER_KEY]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
+    return about if isinstance(about, str) else None
 
 
 def fingerprint(weights: bytes) -> str:
@@ -183,8 +207,10 @@ def write(path: Path, *, weights: bytes, config: str, card: str) -> None:
         path.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
             beside[name].write_bytes(content)
+            sync(beside[name])
         for name in contents:
             beside[name].replace(path / name)
+        sync(path)
     except (FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
         raise InputError(f"{path}: cannot write a model here ({error.strerror}).", "Choose another folder.") from None
     finally:

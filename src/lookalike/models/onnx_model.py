@@ -42,7 +42,7 @@ class OnnxModel:
             raise InputError(f"{path}: no such file.", "Make one: lookalike export MODEL")
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-            self.about: dict[str, Any] = json.loads(self._session.get_modelmeta().custom_metadata_map[KEY])
+            self.about = about_of(self._session.get_modelmeta().custom_metadata_map[KEY])
         except Exception as error:  # onnxruntime's own errors have no common base
             first = str(error).partition("\n")[0]
             raise InputError(f"{path}: not a model that Lookalike exported ({first}).", "Export it again.") from None
@@ -51,3 +51,16 @@ class OnnxModel:
     def run(self, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         """Images (N, size, size, 3) uint8 to the outputs by name, N of each."""
         return dict(zip(self.outputs, self._session.run(None, {"images": images}), strict=True))
+
+
+def about_of(text: str) -> dict[str, Any]:
+    """What an exported file says of its model.
+
+    Raises:
+        ValueError: not what `export` writes.
+    """
+    about = json.loads(text)
+    kinds = {"fingerprint": str, "dim": int, "class_names": list}
+    if not isinstance(about, dict) or any(not isinstance(about.get(key), kind) for key, kind in kinds.items()):
+        raise ValueError("it does not say which model it is")
+    return about

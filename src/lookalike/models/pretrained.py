@@ -10,7 +10,7 @@ A model folder, which is also what a Hub repository holds:
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from lookalike.errors import InputError
 from lookalike.models import device as devices
 from lookalike.models import folder, weights
-from lookalike.models.build import build
+from lookalike.models.build import build_for
 from lookalike.models.config import ModelConfig, Precision
 from lookalike.models.pooling import global_average
 from lookalike.models.prepare import Picture, prepare
@@ -58,6 +58,7 @@ class Pretrained(nn.Module, ModelHubMixin):
         self.network = network
         self.config = config
         self._loaded_fingerprint: str | None = None
+        self._where = config.name  # for messages
         self.register_buffer("mean", torch.tensor(config.mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(config.std)[:, None, None], persistent=False)
         self.to(next(network.parameters()).device)
@@ -134,7 +135,7 @@ class Pretrained(nn.Module, ModelHubMixin):
             logits = self.network(x)
             if flip:
                 logits = (logits + self.network(x.flip(3))) / 2
-            parts.append(logits.float().cpu().numpy())
+            parts.append(self._finite(logits))
         return np.concatenate(parts)
 
     @torch.inference_mode()
@@ -156,7 +157,7 @@ class Pretrained(nn.Module, ModelHubMixin):
             InputError: an image that cannot be read.
         """
         self.eval()
-        parts = [self._embed_batch(x, flip).float().cpu().numpy() for x in self._batches(images, batch_size)]
+        parts = [self._finite(self._embed_batch(x, flip)) for x in self._batches(images, batch_size)]
         return np.concatenate(parts) if parts else np.empty((0, self.embedding_dim), np.float32)
 
     @property
@@ -166,6 +167,19 @@ class Pretrained(nn.Module, ModelHubMixin):
         with torch.inference_mode():
             self.eval()
             return int(self._features(torch.zeros(1, 3, size, size, device=self.device)).shape[1])
+
+    def _finite(self, answers: Tensor) -> NDArray[np.float32]:
+        """Answers of the network in memory.
+
+        Raises:
+            InputError: not all of them are finite.
+        """
+        if not answers.isfinite().all():
+            raise InputError(
+                f"{self._where}: this network answers with numbers that are not finite: its weights are damaged.",
+                folder.WHOLE,
+            )
+        return answers.float().cpu().numpy()
 
     def _embed_batch(self, x: Tensor, flip: bool) -> Tensor:  # (B, 3, H, W) -> (B, D)
         vectors = F.normalize(self._features(x), dim=1)
@@ -258,10 +272,10 @@ class Pretrained(nn.Module, ModelHubMixin):
         )
         config, mark = folder.read_config(ModelConfig, config_path)
         tensors = weights.read(weights_path, mark, config.of_vectors())
-        network = _build(config, config_path)
+        network = _build(config, tensors, config_path)
         weights.fill(network, tensors, weights_path)
         model = cls(network.to(where, memory_format=torch.channels_last), config)  # type: ignore[call-overload]
-        model._loaded_fingerprint = mark
+        model._loaded_fingerprint, model._where = mark, str(weights_path)
         return model.eval()
 
     def _serialised(self, config: ModelConfig) -> bytes:
@@ -277,10 +291,10 @@ def load(name: str | Path = folder.DEFAULT, device: str = "cpu") -> Pretrained:
     return Pretrained.from_pretrained(name, device=device)
 
 
-def _build(config: ModelConfig, path: Path) -> nn.Module:
+def _build(config: ModelConfig, tensors: Mapping[str, Tensor], path: Path) -> nn.Module:
     options: dict[str, Any] = dict(config.options)
     options.pop("pretrained", None)  # a timm model's own weights: ours replace them
     try:
-        return build(config.name, config.num_classes, options, config.head)
+        return build_for(tensors, config.name, config.num_classes, options, config.head)
     except InputError as error:
         raise InputError(f"{path}: {error.message}", error.remedy) from None

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from lookalike.errors import InputError
-from lookalike.models.folder import CONFIG, HEADER_KEY, check_weights, damaged, read_bytes
+from lookalike.models.folder import CONFIG, HEADER_KEY, WHOLE, check_weights, damaged, read_bytes
 
 
 def read(path: Path, expected: str, header: str) -> dict[str, Tensor]:
@@ -28,7 +28,7 @@ def read(path: Path, expected: str, header: str) -> dict[str, Tensor]:
     data = read_bytes(path)
     try:
         tensors = safetensors.torch.load(data)
-    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
+    except (SafetensorError, LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise damaged(path, error) from None
     check_weights(data, path, expected, header)
     return tensors
@@ -38,7 +38,8 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Copy stored tensors into a network of the same names and shapes.
 
     Raises:
-        InputError: a tensor is missing, unknown, or of another shape or kind of number; the first such is named.
+        InputError: a tensor is missing, unknown, of another shape or kind of number, or holds numbers that are not
+            finite; the first such is named.
     """
     own = network.state_dict()
     for name in sorted(own.keys() | tensors.keys()):
@@ -55,6 +56,9 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
             raise InputError(
                 f"{path}: does not fit the network: '{name}' {fault}.", f"Check the network and options in {CONFIG}."
             )
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.to(own[name].dtype).isfinite().all():
+            raise InputError(f"{path}: '{name}' holds numbers that are not finite.", WHOLE)
     network.load_state_dict(dict(tensors))
 
 

@@ -7,24 +7,27 @@ format's version.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from lookalike.data.partial import half_made
 from lookalike.errors import InputError
+from lookalike.files import rename_durably
 from lookalike.search.batches import batches
 from lookalike.search.places import Server, create_store
 from lookalike.search.store.base import About, NewRow, Row, Store
+from lookalike.search.store.rowdata import metadata_of
 
 BATCH = 2048  # rows in memory at a time
 KEY = b"lookalike.gallery"
@@ -42,8 +45,33 @@ SCHEMA = (
     pa.field("thumbnail", pa.binary(), nullable=False),
 )
 
+TEXTS = tuple(field for field in SCHEMA if field.type in {pa.string(), pa.binary()})
+UNIT = 4e-3  # by how much the square of a vector's length may differ from 1
+_TRUSTED = "Use an export from a source that you trust."
+
 Precision = Literal["float16", "float32"]
 Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an export may come to; counted on what comes out of it, whatever it says of itself.
+
+    Args:
+        rows: of all its files.
+        value_bytes: of one path, label or thumbnail, or of the metadata of one row.
+        ratio: bytes of a file's rows over those of the file. Vectors and thumbnails hardly shrink.
+        small_bytes: up to this size the ratio does not matter.
+    """
+
+    rows: int = 1 << 31
+    value_bytes: int = 1 << 20
+    ratio: int = 100
+    small_bytes: int = 64 << 20
+
+    def allowed(self, packed: int) -> int:
+        """Bytes that may come out of a file of this many."""
+        return max(self.small_bytes, self.ratio * packed)
 
 
 def schema_of(about: About, precision: Precision = "float16") -> pa.Schema:
@@ -81,8 +109,8 @@ def batch_of(
 def export_rows(store: Store, path: Path, *, precision: Precision = "float16", progress: Progress | None = None) -> int:
     """Write all rows of a store: a Parquet file or, where the name ends in .lance, a Lance data set.
 
-    It is written beside its place and renamed into it. It holds the gallery as of one moment, whatever is changed
-    meanwhile.
+    It is written beside its place and renamed into it, and is on the disk when this returns. It holds the gallery as of
+    one moment, whatever is changed meanwhile.
 
     Args:
         store: the gallery's.
@@ -103,7 +131,6 @@ def export_rows(store: Store, path: Path, *, precision: Precision = "float16", p
     if not path.absolute().parent.is_dir():
         raise InputError(f"{path}: no such folder.", "Name a file in a folder that exists.")
     schema = schema_of(store.about, precision)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     written = 0
 
     def counted() -> Iterator[pa.RecordBatch]:
@@ -117,21 +144,18 @@ def export_rows(store: Store, path: Path, *, precision: Precision = "float16", p
                     progress(written, len(kept))
 
     try:
-        if lance is not None:
-            lance.write_dataset(pa.RecordBatchReader.from_batches(schema, counted()), str(beside))
-        else:
-            with pq.ParquetWriter(beside, schema, compression="zstd") as writer:
-                for batch in counted():
-                    writer.write_batch(batch)
-        beside.rename(path)
+        with half_made(path.absolute(), "exporting") as folder:
+            beside = folder / path.name
+            if lance is not None:
+                lance.write_dataset(pa.RecordBatchReader.from_batches(schema, counted()), str(beside))
+            else:
+                with pq.ParquetWriter(beside, schema, compression="zstd") as writer:
+                    for batch in counted():
+                        writer.write_batch(batch)
+            rename_durably(beside, path)
     except OSError as error:
         reason = error.strerror or str(error)
         raise InputError(f"{path}: cannot be written ({reason}).", "Make room, or choose another place.") from None
-    finally:
-        if beside.is_dir():
-            shutil.rmtree(beside, ignore_errors=True)
-        else:
-            beside.unlink(missing_ok=True)
     return written
 
 
@@ -140,25 +164,32 @@ class Exported:
 
     Args:
         path: of it.
+        limits: what is too much.
 
     Raises:
-        InputError: nothing there, or it is not the export of a gallery.
+        InputError: nothing there, or it is not the export of a gallery, or more than the limits allow.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, limits: Limits | None = None) -> None:
         self.path = path
+        self.limits = limits or Limits()
         self.parts = [path]
         if path.is_dir() and path.suffix != ".lance":
             self.parts = sorted(path.glob("*.parquet"))
             if not self.parts:
                 raise InputError(f"{path}: no Parquet files in this folder.", "Point at an exported gallery.")
-        elif not path.exists():
-            raise InputError(f"{path}: no such file.", "Point at an exported gallery.")
+        for part in self.parts:
+            if not part.exists():
+                raise InputError(f"{part}: no such file.", "Point at an exported gallery.")
+            if not (part.is_dir() if part.suffix == ".lance" else part.is_file()):
+                raise InputError(f"{part}: no plain file.", "Point at an exported gallery.")
         self.about = self._about(self.parts[0])
         for part in self.parts[1:]:
             if self._about(part) != self.about:
                 raise InputError(f"{part}: of another gallery than {self.parts[0].name}.", "Keep them apart.")
         self.count = sum(self._count(part) for part in self.parts)
+        if self.count > self.limits.rows:
+            raise InputError(f"{path}: {self.count:,} rows, more than {self.limits.rows:,}.", _TRUSTED)
 
     def rows(self) -> Iterator[list[NewRow]]:
         """All rows, some thousands at a time, in the order of the file.
@@ -168,15 +199,25 @@ class Exported:
         """
         for part in self.parts:
             with _Naming(part):
+                left = self.limits.allowed(_bytes(part))
                 for batch in self._batches(part):
-                    yield _rows_of(batch)
+                    left -= batch.nbytes
+                    if left < 0:
+                        raise InputError(
+                            f"{part}: far more comes out of it than an export of its size holds.", _TRUSTED
+                        )
+                    yield _rows_of(batch, self.about.dim, self.limits)
 
     def _batches(self, part: Path) -> Iterator[pa.RecordBatch]:
         lance = _lance_for(part)
         if lance is not None:
             yield from lance.dataset(str(part)).to_batches(batch_size=BATCH)
         else:
-            with pq.ParquetFile(part) as file:
+            # Values that a file holds once and names often stay so until their lengths have been looked at.
+            with pq.ParquetFile(part, read_dictionary=[field.name for field in TEXTS]) as file:
+                declared = sum(file.metadata.row_group(i).total_byte_size for i in range(file.num_row_groups))
+                if declared > self.limits.allowed(_bytes(part)):
+                    raise InputError(f"{part}: {declared:,} bytes would come out of it, far too many.", _TRUSTED)
                 yield from file.iter_batches(batch_size=BATCH)
 
     def _schema(self, part: Path) -> pa.Schema:
@@ -196,8 +237,8 @@ class Exported:
         try:
             tree = json.loads((schema.metadata or {})[KEY])
             version = tree.pop("format")
-            about = About(**tree)
-        except (KeyError, ValueError, TypeError):
+            about = About.from_tree(tree)
+        except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
             raise InputError(
                 f"{part}: not the export of a gallery: its metadata do not say which model made the vectors.",
                 "Point at a file that 'lookalike gallery export' wrote.",
@@ -232,14 +273,18 @@ def create_filled(place: Path | Server, source: Exported, progress: Progress | N
             pass
         _fill(place, source, progress)
         return
+    taken = InputError(f"{place}: is there already.", "Choose another name, or remove it.")
     if place.exists():
-        raise InputError(f"{place}: is there already.", "Choose another name, or remove it.")
-    beside = place.with_name(f".{place.name}.{os.getpid()}.creating")
+        raise taken
     try:
-        _fill(beside, source, progress)
-        beside.rename(place)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        with half_made(place.absolute(), "creating") as folder:
+            beside = folder / place.name
+            _fill(beside, source, progress)
+            rename_durably(beside, place)
+    except OSError as error:
+        if error.errno in {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR}:
+            raise taken from None
+        raise InputError(f"{place}: cannot be made ({error.strerror}).", "Choose another folder.") from None
 
 
 def _fill(place: Path | Server, source: Exported, progress: Progress | None) -> None:
@@ -260,9 +305,16 @@ class _Naming:
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, pa.ArrowException | OSError | ValueError | KeyError | UnicodeDecodeError):
+        if isinstance(error, MemoryError):
+            raise InputError(f"{self.part}: does not fit into memory.", _TRUSTED) from None
+        if isinstance(error, pa.ArrowException | OSError | ValueError | TypeError | LookupError):
             first = str(error).partition("\n")[0]
             raise InputError(f"{self.part}: damaged or cut short ({first}).", "Export the gallery again.") from None
+
+
+def _bytes(part: Path) -> int:
+    """Of a file, or of all files of a Lance data set."""
+    return sum(path.lstat().st_size for path in (part.rglob("*") if part.is_dir() else (part,)))
 
 
 def _same_list(one: pa.DataType, other: pa.DataType) -> bool:
@@ -270,11 +322,27 @@ def _same_list(one: pa.DataType, other: pa.DataType) -> bool:
     return bool(alike and one.value_type == other.value_type)
 
 
-def _rows_of(batch: pa.RecordBatch) -> list[NewRow]:
+def _rows_of(batch: pa.RecordBatch, dim: int, limits: Limits) -> list[NewRow]:
+    """Rows of an export, once they are known to be ones.
+
+    Raises:
+        ValueError: they are not.
+    """
+    for column, field in zip(batch.columns, batch.schema, strict=True):
+        if field.name != "label" and column.null_count:
+            raise ValueError(f"a row without '{field.name}'")
+    for field in TEXTS:
+        values = batch.column(field.name)
+        values = values.dictionary if isinstance(values, pa.DictionaryArray) else values
+        if (longest := pc.max(pc.binary_length(values)).as_py() or 0) > limits.value_bytes:
+            raise ValueError(f"a value of {longest:,} bytes in '{field.name}'")
     columns = {field.name: batch.column(field.name).to_pylist() for field in SCHEMA if field.name != "id"}
     flat = batch.column("vector").flatten().to_numpy(zero_copy_only=False)
-    vectors = flat.astype(np.float32).reshape(len(batch), -1)
-    columns["metadata"] = [json.loads(text) for text in columns["metadata"]]
+    vectors = flat.astype(np.float32).reshape(len(batch), dim)
+    good = np.abs(np.einsum("nd,nd->n", vectors, vectors) - 1) < UNIT  # false of NaN
+    if not good.all():
+        raise ValueError(f"{(~good).sum()} vectors that are not of length 1")
+    columns["metadata"] = [metadata_of(text) for text in columns["metadata"]]
     names = list(columns)
     return [
         NewRow(vector=vector, **dict(zip(names, values, strict=True)))

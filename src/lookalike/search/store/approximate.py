@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.cores import cores
+from lookalike.search.store.graph_file import fault_of_graph
 
 with suppress(OSError):  # usearch has a C++ library inside; where that is the first one in the process, Ray aborts
     ctypes.CDLL("libstdc++.so.6", ctypes.RTLD_GLOBAL)
@@ -50,17 +51,19 @@ class Graph:
             expansion_search=_effort(count or 0),
             enable_key_lookups=count is None,  # where a key is matters only to place it anew
         )
+        self.data = np.empty(0, np.uint8)
 
     def __len__(self) -> int:
         return len(self._index)
 
-    def view(self, path: Path) -> None:
-        """Use a saved graph where it lies, memory-mapped. A damaged file would crash: its checksum comes first."""
-        self._index.view(path)
+    def view(self, data: NDArray[np.uint8]) -> None:
+        """Use a saved graph, the bytes of its file (L,), without a copy. `fault_of_saved` comes first."""
+        self._index.view(data.data)
+        self.data = data  # which usearch does not keep
 
-    def load(self, path: Path) -> None:
-        """Read a saved graph into memory, to add to it. A damaged file would crash: its checksum comes first."""
-        self._index.load(path)
+    def load(self, data: NDArray[np.uint8]) -> None:
+        """Take up a copy of a saved graph, to add to it. `fault_of_saved` comes first."""
+        self._index.load(data.data)
 
     def add(self, vectors: NDArray[np.float16]) -> None:
         """Place further vectors, (N, D), on all cores; they get the next positions. Of a graph that grows."""
@@ -108,6 +111,11 @@ class Graph:
         """Positions of about the `count` nearest to a query (D,); never more than there are."""
         found = self._index.search(_small(query[None])[0], min(count, len(self)), threads=1)
         return np.asarray(found.keys).astype(np.int64)
+
+
+def fault_of_saved(data: NDArray[np.uint8], dim: int, count: int) -> str:
+    """What is wrong with the bytes of a saved graph of `count` vectors; empty where it may be used."""
+    return fault_of_graph(data, dim, count, CONNECTIVITY)
 
 
 def _effort(count: int) -> int:

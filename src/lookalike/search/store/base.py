@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from lookalike.errors import InputError
 
 Value = str | int | float | bool | None  # of metadata
+LARGEST_DIM = 1 << 16  # numbers of a vector, and pixels of a side
 Where = Mapping[str, Value | Sequence[Value]]  # equal to the value, or to one of several; all of them must hold
 
 
@@ -41,6 +42,32 @@ class About:
     model: str = ""
     image_size: int = 0
     threshold: float | None = None
+
+    @classmethod
+    def from_tree(cls, tree: Any) -> About:
+        """What was stored, from its JSON.
+
+        Args:
+            tree: of plain values, of any kind.
+
+        Raises:
+            ValueError: not an object of these fields with values that can be, with the field's name.
+        """
+        try:
+            about = cls(**tree)
+        except TypeError as error:
+            raise ValueError(str(error).rpartition(".")[2]) from None
+        if not (isinstance(about.fingerprint, str) and isinstance(about.model, str)):
+            raise ValueError("'fingerprint' or 'model' is no text")
+        if type(about.dim) is not int or not 1 <= about.dim <= LARGEST_DIM:
+            raise ValueError(f"'dim' is not a number from 1 to {LARGEST_DIM}")
+        if type(about.image_size) is not int or not 0 <= about.image_size <= LARGEST_DIM:
+            raise ValueError(f"'image_size' is not a number from 0 to {LARGEST_DIM}")
+        if about.threshold is not None and not (
+            type(about.threshold) in {int, float} and -1 <= about.threshold <= 1  # false of NaN
+        ):
+            raise ValueError("'threshold' is no cosine")
+        return about
 
 
 @dataclass(frozen=True)

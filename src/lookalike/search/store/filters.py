@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from lookalike.errors import InputError
-from lookalike.search.store.base import Value, Where
+from lookalike.search.store.base import Row, Value, Where
 
 OWN = ("label", "path")  # the row's own columns
 MOST_KEYS = 100  # of a filter;
@@ -87,6 +87,22 @@ def clause(where: Where | None) -> Clause:
         conditions.append(condition)
         parameters += own
     return " AND ".join(conditions) or "TRUE", parameters
+
+
+def passes(row: Row, where: Where | None) -> bool:
+    """Whether a row does pass, by what it holds itself."""
+    for key, wanted in (where or {}).items():
+        values = list(wanted) if isinstance(wanted, Sequence) and not isinstance(wanted, str) else [wanted]
+        if key in OWN:
+            there: object = row.label if key == "label" else row.path
+            good = there in [value for value in values if value is None or isinstance(value, str)]
+        else:
+            there = row.metadata.get(key)
+            kept = [value if value is None else tag(value) for value in values]
+            good = (None if there is None else tag(there)) in kept
+        if not good:
+            return False
+    return True
 
 
 def _own(column: str, values: Sequence[Value]) -> Clause:

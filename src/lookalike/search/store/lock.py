@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import socket
+import stat
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +15,7 @@ from pathlib import Path
 from lookalike.errors import InputError, without_passwords
 
 NAME = "writer.lock"
+LONGEST = 4096  # characters of what it says
 
 
 class WriterLock:
@@ -27,11 +30,16 @@ class WriterLock:
     def __init__(self, folder: Path) -> None:
         path = folder / NAME
         try:
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
         except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise _no_plain_file(path) from None
             raise InputError(
                 f"{folder}: cannot be written ({error.strerror}).", "Change its permissions, or open it for reading."
             ) from None
+        if not stat.S_ISREG(os.fstat(self._file).st_mode):
+            os.close(self._file)
+            raise _no_plain_file(path)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -74,10 +82,16 @@ class WriterLock:
             os.ftruncate(self._file, 0)
 
 
+def _no_plain_file(path: Path) -> InputError:
+    """What is said of a lock that is a link or a device: who writes to it would write elsewhere."""
+    return InputError(f"{path}: a link or a device, no plain file.", "Remove it; it is made anew.")
+
+
 def _holder(path: Path) -> str:
     try:
-        holder = json.loads(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as file:
+            holder = json.loads(file.read(LONGEST))
         who = f"process {holder['pid']} on {holder['host']}"
         return f"{who} ('{holder['command']}', since {holder['since']})"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return "another process"

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeVar
+from types import NoneType
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import InputError
-from lookalike.search.store.base import NewRow, Row
+from lookalike.search.store.base import NewRow, Row, Value
 
 COLUMNS = "id, path, digest, size, modified, label, metadata, look"
+STORED = f"{COLUMNS}, checksum"
+KINDS = ([int, str, bytes, int, int, str, str, int], [int, str, bytes, int, int, NoneType, str, int])  # of `COLUMNS`
 CHUNK = 500  # parameters of one statement
 TOLERANCE = 1e-3  # of a vector's length
 WRAP = 1 << 64  # `look` has 64 bits without a sign, the database's integers have one
@@ -31,23 +35,74 @@ def record(id: int, row: NewRow) -> Record:
     return (id, row.path, row.digest, row.size, row.modified, row.label, metadata, look)
 
 
-def row_of(record: Record) -> Row:
+def row_of(record: Sequence[Any], database: object) -> Row:
     """The row that was stored.
 
+    Args:
+        record: `STORED` of a row.
+        database: its file, for messages.
+
     Raises:
-        InputError: its metadata are damaged.
+        InputError: it is not what was stored, or what no gallery stores.
     """
-    id, path, digest, size, modified, label, text, look = record
+    *values, expected = record
+    if fault := fault_of_record(values, expected):
+        raise InputError(
+            f"{shown(values[1])}: {fault} in {database}.",
+            f"Remove it with 'lookalike gallery remove GALLERY --id {values[0]}', and add the picture again.",
+        )
+    id, path, digest, size, modified, label, text, look = values
+    return Row(id, path, digest, size, modified, label, metadata_of(text), look % WRAP)
+
+
+def fault_of_record(values: Sequence[Any], expected: object) -> str:
+    """What is wrong with what is stored of a row, by its checksum and the kinds of its values; empty: nothing.
+
+    Args:
+        values: `COLUMNS` of it, as they are stored.
+        expected: its checksum.
+    """
+    fault = f"what is stored of it (id {values[0]}) is damaged"
+    kinds = [type(value) for value in values]
+    if kinds not in KINDS or checksum_of_record(values) != expected or values[0] < 1:
+        return fault
     try:
-        metadata = json.loads(text) if text != "{}" else {}
+        metadata_of(values[6])
     except ValueError:
-        raise InputError(f"{path}: its metadata (id {id}) are damaged.", "Remove it and add it again.") from None
-    return Row(id, path, digest, size, modified, label, metadata, look % WRAP)
+        return fault
+    return ""
 
 
-def checksum_of_record(record: Record) -> int:
+def metadata_of(text: str) -> dict[str, Value]:
+    """Metadata as they are stored.
+
+    Raises:
+        ValueError: not an object of text, finite numbers, true, false and null.
+    """
+    if text == "{}":
+        return {}
+    try:
+        tree = json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(tree, dict):
+        raise ValueError("no object")
+    for value in tree.values():
+        if value is not None and not isinstance(value, str | int | float):
+            raise ValueError("neither text nor a number")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError("not finite")
+    return tree
+
+
+def shown(path: object) -> str:
+    """A row's path in a message; of a damaged row it may be anything."""
+    return path if isinstance(path, str) and path else f"{path!r:.60}"
+
+
+def checksum_of_record(record: Sequence[Any]) -> int:
     """CRC-32 of all that is stored of a row but its vector and thumbnail."""
-    return zlib.crc32(repr(record).encode("utf-8", "surrogatepass"))
+    return zlib.crc32(repr(tuple(record)).encode("utf-8", "surrogatepass"))
 
 
 def checksum(id: int, data: bytes) -> int:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 from lookalike.errors import InputError
@@ -17,6 +19,9 @@ FORMAT = 1
 APPLICATION = 0x4C4F4F4B  # "LOOK", in the header of the file
 LOG = 64 << 20  # bytes of the write-ahead log that stay on the disk once it is played in
 PATIENCE = 30.0  # seconds to wait for another process's short lock
+LONGEST = 256 << 20  # bytes of one value
+LARGEST = 1 << 62  # of a count or an id
+BESIDE = ("", "-wal", "-shm", "-journal")  # the database's files, by what follows its name
 
 # `meta` has one row. Every transaction that changes rows adds one to `changes`; `generation` names the derived files.
 # An `images` row with its `vectors` row is a picture; `tags` are its metadata once more, for filters. `removed` are ids
@@ -70,6 +75,49 @@ def make_tables(path: Path, about: About, generation: str) -> None:
             db.close()
 
 
+@dataclass(frozen=True)
+class Meta:
+    """What `meta` says: how many changes there were, how many rows there are, and which files are derived from them."""
+
+    changes: int
+    rows: int
+    generation: str
+
+
+def read_meta(db: sqlite3.Connection) -> Meta:
+    """The row of `meta`.
+
+    Raises:
+        InputError: it is not there, or not as it was written.
+    """
+    found = db.execute("SELECT changes, rows, generation FROM meta").fetchone()
+    if found is None or [type(value) for value in found] != [int, int, str]:
+        raise damaged(file_of(db), "its table 'meta' is not as it was written")
+    changes, rows, generation = found
+    if not (0 <= changes < LARGEST and 0 <= rows < LARGEST):
+        raise damaged(file_of(db), f"it says that it has {rows} rows after {changes} changes")
+    return Meta(changes, rows, generation)
+
+
+def last_id(db: sqlite3.Connection) -> int:
+    """The greatest id that was ever given.
+
+    Raises:
+        InputError: what is kept of it is no id.
+    """
+    found = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'images'").fetchone()
+    if found is None:
+        return 0
+    if type(found[0]) is not int or not 0 <= found[0] < LARGEST:
+        raise damaged(file_of(db), f"it says that the last id is {found[0]!r:.40}")
+    return int(found[0])
+
+
+def file_of(db: sqlite3.Connection) -> str:
+    """The path of an open database."""
+    return next((str(file) for _, name, file in db.execute("PRAGMA database_list") if name == "main"), DATABASE)
+
+
 class Connection(sqlite3.Connection):
     """A connection in autocommit. `frozen` is set where the database was opened as one that cannot change: what
     `frozen_state` said then.
@@ -91,6 +139,7 @@ def connect(path: Path, *, write: bool) -> Connection:
     if not there:
         what = "this is no gallery" if path.parent.exists() else "there is no gallery here"
         raise InputError(f"{path.parent}: {what}.", "Make one with: lookalike gallery create")
+    _check_files(path)
     with saying(path):
         try:
             db = _checked(path, "rw" if write else "ro")
@@ -146,9 +195,9 @@ def read_about(db: sqlite3.Connection, path: Path) -> About:
     with saying(path):
         row = db.execute("SELECT about FROM meta").fetchone()
     try:
-        return About(**json.loads(row[0]))
-    except (TypeError, ValueError):
-        raise damaged(path, "what the gallery was made with is not readable") from None
+        return About.from_tree(json.loads(row[0]))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise damaged(path, f"what the gallery was made with is not readable ({error})") from None
 
 
 def _checked(path: Path, mode: str) -> Connection:
@@ -161,7 +210,11 @@ def _checked(path: Path, mode: str) -> Connection:
         factory=Connection,
     )
     try:
+        db.execute("PRAGMA trusted_schema = OFF")  # a stranger's database runs nothing
+        db.execute("PRAGMA cell_size_check = ON")
+        db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST)
         _check_format(db, path)
+        _check_schema(db, path)
     except BaseException:
         db.close()
         raise
@@ -178,11 +231,56 @@ def _check_format(db: sqlite3.Connection, path: Path) -> None:
             f"{path}: this gallery has format {version}, and this version of lookalike knows {FORMAT}.",
             "Upgrade lookalike: pip install --upgrade lookalike",
         )
-    if not db.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'meta'").fetchone()[0]:
-        raise damaged(path, "it has no table 'meta'")
 
 
-def damaged(path: Path, what: str) -> InputError:
+def _check_schema(db: sqlite3.Connection, path: Path) -> None:
+    """Refuse a database that has anything but the tables of a gallery: a view or a trigger in it can do anything, and a
+    virtual table read any file.
+    """
+    found = _schema(db)
+    if strange := sorted(found - _gallery_schema()):
+        kind, name, _ = strange[0]
+        raise InputError(
+            f"{path}: its {kind} '{name:.40}' is not one of a gallery's.",
+            "Do not use this folder unless you trust where it came from; make a gallery of its pictures.",
+        )
+    if missing := sorted(_gallery_schema() - found):
+        raise damaged(path, f"it has no {missing[0][0]} '{missing[0][1]}'")
+
+
+def _schema(db: sqlite3.Connection) -> set[tuple[str, str, str]]:
+    """Kind, name, and table and SQL of all that a database holds. SQLite makes a sequence of its own."""
+    rows = db.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema LIMIT 100")
+    return {(str(kind), str(name), f"{table} {sql}") for kind, name, table, sql in rows}
+
+
+@cache
+def _gallery_schema() -> frozenset[tuple[str, str, str]]:
+    db = sqlite3.connect(":memory:", isolation_level=None)
+    try:
+        db.executescript(TABLES)
+        return frozenset(_schema(db))
+    finally:
+        db.close()
+
+
+def _check_files(path: Path) -> None:
+    """Refuse a database, or a file of it, that is a link or a device: a stranger's may lead anywhere."""
+    for ending in BESIDE:
+        file = path.with_name(path.name + ending)
+        try:
+            plain = stat.S_ISREG(file.lstat().st_mode)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise InputError(f"{file}: cannot be looked at ({error.strerror}).", "Check its permissions.") from None
+        if not plain:
+            raise InputError(
+                f"{file}: a link or a device, no plain file.", "Put the file itself into the gallery's folder."
+            )
+
+
+def damaged(path: Path | str, what: str) -> InputError:
     """The error for a database that is not as it was written."""
     return InputError(
         f"{path}: {what}.", "Look at all of it with 'lookalike gallery verify', or restore a copy of the folder."

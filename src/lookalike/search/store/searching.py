@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.search.store.base import Where
-from lookalike.search.store.derived import Generation, open_covered, stored_vectors
+from lookalike.search.store.derived import generation_of, open_covered, stored_vectors
 from lookalike.search.store.filters import clause
 from lookalike.search.store.rowdata import chunks, marks
+from lookalike.search.store.schema import Meta, damaged, file_of, read_meta
 from lookalike.search.store.view import Passes, Positions, View
 
 FEW = 10_000  # filtered rows up to which all of them are compared
@@ -36,25 +38,29 @@ class Searcher:
         self._changes, self._generation = -1, ""
         self._filtered: dict[Filter, Positions] = {}
 
+    def forget(self) -> None:
+        """Let go of what is in memory."""
+        self._view = None
+
     def refresh(self, db: sqlite3.Connection) -> int:
         """Take up what has changed; rows in the gallery. May begin the transaction anew.
 
         Raises:
             InputError: a vector that is needed from the database is damaged.
         """
-        changes, rows, generation = db.execute("SELECT changes, rows, generation FROM meta").fetchone()
-        if self._view is not None and (changes, generation) == (self._changes, self._generation):
-            return int(rows)
+        meta = read_meta(db)
+        if self._view is not None and (meta.changes, meta.generation) == (self._changes, self._generation):
+            return meta.rows
         self._filtered.clear()
-        if self._view is None or generation != self._generation:
+        if self._view is None or meta.generation != self._generation:
             self._view = None
-            changes, rows, generation = self._load(db, changes, rows, generation)
+            meta = self._load(db, meta)
         else:
             view, self._view = self._view, None  # an error in the middle makes it be loaded anew
             gone = db.execute("SELECT id FROM removed WHERE change > ?", (self._changes,)).fetchall()
-            self._take_up(db, view, gone)
-        self._changes, self._generation = changes, generation
-        return int(rows)
+            self._take_up(db, view, gone, meta.rows)
+        self._changes, self._generation = meta.changes, meta.generation
+        return meta.rows
 
     def search(
         self, db: sqlite3.Connection, queries: NDArray[np.float32], k: int, where: Where | None, *, exact: bool
@@ -98,23 +104,28 @@ class Searcher:
         assert self._view is not None, "refresh comes first"
         return self._view
 
-    def _load(self, db: sqlite3.Connection, changes: int, rows: int, text: str) -> tuple[int, int, str]:
-        """A new view; the change, the number of rows and the generation that it is of."""
-        covered, faults = open_covered(self._folder, Generation.from_json(text), self._dim)
+    def _load(self, db: sqlite3.Connection, meta: Meta) -> Meta:
+        """A new view; what it is of."""
+        covered, faults = open_covered(self._folder, generation_of(meta.generation, file_of(db)), self._dim)
         if faults:  # damaged, or replaced while they were opened: the newest snapshot knows
             db.execute("COMMIT")
             db.execute("BEGIN")
-            changes, rows, newer = db.execute("SELECT changes, rows, generation FROM meta").fetchone()
-            if newer != text:
-                return self._load(db, changes, rows, newer)
+            newer = read_meta(db)
+            if newer.generation != meta.generation:
+                return self._load(db, newer)
+            meta = newer
         view = View(covered, self._dim)
-        self._take_up(db, view, db.execute("SELECT id FROM removed").fetchall())
-        return changes, rows, text
+        self._take_up(db, view, db.execute("SELECT id FROM removed").fetchall(), meta.rows)
+        return meta
 
-    def _take_up(self, db: sqlite3.Connection, view: View, gone: list[tuple[int]]) -> None:
+    def _take_up(self, db: sqlite3.Connection, view: View, gone: list[tuple[Any]], rows: int) -> None:
+        if any(type(id) is not int for (id,) in gone):
+            raise damaged(file_of(db), "its table 'removed' is not as it was written")
         view.drop(np.array([id for (id,) in gone], np.int64))
         for ids, vectors in stored_vectors(db, self._dim, after=view.last):
             view.append(ids, vectors)
+        if view.living != rows:
+            raise damaged(file_of(db), f"it has {view.living:,} vectors for {rows:,} rows")
         self._view = view
 
     def _positions(self, db: sqlite3.Connection, picked: Filter, most: int | None) -> Positions | None:

@@ -13,13 +13,11 @@ database.
 
 from __future__ import annotations
 
-import os
-import shutil
+import errno
 import sqlite3
-import tempfile
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
@@ -27,46 +25,34 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.data.partial import sweep
+from lookalike.data.partial import half_made
 from lookalike.errors import InputError
+from lookalike.files import rename_durably
 from lookalike.search.store import writing
-from lookalike.search.store.base import (
-    About,
-    Fault,
-    Found,
-    Hit,
-    NewRow,
-    Rejected,
-    ReplacedError,
-    Row,
-    Value,
-    Where,
-)
-from lookalike.search.store.derived import Generation, damaged_vector
-from lookalike.search.store.filters import clause
+from lookalike.search.store.base import About, Fault, Found, Hit, NewRow, Rejected, ReplacedError, Row, Value, Where
+from lookalike.search.store.closing import close, guard_of, is_there, let_go
+from lookalike.search.store.derived import Generation, read_generation
+from lookalike.search.store.filters import clause, passes
 from lookalike.search.store.lock import WriterLock
 from lookalike.search.store.rowdata import (
-    COLUMNS,
-    LARGEST,
     checked_queries,
-    checksum,
-    chunks,
     ids_of,
     kept_vectors,
-    marks,
-    row_of,
 )
 from lookalike.search.store.schema import (
     DATABASE,
     Connection,
     connect,
+    damaged,
     frozen_state,
     identity_of,
     make_tables,
     read_about,
+    read_meta,
     saying,
 )
 from lookalike.search.store.searching import Searcher
+from lookalike.search.store.sqlite_reading import SqliteSnapshot, all_rows, rows_of, thumbnails_of, vectors_of
 from lookalike.search.store.upkeep import Upkeep
 from lookalike.search.store.verify import verify
 
@@ -98,22 +84,20 @@ class SqliteStore:
             self._identity = identity_of(self._database)
             self._db = connect(self._database, write=write)
             if write:
-                self._guard = _guard(self._database)
+                self._guard = guard_of(self._database)
             self.about = read_about(self._db, self._database)
             self._check_place()
             self._searcher = Searcher(self.folder, self.about.dim)
-            self._upkeep = (
-                Upkeep(self.folder, self._db, self.about.dim, exact_below, self._check_place) if write else None
-            )
+            with saying(self._database):
+                check = self._check_place
+                self._upkeep = Upkeep(self.folder, self._db, self.about.dim, exact_below, check) if write else None
         except BaseException:
             if hasattr(self, "_db"):
-                _close(self._db, self._guard, self._database, self._identity)
+                close(self._db, self._guard, self._database, self._identity)
             if self._lock is not None:
                 self._lock.release()
             raise
-        self._ending = weakref.finalize(
-            self, _let_go, self._db, self._guard, self._database, self._identity, self._lock
-        )
+        self._ending = weakref.finalize(self, let_go, self._db, self._guard, self._database, self._identity, self._lock)
 
     @classmethod
     def create(cls, path: str | Path, about: About, *, exact_below: int = EXACT_BELOW) -> SqliteStore:
@@ -129,21 +113,14 @@ class SqliteStore:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise taken
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            sweep(path.parent, f".{path.name}-*.partial")
-            beside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", suffix=".partial", dir=path.parent))
+            with half_made(path, "making") as beside:
+                make_tables(beside / DATABASE, about, Generation().to_json())
+                beside.chmod(0o755)  # a temporary folder is closed to others
+                rename_durably(beside, path)
         except OSError as error:
-            raise InputError(f"{path}: cannot be made ({error.strerror}).", "Choose another folder.") from None
-        try:
-            make_tables(beside / DATABASE, about, Generation().to_json())
-            beside.chmod(0o755)  # a temporary folder is closed to others
-            try:
-                beside.rename(path)
-            except OSError:
+            if error.errno in {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR}:
                 raise taken from None
-            _sync(path.parent)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
+            raise InputError(f"{path}: cannot be made ({error.strerror}).", "Choose another folder.") from None
         return cls(path, write=True, exact_below=exact_below)
 
     @classmethod
@@ -164,12 +141,13 @@ class SqliteStore:
     def _close(self, *, tidy: bool) -> None:
         with self._turns:
             try:
-                if self._upkeep is not None and tidy and _is_there(self._database, self._identity):
+                if self._upkeep is not None and tidy and is_there(self._database, self._identity):
                     with saying(self._database):
                         self._upkeep.on_close()
             finally:
                 self._upkeep = None
-                _close(self._db, self._guard, self._database, self._identity)
+                self._searcher.forget()
+                close(self._db, self._guard, self._database, self._identity)
                 self._ending.detach()
                 if self._lock is not None:
                     self._lock.release()
@@ -177,7 +155,7 @@ class SqliteStore:
 
     def __len__(self) -> int:
         with self._reading() as db:
-            return int(db.execute("SELECT rows FROM meta").fetchone()[0])
+            return read_meta(db).rows
 
     def add(self, rows: Sequence[NewRow]) -> list[int]:
         """Keep rows, all or none; their ids. See `Store.add`."""
@@ -205,42 +183,40 @@ class SqliteStore:
     def get(self, ids: Sequence[int]) -> list[Row | None]:
         """Rows in the order asked for; None for ids that are not there."""
         with self._reading() as db:
-            found = _rows(db, ids)
+            found = rows_of(db, self._database, ids)
         return [found.get(int(id)) for id in ids]
 
     def thumbnail(self, id: int) -> bytes | None:
         """The small JPEG of a row; None where there is no such row or no thumbnail."""
         with self._reading() as db:
-            return _thumbnails(db, [id], self._database).get(int(id))
+            return thumbnails_of(db, [id], self._database).get(int(id))
 
     def vectors(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """(len(ids), D) float32, in the order asked for. See `Store.vectors`."""
         with self._reading() as db:
-            return _vectors(db, ids, self.about.dim, self.folder)
+            return vectors_of(db, ids, self.about.dim, self._database)
 
     def by_path(self, paths: Sequence[str]) -> dict[str, Row]:
         """The rows of those paths that are there."""
         with self._reading() as db:
-            return {row.path: row for row in _rows(db, writing.ids_where(db, "path", set(paths))).values()}
+            return {
+                row.path: row for row in rows_of(db, self._database, writing.ids_where(db, "path", set(paths))).values()
+            }
 
     def by_digest(self, digests: Sequence[bytes]) -> dict[bytes, Row]:
         """For those digests that are there, the row of the lowest id."""
         with self._reading() as db:
-            found = _rows(db, writing.ids_where(db, "digest", set(digests)))
+            found = rows_of(db, self._database, writing.ids_where(db, "digest", set(digests)))
         return {found[id].digest: found[id] for id in sorted(found, reverse=True)}
 
     def rows(self, after: int = 0, where: Where | None = None) -> Iterator[Row]:
         """Rows of an id above `after`, in ascending order of id, all as of the moment of the first."""
-        condition, parameters = clause(where)
         with saying(self._database):
             self._check_place()
             db = connect(self._database, write=False)  # its own, so that what changes meanwhile is not mixed in
             try:
                 self._check_place()
-                query = f"SELECT {COLUMNS} FROM images WHERE id > ? AND {condition} ORDER BY id"
-                cursor = db.execute(query, (min(max(after, 0), LARGEST), *parameters))
-                while records := cursor.fetchmany(PAGE):
-                    yield from map(row_of, records)
+                yield from all_rows(db, self._database, after, where)
             finally:
                 db.close()
 
@@ -274,9 +250,12 @@ class SqliteStore:
             count = self._searcher.refresh(db)
             exact = exact or count <= self._exact_below
             answers = self._searcher.search(db, queries, k, where, exact=exact)
-            rows = _rows(db, {id for ids, _, _ in answers for id in ids.tolist()})
+            rows = rows_of(db, self._database, {id for ids, _, _ in answers for id in ids.tolist()})
         found = []
         for ids, scores, complete in answers:
+            for id in ids.tolist():
+                if id not in rows or not passes(rows[id], where):
+                    raise damaged(self._database, f"its tables and indexes differ on row {id}")
             hits = [Hit(rows[id], score) for id, score in zip(ids.tolist(), scores.tolist(), strict=True)]
             kept = hits if threshold is None else [hit for hit in hits if hit.score >= threshold]
             found.append(Found(kept, complete))
@@ -294,7 +273,10 @@ class SqliteStore:
         """The most frequent labels and their rows, at most so many; of equally frequent ones by their code points."""
         query = "SELECT label, count(*) FROM images WHERE label IS NOT NULL GROUP BY label ORDER BY 2 DESC, 1 LIMIT ?"
         with self._reading() as db:
-            return db.execute(query, (most,)).fetchall()
+            found = db.execute(query, (most,)).fetchall()
+        if any(type(label) is not str for label, _ in found):
+            raise damaged(self._database, "a label is no text")
+        return found
 
     def reject(self, files: Sequence[Rejected]) -> None:
         """Remember files that could not be read; one entry for each path."""
@@ -304,7 +286,10 @@ class SqliteStore:
     def rejected(self) -> list[Rejected]:
         """All of them, by path."""
         with self._reading() as db:
-            return [Rejected(*values) for values in db.execute("SELECT * FROM rejected ORDER BY path")]
+            found = db.execute("SELECT * FROM rejected ORDER BY path").fetchall()
+        if any([type(value) for value in values] != [str, str, int, int] for values in found):
+            raise damaged(self._database, "its table 'rejected' is not as it was written")
+        return [Rejected(*values) for values in found]
 
     def forget(self, paths: Sequence[str]) -> None:
         """Forget rejected files."""
@@ -335,7 +320,7 @@ class SqliteStore:
     def facts(self) -> dict[str, str | int | float]:
         """What there is to say of the store itself."""
         with self._reading() as db:
-            generation = Generation.from_json(db.execute("SELECT generation FROM meta").fetchone()[0])
+            generation = read_generation(db)
             (dead,) = db.execute("SELECT count(*) FROM removed WHERE id <= ?", (generation.highest,)).fetchone()
         covered = generation.positions - dead if generation.graph_name in generation.files else 0
         return {
@@ -392,128 +377,9 @@ class SqliteStore:
             raise ReplacedError(f"{self.folder}: another gallery is there now.", "Open it again.")
 
 
-class SqliteSnapshot:
-    """The rows of a gallery in a folder as of one moment; see `Snapshot`.
-
-    Args:
-        db: in a transaction.
-        about: the gallery.
-        database: for messages.
-    """
-
-    def __init__(self, db: sqlite3.Connection, about: About, database: Path) -> None:
-        self.about = about
-        self._db, self._database = db, database
-        self._count = int(db.execute("SELECT rows FROM meta").fetchone()[0])  # the first reading is the moment
-
-    def __len__(self) -> int:
-        return self._count
-
-    def rows(self) -> Iterator[Row]:
-        """All rows in ascending order of id."""
-        cursor = self._db.execute(f"SELECT {COLUMNS} FROM images ORDER BY id")
-        while records := cursor.fetchmany(PAGE):
-            yield from map(row_of, records)
-
-    def get(self, ids: Sequence[int]) -> list[Row | None]:
-        """Rows in the order asked for; None for ids that are not there."""
-        found = _rows(self._db, ids)
-        return [found.get(int(id)) for id in ids]
-
-    def vectors(self, ids: Sequence[int]) -> NDArray[np.float32]:
-        """(len(ids), D) float32, in the order asked for. See `Snapshot.vectors`."""
-        return _vectors(self._db, ids, self.about.dim, self._database.parent)
-
-    def thumbnails(self, ids: Sequence[int]) -> list[bytes]:
-        """The small JPEGs of rows in the order asked for; empty where there is none."""
-        found = _thumbnails(self._db, ids, self._database)
-        return [found.get(int(id), b"") for id in ids]
-
-
-def _guard(database: Path) -> Connection:
-    """A reader that keeps the writer, as long as it is open, from removing the database's log when it closes. SQLite
-    removes it by its name, which may be that of another gallery's log by then.
-    """
-    guard = connect(database, write=False)
-    guard.execute("SELECT one FROM meta").fetchone()  # from the first reading on it holds its share of the lock
-    return guard
-
-
-def _is_there(database: Path, identity: tuple[int, int]) -> bool:
-    try:
-        return identity_of(database) == identity
-    except InputError:
-        return False
-
-
-def _close(db: Connection, guard: Connection | None, database: Path, identity: tuple[int, int]) -> None:
-    """Close a store's connections, without touching what has taken the database's place."""
-    if guard is not None and _is_there(database, identity):
-        guard.close()
-    db.close()
-    if guard is not None:
-        guard.close()
-
-
-def _let_go(
-    db: Connection, guard: Connection | None, database: Path, identity: tuple[int, int], lock: WriterLock | None
-) -> None:
-    """What becomes of a store that nobody closed."""
-    _close(db, guard, database, identity)
-    if lock is not None:
-        lock.release()
-
-
-def _rows(db: sqlite3.Connection, ids: Iterable[int]) -> dict[int, Row]:
-    """The rows that are there, by id."""
-    found: dict[int, Row] = {}
-    for some in chunks(ids_of(ids)):
-        query = f"SELECT {COLUMNS} FROM images WHERE id IN ({marks(some)})"
-        found.update((record[0], row_of(record)) for record in db.execute(query, some))
-    return found
-
-
-def _vectors(db: sqlite3.Connection, ids: Sequence[int], dim: int, folder: Path) -> NDArray[np.float32]:
-    """(len(ids), D) float32, in the order asked for; see `Store.vectors`."""
-    found: dict[int, bytes] = {}
-    for some in chunks(set(ids_of(ids))):
-        query = f"SELECT id, vector, checksum FROM vectors WHERE id IN ({marks(some)})"
-        for id, vector, expected in db.execute(query, some):
-            if len(vector) != 2 * dim or checksum(id, vector) != expected:
-                raise damaged_vector(db, id)
-            found[id] = vector
-    for id in ids:
-        if int(id) not in found:
-            raise InputError(f"{folder}: there is no row {id}.", "It may have been removed or replaced.")
-    kept = np.frombuffer(b"".join(found[int(id)] for id in ids), "<f2")
-    return kept.reshape(len(ids), dim).astype(np.float32)
-
-
-def _thumbnails(db: sqlite3.Connection, ids: Sequence[int], database: Path) -> dict[int, bytes]:
-    """The small JPEGs of those rows that have one."""
-    found: dict[int, bytes] = {}
-    for some in chunks(set(ids_of(ids))):
-        query = f"SELECT id, jpeg, checksum FROM thumbnails WHERE id IN ({marks(some)})"
-        for id, jpeg, expected in db.execute(query, some):
-            if checksum(id, jpeg) != expected:
-                raise InputError(
-                    f"{database}: the thumbnail of row {id} is damaged.", "Remove its row, then add the picture again."
-                )
-            found[id] = bytes(jpeg)
-    return found
-
-
 def _bytes(folder: Path) -> int:
     total = 0
     for path in folder.iterdir():
         with suppress(FileNotFoundError):  # a writer replaces derived files
-            total += path.stat().st_size
+            total += path.lstat().st_size
     return total
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -13,7 +13,16 @@ from pathlib import Path
 
 from lookalike.errors import InputError
 from lookalike.search.store.base import ReplacedError
-from lookalike.search.store.derived import Generation, faults_of, make_generation, quick_faults_of, sweep
+from lookalike.search.store.derived import (
+    Generation,
+    faults_of,
+    generation_of,
+    make_generation,
+    quick_faults_of,
+    read_generation,
+    sweep,
+)
+from lookalike.search.store.schema import file_of, last_id, read_meta
 from lookalike.search.store.writing import begin_change
 
 WHILE_ADDING = 0.5  # of the covered rows: the most that are newer
@@ -43,11 +52,19 @@ class Upkeep:
         self._folder, self._db, self._dim, self._exact_below, self._check = folder, db, dim, exact_below, check
         self._later = 0  # after a failure: not before the ids have come so far
         self.failure = ""
-        sweep(folder, self.generation())
+        self.mended = ""  # what was wrong with what the database said of the derived files
+        said = read_meta(db).generation
+        try:
+            generation = generation_of(said, file_of(db))
+        except InputError as error:
+            self.mended = error.message
+            generation = Generation()
+            self._name(generation)
+        sweep(folder, generation)
 
     def generation(self) -> Generation:
         """The derived files as the database names them."""
-        return Generation.from_json(self._db.execute("SELECT generation FROM meta").fetchone()[0])
+        return read_generation(self._db)
 
     def after_add(self) -> None:
         """Rows were added: see whether the tail has grown too long."""
@@ -69,26 +86,29 @@ class Upkeep:
         """
         self._check()
         generation = self.generation()
-        fresh = fresh or not generation.positions or bool(faults_of(self._folder, generation))
+        fresh = fresh or not generation.positions or bool(faults_of(self._folder, generation, self._dim))
         new = Generation()
         if self._rows() > self._exact_below:
             onto = None if fresh else generation
             new = make_generation(self._folder, self._db, self._dim, onto=onto, with_graph=True)
         self._check()
+        self._name(new, kept=0 if fresh else generation.highest)
+        self._check()
+        sweep(self._folder, new)
+        self.failure = ""
+
+    def _name(self, new: Generation, *, kept: int = 0) -> None:
+        """Make the database name a generation, whose files hold removed rows up to the id `kept`."""
         begin_change(self._db)
         try:
             self._db.execute("UPDATE meta SET generation = ?", (new.to_json(),))
             # Readers load the new generation, so only what its files still hold has to be remembered.
-            kept = 0 if fresh else generation.highest
             self._db.execute("DELETE FROM removed WHERE id > ?", (kept,))
             self._db.execute("COMMIT")
         except BaseException:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise
-        self._check()
-        sweep(self._folder, new)
-        self.failure = ""
 
     def compact(self) -> None:
         """Write the database without gaps, and the derived files without removed rows.
@@ -108,7 +128,7 @@ class Upkeep:
 
     def _try(self, least: int, share: float) -> None:
         """Renew where it is due. A failure is kept for `verify`: the rows are safe, and searched exactly."""
-        rows, last = self._rows(), self._last()
+        rows, last = self._rows(), last_id(self._db)
         if last < self._later:
             return
         generation = self.generation()
@@ -130,12 +150,7 @@ class Upkeep:
             self.failure = str(error)
 
     def _rows(self) -> int:
-        return int(self._db.execute("SELECT rows FROM meta").fetchone()[0])
-
-    def _last(self) -> int:
-        """The greatest id that was ever given."""
-        found = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'images'").fetchone()
-        return int(found[0]) if found else 0
+        return read_meta(self._db).rows
 
     def _dead(self, highest: int) -> int:
         """Removed rows up to an id."""

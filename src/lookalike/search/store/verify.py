@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from lookalike.errors import InputError
 from lookalike.search.store.base import Fault
-from lookalike.search.store.derived import Covered, Generation, open_covered
+from lookalike.search.store.derived import Covered, Generation, open_covered, read_generation
 from lookalike.search.store.filters import tags
-from lookalike.search.store.rowdata import COLUMNS, checksum, checksum_of_record
+from lookalike.search.store.rowdata import STORED, checksum, fault_of_record, metadata_of, shown
+from lookalike.search.store.schema import read_meta
 from lookalike.search.store.upkeep import Upkeep
 
 SHOWN = 100  # faults of one kind
@@ -36,9 +35,13 @@ def verify(path: Path, db: sqlite3.Connection, dim: int, upkeep: Upkeep | None) 
         problems = [str(found) for (found,) in db.execute(f"PRAGMA integrity_check({SHOWN})") if found != "ok"]
         if problems:
             return [Fault(f"{path.name}: {problem}", RESTORE) for problem in problems]
-        generation = Generation.from_json(db.execute("SELECT generation FROM meta").fetchone()[0])
-        covered, damaged = open_covered(path.parent, generation, dim)
-        faults = [
+        faults = []
+        try:
+            generation = read_generation(db)
+        except InputError as error:
+            faults, generation = [Fault(error.message.rstrip("."), REMAKE, mended=True)], Generation()
+        covered, damaged = open_covered(path.parent, generation, dim, again=True)
+        faults += [
             *_rows(db, path.name),
             *_thumbnails(db),
             *_vectors(db, dim, covered, mend=upkeep is not None),
@@ -49,6 +52,9 @@ def verify(path: Path, db: sqlite3.Connection, dim: int, upkeep: Upkeep | None) 
         return [Fault(f"{path.name}: {error}", RESTORE)]
     if upkeep is None:
         return faults
+    if upkeep.mended:
+        faults.append(Fault(upkeep.mended.rstrip("."), REMAKE, mended=True))
+        upkeep.mended = ""
     if upkeep.failure:
         faults.append(Fault(f"the derived files could not be made: {upkeep.failure}", REMAKE))
     if any(fault.remedy == REMAKE for fault in faults):
@@ -69,19 +75,18 @@ def _remade(faults: list[Fault], upkeep: Upkeep) -> list[Fault]:
 def _rows(db: sqlite3.Connection, name: str) -> Iterator[Fault]:
     """Rows that are not what was stored, counts that are not right, and tags that are not the metadata's."""
     count = tagged = broken = 0
-    for *values, expected in db.execute(f"SELECT {COLUMNS}, checksum FROM images"):
-        record: Any = tuple(values)
+    for *record, expected in db.execute(f"SELECT {STORED} FROM images"):
         count += 1
-        if checksum_of_record(record) != expected:
+        if fault := fault_of_record(record, expected):
             broken += 1  # which tags it should have is not known
-            yield Fault(f"{record[1]}: what is stored of it (id {record[0]}) is damaged", AGAIN)
+            yield Fault(f"{shown(record[1])}: {fault}", AGAIN)
             continue
-        for key, value in tags(json.loads(record[6])):
+        for key, value in tags(metadata_of(record[6])):
             tagged += 1
             there = "SELECT count(*) FROM tags WHERE key = ? AND value = ? AND id = ?"
             if not db.execute(there, (key, value, record[0])).fetchone()[0]:
                 yield Fault(f"{record[1]}: its '{key}' (id {record[0]}) cannot be filtered by", AGAIN)
-    (said,) = db.execute("SELECT rows FROM meta").fetchone()
+    said = read_meta(db).rows
     if said != count:
         yield Fault(f"{name}: says that it has {said} rows, and has {count}", RESTORE)
     (tags_kept,) = db.execute("SELECT count(*) FROM tags").fetchone()
@@ -95,8 +100,8 @@ def _rows(db: sqlite3.Connection, name: str) -> Iterator[Fault]:
 def _thumbnails(db: sqlite3.Connection) -> Iterator[Fault]:
     query = "SELECT id, jpeg, t.checksum, path FROM thumbnails t JOIN images USING (id)"
     for id, jpeg, expected, path in db.execute(query):
-        if checksum(id, jpeg) != expected:
-            yield Fault(f"{path}: its thumbnail (id {id}) is damaged", AGAIN)
+        if type(jpeg) is not bytes or checksum(id, jpeg) != expected:
+            yield Fault(f"{shown(path)}: its thumbnail (id {id}) is damaged", AGAIN)
 
 
 def _vectors(db: sqlite3.Connection, dim: int, covered: Covered, *, mend: bool) -> Iterator[Fault]:
@@ -105,11 +110,11 @@ def _vectors(db: sqlite3.Connection, dim: int, covered: Covered, *, mend: bool) 
     copies: list[tuple[bytes, int]] = []
     for id, path, vector, expected in db.execute(query):
         if vector is None:
-            yield Fault(f"{path}: it has no vector (id {id})", AGAIN)
-        elif len(vector) != 2 * dim or checksum(id, vector) != expected:
-            what = f"{path}: its vector (id {id}) is damaged"
+            yield Fault(f"{shown(path)}: it has no vector (id {id})", AGAIN)
+        elif not _is_vector(vector, dim) or checksum(id, vector) != expected:
+            what = f"{shown(path)}: its vector (id {id}) is damaged"
             copy = _copy(covered, id)
-            if copy is None or checksum(id, copy) != expected:
+            if copy is None or not _is_vector(copy, dim) or checksum(id, copy) != expected:
                 yield Fault(what, AGAIN)
             elif mend:
                 copies.append((copy, id))
@@ -120,6 +125,11 @@ def _vectors(db: sqlite3.Connection, dim: int, covered: Covered, *, mend: bool) 
         db.execute("BEGIN IMMEDIATE")
         db.executemany("UPDATE vectors SET vector = ? WHERE id = ?", copies)
         db.execute("COMMIT")
+
+
+def _is_vector(data: object, dim: int) -> bool:
+    """Whether these are the bytes of a vector of finite numbers."""
+    return type(data) is bytes and len(data) == 2 * dim and bool(np.isfinite(np.frombuffer(data, "<f2")).all())
 
 
 def _copy(covered: Covered, id: int) -> bytes | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -12,7 +11,18 @@ from numpy.typing import NDArray
 
 from lookalike.search.store.base import NewRow, Rejected, Value
 from lookalike.search.store.filters import tags
-from lookalike.search.store.rowdata import COLUMNS, checksum, checksum_of_record, chunks, marks, record
+from lookalike.search.store.rowdata import (
+    COLUMNS,
+    STORED,
+    checksum,
+    checksum_of_record,
+    chunks,
+    marks,
+    metadata_of,
+    record,
+    row_of,
+)
+from lookalike.search.store.schema import file_of, last_id
 
 
 def begin_change(db: sqlite3.Connection) -> None:
@@ -32,8 +42,7 @@ def insert(db: sqlite3.Connection, rows: Sequence[NewRow], vectors: NDArray[np.f
     paths = [row.path for row in rows]
     delete(db, ids_where(db, "path", paths))
     forget(db, paths)
-    found = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'images'").fetchone()
-    first = 1 + (found[0] if found else 0)
+    first = 1 + last_id(db)
     ids = list(range(first, first + len(rows)))
     records = [record(id, row) for id, row in zip(ids, rows, strict=True)]
     db.executemany(
@@ -70,9 +79,10 @@ def relabel(db: sqlite3.Connection, ids: Iterable[int], label: str | None, metad
     count = 0
     text = None if metadata is None else record(0, NewRow("", b"", np.empty(0, np.float32), metadata=metadata))[6]
     for some in chunks(set(ids)):
-        there = db.execute(f"SELECT {COLUMNS} FROM images WHERE id IN ({marks(some)})", some).fetchall()
+        there = db.execute(f"SELECT {STORED} FROM images WHERE id IN ({marks(some)})", some).fetchall()
         changed = []
-        for values in there:
+        for *values, expected in there:
+            row_of((*values, expected), file_of(db))  # a new checksum must not hide what is damaged
             id, path, digest, size, modified, before, kept, look = values
             changed.append(
                 (
@@ -127,8 +137,8 @@ def _untag(db: sqlite3.Connection, records: Iterable[tuple[Any, ...]]) -> None:
     """Remove the tags of these rows, found by what their metadata are."""
     for values in records:
         try:
-            tagged = [(*pair, values[0]) for pair in tags(json.loads(values[6]))] if values[6] != "{}" else []
-        except ValueError:  # damaged metadata: its tags have to be looked for
+            tagged = [(*pair, values[0]) for pair in tags(metadata_of(values[6]))]
+        except (ValueError, TypeError):  # damaged metadata: its tags have to be looked for
             db.execute("DELETE FROM tags WHERE id = ?", (values[0],))
             continue
         db.executemany("DELETE FROM tags WHERE key = ? AND value = ? AND id = ?", tagged)
