@@ -245,9 +245,9 @@ def test_a_folder_is_a_folder_and_a_database_needs_a_name() -> None:
         assert "postgresql://ann@db/pictures#NAME" in caught.value.remedy
 
 
-def forged(path: Path, **columns: Any) -> Path:
+def forged(file: Path, /, **columns: Any) -> Path:
     """An export with other values in some of its columns, or other metadata."""
-    table = pq.read_table(path)
+    table = pq.read_table(file)
     about = columns.pop("about", None)
     for name, values in columns.items():
         place = table.schema.get_field_index(name)
@@ -255,8 +255,8 @@ def forged(path: Path, **columns: Any) -> Path:
         table = table.set_column(place, field, pa.array(values, field.type))
     if about is not None:
         table = table.replace_schema_metadata({transfer.KEY: about})
-    pq.write_table(table, path)
-    return path
+    pq.write_table(table, file)
+    return file
 
 
 N = COUNT - 1
