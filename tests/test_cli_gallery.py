@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -352,3 +355,93 @@ def test_thresholds_as_they_are_typed() -> None:
     assert [parse_threshold(text) for text in (None, "calibrated", "none", "0.5", "-1")] == [
         "default", "calibrated", None, 0.5, -1.0,
     ]  # fmt: skip
+
+
+def test_what_lies_below_a_folder_that_was_moved_is_removed_at_once(model: Path, tmp_path: Path) -> None:
+    photos, place = album(tmp_path / "photos", each=2), tmp_path / "g"
+    (photos / "cat" / "bad.png").write_bytes(b"no picture")
+    good("create", place, "--model", model)
+    good("add", place, photos)
+    photos.rename(tmp_path / "pictures")
+    good("add", place, tmp_path / "pictures")
+    for wrong in (tmp_path / "photo", tmp_path / "photos" / "cat" / "9.png"):
+        error = refusal("remove", place, photos / "dog", wrong)
+        assert str(wrong) in error.message
+        assert "nothing was removed" in error.message
+    assert tree_of("info", place)["rows"] == 12
+    assert good("remove", place, f"{photos / 'dog'}/") == "2 rows removed, 10 left\n"
+    assert tree_of("remove", place, photos) == {"gallery": str(place), "removed": 4, "rows": 6}
+    rejected = tree_of("info", place, "--rejected")["files"]
+    assert [one["path"] for one in rejected] == [str(tmp_path / "pictures" / "cat" / "bad.png")]
+    assert good("remove", place, rejected[0]["path"]) == "0 rows removed, 6 left\n"  # forgotten
+    assert tree_of("info", place)["rejected"] == 0
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_folder_that_is_gone_is_synced_with_a_yes(model: Path, there: bool, tmp_path: Path) -> None:
+    photos, place = album(tmp_path / "photos", each=1), tmp_path / "g"
+    good("create", place, "--model", model)
+    good("add", place, photos)
+    shutil.rmtree(photos)
+    if there:
+        photos.mkdir()
+    error = refusal("add", place, photos, "--sync")
+    assert str(photos) in error.message
+    assert "--yes" in error.remedy
+    assert tree_of("info", place)["rows"] == 3
+    assert "--yes" in refusal("add", place, photos, "--yes").message
+    tree = tree_of("add", place, photos, "--sync", "--yes")
+    assert (tree["removed"], tree["rows"]) == (3, 0)
+    if not there:
+        assert "no such file or folder" in refusal("add", place, photos, "--sync", "--yes").message
+
+
+@pytest.mark.parametrize(("answer", "rows"), [("n\n", 3), ("y\n", 0)])
+def test_on_a_terminal_it_is_asked_for(
+    answer: str, rows: int, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos, place = album(tmp_path / "photos", each=1), tmp_path / "g"
+    good("create", place, "--model", model)
+    good("add", place, photos)
+    photos.rename(tmp_path / "elsewhere")
+    monkeypatch.setattr("lookalike.cli.gallery_add.on_terminal", lambda: True)
+    result = CliRunner().invoke(app, ["gallery", "add", str(place), str(photos), "--sync"], input=answer)
+    assert "this folder is gone, but the gallery has 3 of it" in result.stderr
+    assert tree_of("info", place)["rows"] == rows
+
+
+def test_rows_of_a_zip_and_a_table_are_below_them(own: Path, tmp_path: Path) -> None:
+    table = pa.table({"jpg": [(album(tmp_path / "more", each=1) / "cat" / "0.png").read_bytes()] * 2})
+    pq.write_table(table, tmp_path / "shard.parquet")
+    good("add", own, tmp_path / "shard.parquet")
+    (tmp_path / "shard.parquet").unlink()
+    assert good("remove", own, tmp_path / "shard.parquet") == "2 rows removed, 12 left\n"
+
+
+def test_files_of_other_kinds_are_counted_by_add(model: Path, tmp_path: Path) -> None:
+    photos, place = album(tmp_path / "photos", each=1), tmp_path / "g"
+    for name in ("1.HEIC", "2.heic", "3.mov"):
+        (photos / "cat" / name).write_bytes(b"")
+    good("create", place, "--model", model)
+    assert "  2 .heic and 1 .mov files were left alone: only JPEG" in good("add", place, photos)
+    tree = tree_of("add", place, photos)
+    assert (tree["passed_over"], tree["notes"]) == ({".heic": 2, ".mov": 1}, [])
+    assert "1 .heic file was left alone" in refusal("add", place, *_only_heic(tmp_path / "heic")).message
+
+
+def _only_heic(folder: Path) -> list[Path]:
+    folder.mkdir()
+    (folder / "1.heic").write_bytes(b"")
+    return [folder]
+
+
+def test_names_that_are_not_utf8(own: Path, tmp_path: Path) -> None:
+    query = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png"))
+    picture(tmp_path / "1.png", 1).rename(query)
+    html = tmp_path / "wall.html"
+    result = gallery("search", own, query, "--html", html)
+    assert result.exit_code == 0
+    assert "caf\\xe9.png" in result.stdout
+    assert "caf\\xe9.png" in html.read_text(encoding="utf-8")
+    assert tree_of("search", own, query)["queries"][0]["query"] == f"{tmp_path}/caf\\xe9.png"
+    assert "caf\\xe9.png: its name is not UTF-8: rename it" in good("add", own, query)

@@ -22,7 +22,9 @@ from lookalike.deep import as_eight_bits, has_deep_colour, is_deep
 from lookalike.errors import InputError
 from lookalike.profiles import to_srgb
 
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+EXTENSIONS = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+)
 CropMode = Literal["center", "squash"]  # how a picture becomes a square: cut evenly, or stretched
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # JPEG includes MPO, the double pictures of phones

@@ -47,7 +47,7 @@ def rows_of(store: Store) -> dict[str, Row]:
 
 def numbers(report: Report) -> dict[str, int]:
     """The numbers of a report that are not 0."""
-    return {key: value for key, value in vars(report).items() if value and key not in ("faults", "seconds")}
+    return {key: value for key, value in vars(report).items() if value and isinstance(value, int)}
 
 
 def add_and_tell(place: str, folder: str, model: str, written: int, pipe: Connection) -> None:

@@ -11,12 +11,15 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from ingesting import about, add_and_tell, encoded, fill, numbers, rows_of
 from numpy.typing import NDArray
 from PIL import Image
 from stores import Place
 
+from lookalike.data.read import read
 from lookalike.errors import InputError
 from lookalike.image import decode
 from lookalike.looks import difference_hashes
@@ -28,6 +31,7 @@ from lookalike.search.queries import vectors_of
 from lookalike.search.store.base import Store
 from lookalike.search.store.sqlite import SqliteStore
 from small_gallery import album, model_folder
+from small_sets import class_folders, zip_of
 
 
 @pytest.fixture(scope="module")
@@ -238,12 +242,13 @@ def test_folders_label_new_rows_only_and_a_given_label_labels_all(
     store: Store, embedder: Embedder, tmp_path: Path
 ) -> None:
     photos = album(tmp_path / "photos", each=1)
-    fill(photos / "train" / "fox" / "deep", 1)
+    fill(photos / "train" / "fox" / "deep", 1)  # beside classes: no split
     fill(photos, 1)
     ingest(store, embedder, photos)
     labels = {Path(path).relative_to(photos).as_posix(): row.label for path, row in rows_of(store).items()}
     assert labels == {
-        "cat/0.png": "cat", "dog/0.png": "dog", "emu/0.png": "emu", "train/fox/deep/0000.png": "fox", "0000.png": None,
+        "cat/0.png": "cat", "dog/0.png": "dog", "emu/0.png": "emu", "train/fox/deep/0000.png": "train",
+        "0000.png": None,
     }  # fmt: skip
     store.label([row.id for row in store.rows()], "kitten")
     assert numbers(ingest(store, embedder, photos)) == {"skipped": 5}
@@ -450,3 +455,70 @@ def test_work_ahead_arrives_in_order_and_its_error_after_it() -> None:
 
 def test_a_report_adds_up() -> None:
     assert Report(added=1, replaced=2, skipped=3, rejected=4, waiting=5, known=3, reused=2).total == 15
+
+
+def test_a_zip_and_a_parquet_file_in_the_folder_keep_their_rows(
+    store: Store, embedder: Embedder, tmp_path: Path
+) -> None:
+    photos = fill(tmp_path / "photos", 2)
+    packed, shard = zip_of(class_folders(tmp_path / "pets"), photos / "pets.zip"), photos / "shard.parquet"
+    pq.write_table(pa.table({"jpg": [encoded(i) for i in range(3)]}), shard)
+    odd = photos / "no#7"
+    fill(odd, 1)
+    catalog = read(packed)
+    ingest(store, embedder, [photos, catalog, shard])
+    assert len(store) == 3 + 12 + 3
+    assert numbers(ingest(store, embedder, photos, sync=True)) == {"skipped": 3}
+    assert len(store) == 18
+    pq.write_table(pa.table({"jpg": [encoded(i) for i in range(2)]}), shard)
+    shutil.rmtree(odd)
+    assert numbers(ingest(store, embedder, photos, sync=True)) == {"skipped": 2, "removed": 2}
+    packed.write_bytes(b"cut short")  # damaged: nobody knows what was in it
+    assert numbers(ingest(store, embedder, photos, sync=True)) == {"skipped": 2}
+    packed.unlink()
+    assert numbers(ingest(store, embedder, photos, sync=True)) == {"skipped": 2, "removed": 12}
+    assert len(store) == 4
+
+
+def test_files_of_other_kinds_are_counted(store: Store, embedder: Embedder, tmp_path: Path) -> None:
+    photos = fill(tmp_path / "photos", 2)
+    for name in ("1.HEIC", "b/2.heic", "b/film.MOV", "notes", ".hidden.heic", "Thumbs.db"):
+        (photos / name).parent.mkdir(exist_ok=True)
+        (photos / name).write_bytes(b"")
+    (photos / "b" / "3.jfif").write_bytes(encoded(5, "JPEG"))
+    (photos / "b" / "4.JPE").write_bytes(encoded(6, "JPEG"))
+    report = ingest(store, embedder, photos)
+    assert report.added == 4
+    assert report.passed_over == {".heic": 2, ".mov": 1, "(none)": 1}
+    for folder, words in ((photos / "none", "no pictures here"), (photos / "more", r"1 \.avif file was left alone")):
+        folder.mkdir()
+        (folder / "x.avif").write_bytes(b"") if folder.name == "more" else None
+        with pytest.raises(InputError, match=words):
+            ingest(store, embedder, folder)
+
+
+def test_a_lack_of_memory_does_not_reject_a_file_for_ever(
+    store: Store, embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = fill(tmp_path / "photos", 2)
+
+    def lacking(*arguments: object, **more: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr("lookalike.search.decoding.read", lacking)
+        assert numbers(ingest(store, embedder, photos)) == {"rejected": 2}
+    assert {one.reason for one in store.rejected()} == {"not enough memory to decode it"}
+    assert numbers(ingest(store, embedder, photos)) == {"added": 2}
+    assert store.rejected() == []
+
+
+def test_times_that_64_bits_do_not_hold(
+    store: Store, embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = fill(tmp_path / "photos", 2)
+    os.utime(photos / "0000.png", ns=(0, -(10**18)))  # 1938
+    monkeypatch.setattr("lookalike.search.listing.modified_ns", lambda about: min(about.st_mtime_ns * 9, 2**63 - 1))
+    assert numbers(ingest(store, embedder, photos)) == {"added": 2}
+    assert {row.modified for row in store.rows()} == {-9 * 10**18, 2**63 - 1}
+    assert numbers(ingest(store, embedder, photos)) == {"skipped": 2}

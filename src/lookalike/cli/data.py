@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lookalike.cli import completion
+from lookalike.cli.console import echo, print_json
 from lookalike.cli.data_get import get
 from lookalike.errors import InputError, nearest
 
@@ -35,14 +35,14 @@ def list_data(as_json: AsJson = False) -> None:
     """List the data sets that are known by name, and where they lie."""
     found = _known()
     if as_json:
-        typer.echo(json.dumps(found, indent=2))
+        print_json(found)
         return
     width = max(len(one["name"]) for one in found)
     for one in found:
-        typer.echo(f"{one['name']:<{width}}  {one['title']}")
-        typer.echo(f"{'':<{width}}  {', '.join(filter(None, [one['counts'], _size(one['size_bytes'])]))}")
-        typer.echo(f"{'':<{width}}  {one['path'] or _how_to_get(one['name'])}\n")
-    typer.echo("Your own pictures: give the path of a folder, zip, CSV or Parquet file.")
+        echo(f"{one['name']:<{width}}  {one['title']}")
+        echo(f"{'':<{width}}  {', '.join(filter(None, [one['counts'], _size(one['size_bytes'])]))}")
+        echo(f"{'':<{width}}  {one['path'] or _how_to_get(one['name'])}\n")
+    echo("Your own pictures: give the path of a folder, zip, CSV or Parquet file.")
 
 
 @app.command("check")
@@ -57,7 +57,10 @@ def check(source: Source, as_json: AsJson = False) -> None:
     catalog = read(source)
     with _progress("checking") as progress:
         report = doctor.check(catalog, progress=progress)
-    typer.echo(json.dumps(report.to_json(), indent=2, ensure_ascii=False) if as_json else str(report))
+    if as_json:
+        print_json(report.to_json())
+    else:
+        echo(report)
     if not report.usable:
         raise InputError(f"{source}: {report.verdict}", "The report names what is to be mended.")
 
@@ -75,7 +78,7 @@ def import_data(
     with _progress("importing") as progress:
         folder = import_dataset(source, name, into or data_home(), progress=progress)
     known_as = name if into is None else shlex.quote(str(folder))
-    typer.echo(f"{name} is in {folder}\nNext: lookalike data check {known_as}")
+    echo(f"{name} is in {folder}\nNext: lookalike data check {known_as}")
 
 
 @app.command("show")
@@ -95,7 +98,7 @@ def show(
 
     catalog = read(source)
     page = contact_sheet(catalog, out, classes=classes, per_class=per_class, split=_split(split), seed=seed)
-    typer.echo(str(page))
+    echo(str(page))
 
 
 def _split(text: str) -> Split:

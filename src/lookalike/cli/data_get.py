@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from lookalike.cli import completion
+from lookalike.cli.console import echo
 from lookalike.errors import DownloadError, InputError, nearest
 
 Report = Callable[[int, int | None], None]
@@ -38,10 +39,10 @@ def get(
 
     home = into.expanduser() if into is not None else data_home()
     if name == "builtin":
-        typer.echo("builtin is drawn when it is first used: there is nothing to get.")
+        echo("builtin is drawn when it is first used: there is nothing to get.")
         return
     if (there := installed(name, home)) is not None:
-        typer.echo(f"{name} is there already, in {there}")
+        echo(f"{name} is there already, in {there}")
         return
     if name not in SOURCES:
         known = ["builtin", *SOURCES]
@@ -56,7 +57,7 @@ def get(
             try:
                 mirror, folder = download(name, SOURCES[name], arriving, progress=progress)
             except (KeyboardInterrupt, SystemExit):
-                typer.echo("Stopped; what has arrived is kept. The same command goes on with it.", err=True)
+                echo("Stopped; what has arrived is kept. The same command goes on with it.", err=True)
                 raise
             except DownloadError as error:
                 if not SOURCES[name].by_hand:
@@ -66,10 +67,10 @@ def get(
         with _progress("unpacking") as progress:
             done = import_dataset(source, name, home, progress=progress)
         shutil.rmtree(arriving, ignore_errors=True)
-    typer.echo(f"{name} is in {done}")
+    echo(f"{name} is in {done}")
     if mirror.remark:
-        typer.echo(mirror.remark)
-    typer.echo(f"Next: lookalike data check {shlex.quote(str(name if into is None else done))}")
+        echo(mirror.remark)
+    echo(f"Next: lookalike data check {shlex.quote(str(name if into is None else done))}")
 
 
 @contextmanager

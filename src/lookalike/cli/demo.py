@@ -6,8 +6,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
+from lookalike.cli.console import echo
 from lookalike.cli.reproduce import Root, show, train
 from lookalike.cli.results import leads
 from lookalike.cli.serve import absent_packages
@@ -33,7 +32,7 @@ def demo(root: Root = Path("runs")) -> None:
     place, pictures = _collect(best)
     absent = f" ({install_command('serve')})" if absent_packages() else ""
     shown, model = shlex.quote(str(place)), shlex.quote(str(best.model_dir))
-    typer.echo(
+    echo(
         f"""
 Look at   {best.report_path}
 Gallery   {place}   {pictures:,} pictures that it was not trained on

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from lookalike.cli import completion
+from lookalike.cli.console import echo, print_json
 from lookalike.cli.results import TOP, not_fitted
 from lookalike.errors import InputError
 
@@ -59,9 +60,8 @@ def evaluate(
     report: Annotated[Path | None, typer.Option("--report", help="Write an HTML report here.")] = None,
 ) -> None:
     """Measure a model on labelled images: top-1, top-5, log-likelihood, calibration; or retrieval, by a protocol."""
-    import json
-
     import lookalike
+    from lookalike.data.scan import sentence
     from lookalike.evaluation.measure import measure, read_as_trained
 
     loaded = lookalike.load(model, device=device)
@@ -85,7 +85,7 @@ def evaluate(
                 report=report,
                 bar=bar,
             )
-        typer.echo("\n".join(lines))
+        echo("\n".join(lines))
         return
     if with_duplicates:
         raise InputError("--with-duplicates is about retrieval, and this is recognition.", "Give a --protocol too.")
@@ -109,22 +109,22 @@ def evaluate(
             remark=catalog.remark or None,
         )
     if as_json:
-        typer.echo(json.dumps({"model": model, "fingerprint": loaded.fingerprint, "data": catalog.name, **results}))
+        print_json({"model": model, "fingerprint": loaded.fingerprint, "data": catalog.name, **results}, indent=None)
         return
     how = f"{results['split']}, single crop{', flip averaged' if flip else ''}, {results['image_size']} px"
-    typer.echo(f"{catalog.name}: {results['n']:,} images ({how})")
-    typer.echo(f"top-1 {results['top1']:.2%}")
+    echo(f"{catalog.name}: {results['n']:,} images ({how})")
+    echo(f"top-1 {results['top1']:.2%}")
     if loaded.config.num_classes > TOP:
-        typer.echo(f"top-5 {results['top5']:.2%}")
-    typer.echo(f"negative log-likelihood {results['nll']:.4f} nats\ncalibration error {results['ece']:.4f}")
+        echo(f"top-5 {results['top5']:.2%}")
+    echo(f"negative log-likelihood {results['nll']:.4f} nats\ncalibration error {results['ece']:.4f}")
     if (temperature := loaded.config.temperature) != 1:
-        typer.echo(f"temperature {temperature:.3f}: with it, calibration error {results['ece_scaled']:.4f}")
+        echo(f"temperature {temperature:.3f}: with it, calibration error {results['ece_scaled']:.4f}")
     elif loaded.config.temperature_remark:
-        typer.echo(not_fitted(loaded.config.temperature_remark))
-    if catalog.remark:
-        typer.echo(catalog.remark)
+        echo(not_fitted(loaded.config.temperature_remark))
+    for words in filter(None, (catalog.remark, sentence(catalog.passed_over))):
+        echo(words)
     if report is not None:
-        typer.echo(f"report {report}")
+        echo(f"report {report}")
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lookalike.cli import completion
+from lookalike.cli.console import echo, print_json
 from lookalike.errors import InputError
 
 if TYPE_CHECKING:
@@ -102,13 +103,12 @@ def _remedy(precision: Precision) -> str:
 def _say(path: Path, found: Agreement, as_json: bool) -> None:
     size = path.stat().st_size
     if as_json:
-        import json
         from dataclasses import asdict
 
-        typer.echo(json.dumps({"file": str(path), "bytes": size, "agreement": asdict(found)}, indent=2))
+        print_json({"file": str(path), "bytes": size, "agreement": asdict(found)})
         return
-    typer.echo(f"{path}: {size / 1e6:,.1f} MB; beside the model, on {found.images} images:")
+    echo(f"{path}: {size / 1e6:,.1f} MB; beside the model, on {found.images} images:")
     if found.logits is not None:
-        typer.echo(f"  logits      differ by {found.logits:.2g} at most; likeliest class the same for {found.top1:.2%}")
-    typer.echo(f"  embeddings  cosine {found.cosine:.6f} at least")
-    typer.echo(f"  neighbours  {found.neighbours:.2%} of the ten nearest are the same")
+        echo(f"  logits      differ by {found.logits:.2g} at most; likeliest class the same for {found.top1:.2%}")
+    echo(f"  embeddings  cosine {found.cosine:.6f} at least")
+    echo(f"  neighbours  {found.neighbours:.2%} of the ten nearest are the same")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lookalike.cli import completion
+from lookalike.cli.console import echo, print_json
 from lookalike.cli.gallery_add import add, embed
 from lookalike.cli.gallery_find import duplicates, search
 from lookalike.cli.gallery_words import (
@@ -18,9 +19,11 @@ from lookalike.cli.gallery_words import (
     bar,
     counted,
     parse_where,
-    print_json,
 )
 from lookalike.errors import InputError
+
+if TYPE_CHECKING:
+    from lookalike.search.gallery import Gallery
 
 app = typer.Typer(name="gallery", help="Galleries: pictures found by what they look like.", no_args_is_help=True)
 
@@ -46,11 +49,11 @@ def create(
 
     if exported is not None:
         with bar("reading") as progress, Gallery.create_from(target, exported, model, progress=progress) as gallery:
-            typer.echo(f"{gallery.place}: {counted(len(gallery), 'row')}")
+            echo(f"{gallery.place}: {counted(len(gallery), 'row')}")
         return
     with Gallery.create(target, model or "default") as gallery:
-        typer.echo(f"{gallery.place}: for vectors of {gallery.about.dim} numbers")
-        typer.echo(f"Next: lookalike gallery add {shlex.quote(str(gallery.place))} PICTURES")
+        echo(f"{gallery.place}: for vectors of {gallery.about.dim} numbers")
+        echo(f"Next: lookalike gallery add {shlex.quote(str(gallery.place))} PICTURES")
 
 
 app.command("add")(add)
@@ -61,7 +64,8 @@ app.command("embed")(embed)
 def remove(
     target: Target,
     paths: Annotated[
-        list[str] | None, typer.Argument(metavar="[PATH]...", help="As they stand in the gallery.")
+        list[str] | None,
+        typer.Argument(metavar="[PATH]...", help="Files, or folders for all below them, also ones that are gone."),
     ] = None,
     ids: Annotated[list[int] | None, typer.Option("--id", help="A row's id; repeatable.")] = None,
     where: Filter = None,
@@ -74,11 +78,27 @@ def remove(
         raise InputError("nothing to remove.", "Give paths, --id or --where.")
     filters = parse_where(where)
     with Gallery.open(target, write=True) as gallery:
+        _check_paths(gallery, paths or [])
         removed = gallery.remove(ids or (), paths=paths or (), where=filters)
         if as_json:
             print_json({"gallery": str(gallery.place), "removed": removed, "rows": len(gallery)})
         else:
-            typer.echo(f"{counted(removed, 'row')} removed, {len(gallery):,} left")
+            echo(f"{counted(removed, 'row')} removed, {len(gallery):,} left")
+
+
+def _check_paths(gallery: Gallery, paths: list[str]) -> None:
+    """Refuse paths that nothing in the gallery has, neither a row nor a rejected file."""
+    from lookalike.search.row_paths import is_at, rows_at
+
+    missing = [path for path, ids in rows_at(gallery.store, paths).items() if not ids]
+    rejected = [one.path for one in gallery.store.rejected()] if missing else []
+    missing = [path for path in missing if not any(is_at(one, path) for one in rejected)]
+    if missing:
+        more = f", nor below {len(missing) - 1:,} other paths" if len(missing) > 1 else ""
+        raise InputError(
+            f"{missing[0]}: the gallery has no row of this path or below it{more}; nothing was removed.",
+            "Give paths as 'gallery search' prints them, or the folders they lie in.",
+        )
 
 
 app.command("search")(search)
@@ -112,9 +132,9 @@ def info(
     }
     width = max(map(len, lines))
     for key, value in lines.items():
-        typer.echo(f"{key:<{width}}  {value}")
+        echo(f"{key:<{width}}  {value}")
     for file in files:
-        typer.echo(f"  {file['path']}: {file['reason']}")
+        echo(f"  {file['path']}: {file['reason']}")
 
 
 @app.command("verify")
@@ -138,10 +158,10 @@ def verify(
             print_json({"gallery": str(gallery.place), "rows": rows, "faults": faults, "recall_at_10": found.recall})
         else:
             for fault in found.faults:
-                typer.echo(f"{'mended' if fault.mended else 'fault'}: {fault.what}\n  {fault.remedy}")
+                echo(f"{'mended' if fault.mended else 'fault'}: {fault.what}\n  {fault.remedy}")
             if found.recall is not None:
-                typer.echo(f"recall@10 of the approximate search against the exact one: {found.recall:.4f}")
-            typer.echo(f"{counted(rows, 'row')}, {counted(len(found.faults), 'fault')}")
+                echo(f"recall@10 of the approximate search against the exact one: {found.recall:.4f}")
+            echo(f"{counted(rows, 'row')}, {counted(len(found.faults), 'fault')}")
     if found.faults:
         raise typer.Exit(1)
 
@@ -153,7 +173,7 @@ def compact(target: Target) -> None:
 
     with Gallery.open(target, write=True) as gallery:
         gallery.compact()
-        typer.echo(f"{gallery.place}: {counted(len(gallery), 'row')}")
+        echo(f"{gallery.place}: {counted(len(gallery), 'row')}")
 
 
 @app.command("export")
@@ -167,7 +187,7 @@ def export(
 
     with Gallery.open(target) as gallery, bar("writing") as progress:
         rows = gallery.export(out, precision="float32" if float32 else "float16", progress=progress)
-    typer.echo(f"{out}: {counted(rows, 'row')}")
+    echo(f"{out}: {counted(rows, 'row')}")
 
 
 app.command("duplicates")(duplicates)

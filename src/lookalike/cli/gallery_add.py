@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shlex
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lookalike.cli import completion
-from lookalike.cli.gallery_words import AsJson, Model, Target, bar, counted, print_json
+from lookalike.cli.console import echo, print_json
+from lookalike.cli.gallery_words import AsJson, Model, Target, bar, counted
 from lookalike.errors import InputError
 
 if TYPE_CHECKING:
@@ -42,6 +43,9 @@ def add(
     label: Annotated[str | None, typer.Option("--label", help="What all of them are.")] = None,
     folder_labels: Annotated[bool, typer.Option(help="Label pictures in class folders by these.")] = True,
     sync: Annotated[bool, typer.Option("--sync", help="Also remove what is gone from the folders.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="With --sync: also what was in folders that are gone or empty now.")
+    ] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Stay, and keep in step with the folders.")] = False,
     engine: Annotated[Engine, typer.Option("--engine", help="Where they are embedded.")] = Engine.here,
     address: Address = None,
@@ -50,21 +54,31 @@ def add(
 ) -> None:
     """Add pictures to a gallery. What is there is skipped: when stopped, the same command goes on."""
     from lookalike.search.gallery import Gallery
+    from lookalike.search.ingest import EmptiedError
 
     if watch and engine is Engine.ray:
         raise InputError("--watch and --engine ray together.", "Watch from one machine, or add once with many.")
+    if yes and (watch or not sync):
+        raise InputError("--yes without --sync, or with --watch.", "It answers what --sync asks.")
     with Gallery.open(target, model, write=True) as gallery, _parting():
         if watch:
             _watch(gallery, sources, label, folder_labels, as_json)
             return
-        with _machines(engine, address) as cluster, bar("adding") as progress:
-            report = gallery.add(
-                *sources, label=label, folder_labels=folder_labels, sync=sync, cluster=cluster, progress=progress
-            )
+        how: dict[str, Any] = {"label": label, "folder_labels": folder_labels, "sync": sync}
+        try:
+            with _machines(engine, address) as cluster, bar("adding") as progress:
+                report = gallery.add(*sources, **how, emptied=yes, cluster=cluster, progress=progress)
+        except EmptiedError as error:
+            if as_json or not on_terminal():
+                raise
+            echo(error.message, err=True)
+            if not typer.confirm("Remove them from the gallery?", err=True):
+                raise
+            report = gallery.add(*sources, **how, emptied=True)
         if as_json:
             print_json(_as_tree(gallery, report))
         else:
-            typer.echo(_as_text(gallery, report))
+            echo(_as_text(gallery, report))
 
 
 def embed(
@@ -83,6 +97,7 @@ def embed(
     """Embed pictures on a Ray cluster into Parquet files, which 'gallery create --from' reads."""
     from dataclasses import asdict
 
+    from lookalike.data.scan import sentence
     from lookalike.search.ray import Cluster
     from lookalike.search.remembered import load_model
     from lookalike.search.shards import write_shards
@@ -96,8 +111,15 @@ def embed(
         print_json({"folder": str(into), **asdict(done)})
     else:
         counts = {"written": done.added, "skipped, as they are there": done.skipped, "cannot be read": done.rejected}
-        typer.echo(", ".join(f"{number:,} {words}" for words, number in counts.items() if number) or "nothing to add")
-        typer.echo(f"Next: lookalike gallery create GALLERY --from {shlex.quote(str(into))}")
+        echo(", ".join(f"{number:,} {words}" for words, number in counts.items() if number) or "nothing to add")
+        for words in filter(None, (sentence(done.passed_over), *done.notes)):
+            echo(f"  {words}")
+        echo(f"Next: lookalike gallery create GALLERY --from {shlex.quote(str(into))}")
+
+
+def on_terminal() -> bool:
+    """Whether somebody is there to be asked."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
 
 
 @contextmanager
@@ -119,13 +141,15 @@ def _watch(gallery: Gallery, folders: list[str], label: str | None, folder_label
 
     def seen(report: Report) -> None:
         if report.added or report.replaced or report.removed or report.relabelled or report.faults:
-            tree = json.dumps(_as_tree(gallery, report), ensure_ascii=False) if as_json else _as_text(gallery, report)
-            print(tree, flush=True)
+            if as_json:
+                print_json(_as_tree(gallery, report), indent=None)
+            else:
+                echo(_as_text(gallery, report))
 
     def missing(error: InputError) -> None:
-        typer.echo(f"{error.message}\n  {error.remedy}", err=True)
+        echo(f"{error.message}\n  {error.remedy}", err=True)
 
-    typer.echo(f"watching {', '.join(folders)}; stop with Ctrl-C", err=True)
+    echo(f"watching {', '.join(folders)}; stop with Ctrl-C", err=True)
     gallery.watch(*folders, label=label, folder_labels=folder_labels, seen=seen, missing=missing)
 
 
@@ -135,12 +159,12 @@ def _parting() -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
-        typer.echo("stopped; what was added is kept, and the same command goes on", err=True)
+        echo("stopped; what was added is kept, and the same command goes on", err=True)
         raise
 
 
 def _as_tree(gallery: Gallery, report: Report) -> dict[str, Any]:
-    keys = ("added", "replaced", "skipped", "rejected", "reused", "relabelled", "removed")
+    keys = ("added", "replaced", "skipped", "rejected", "reused", "relabelled", "removed", "passed_over", "notes")
     return {
         "gallery": str(gallery.place),
         "rows": len(gallery),
@@ -151,11 +175,14 @@ def _as_tree(gallery: Gallery, report: Report) -> dict[str, Any]:
 
 
 def _as_text(gallery: Gallery, report: Report) -> str:
-    """One line, and one for each file that was found unreadable now; of many, the first."""
+    """One line; one for files of other kinds; one for each file that was found unreadable now; of many, the first."""
+    from lookalike.data.scan import sentence
+
     counts = {
         "added": report.added,
         "replaced": report.replaced,
         "skipped, as they are there": report.skipped,
+        "labelled": report.relabelled,
         "cannot be read": report.rejected,
         "removed, as their files are gone": report.removed,
     }
@@ -163,6 +190,7 @@ def _as_text(gallery: Gallery, report: Report) -> str:
     rate = (report.added + report.replaced) / report.seconds if report.seconds > 0 else 0
     speed = f" ({rate:,.0f} pictures/s)" if rate >= 1 else ""
     lines = [f"{said}{speed}; {counted(len(gallery), 'row')}"]
+    lines += [f"  {words}" for words in (sentence(report.passed_over), *report.notes) if words]
     lines += [f"  {one.path}: {one.reason}" for one in report.faults]
     if report.rejected > len(report.faults):
         lines.append(f"All of them: lookalike gallery info {shlex.quote(str(gallery.place))} --rejected")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lookalike.cli.console import echo, print_json
 from lookalike.cli.gallery_words import (
     AsJson,
     Filter,
@@ -15,7 +16,6 @@ from lookalike.cli.gallery_words import (
     counted,
     parse_threshold,
     parse_where,
-    print_json,
 )
 from lookalike.errors import InputError
 
@@ -60,10 +60,10 @@ def search(
             print_json(_as_tree(gallery, queries, found, k, filters, limit))
             return
         for query, each in zip(queries, found, strict=True):
-            typer.echo(_as_text(query, each))
-        typer.echo(f"{counted(len(gallery), 'row')}, {', '.join(words)}")
+            echo(_as_text(query, each))
+        echo(f"{counted(len(gallery), 'row')}, {', '.join(words)}")
         if html is not None:
-            typer.echo(str(html))
+            echo(str(html))
 
 
 def duplicates(
@@ -83,11 +83,11 @@ def duplicates(
             print_json({"gallery": str(gallery.place), **limits, "groups": [_as_group(group) for group in groups]})
             return
         for group in groups:
-            typer.echo("the same file" if group.exact else "nearly the same")
+            echo("the same file" if group.exact else "nearly the same")
             for row in group.rows:
-                typer.echo(f"  {row.id:>8}  {row.path}")
+                echo(f"  {row.id:>8}  {row.path}")
         rows = sum(len(group.rows) for group in groups)
-        typer.echo(f"{counted(len(groups), 'group')}, {counted(rows, 'row')} of {len(gallery):,}")
+        echo(f"{counted(len(groups), 'group')}, {counted(rows, 'row')} of {len(gallery):,}")
 
 
 def _as_group(group: Group) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -93,11 +93,6 @@ def parse_threshold(text: str | None) -> Threshold:
         return float(text)
     except ValueError:
         raise InputError(f"--threshold {text}: no cosine.", "Give a number, 'calibrated' or 'none'.") from None
-
-
-def print_json(tree: Any) -> None:
-    """A tree of plain values as JSON, on standard output."""
-    typer.echo(json.dumps(tree, indent=2, ensure_ascii=False))
 
 
 def counted(number: int, word: str) -> str:

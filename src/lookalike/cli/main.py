@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import signal
 import sys
@@ -15,6 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from lookalike import __version__
+from lookalike.cli.console import echo, shown
 from lookalike.cli.data import app as data
 from lookalike.cli.demo import demo
 from lookalike.cli.evaluate import evaluate
@@ -33,7 +35,7 @@ NO_MEMORY = ("DefaultCPUAllocator", "can't allocate memory", "out of memory")  #
 
 
 class _Group(TyperGroup):
-    """The commands. What is wrong with a command line is said without the passwords that are in it."""
+    """The commands. What is wrong with a command line is said without the passwords and control characters in it."""
 
     def make_context(self, *args: Any, **more: Any) -> Any:
         with _covering():
@@ -50,7 +52,7 @@ def _covering() -> Iterator[None]:
         yield
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "message"):  # click's, or of the copy in typer
-            error.message = without_passwords(error.message)
+            error.message = shown(without_passwords(error.message))
         raise
 
 
@@ -77,7 +79,7 @@ app.command("reproduce")(reproduce)
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"lookalike {__version__}")
+        echo(f"lookalike {__version__}")
         raise typer.Exit
 
 
@@ -113,6 +115,9 @@ def _run() -> None:
     set_short_waits()  # before anything loads PyTorch
     signal.signal(signal.SIGTERM, _terminated)
     sys.excepthook = _show_bug
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a character that it cannot show must not end the command
+            stream.reconfigure(errors="backslashreplace")
     try:
         try:
             app()
@@ -134,6 +139,10 @@ def _run() -> None:
         if error.errno in {errno.EIO, errno.EROFS, errno.ESTALE}:
             _drop_output()
             _fail(InputError(f"{where}the disk failed ({error.strerror}).", "Look at the disk, then run this again."))
+        if error.errno == errno.ENAMETOOLONG:
+            name = str(error.filename or "a path")
+            what = f"{name[:100]}…: this path of {len(name):,} characters is too long."
+            _fail(InputError(what, "Use a shorter one."))
         if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
             raise
         _drop_output()
@@ -144,7 +153,7 @@ def _show_bug(kind: type[BaseException], error: BaseException, trace: TracebackT
     """Print the traceback of a bug, without the passwords that messages in it may repeat."""
     import traceback
 
-    sys.stderr.write(without_passwords("".join(traceback.format_exception(kind, error, trace))))
+    echo(without_passwords("".join(traceback.format_exception(kind, error, trace))), err=True, end="")
 
 
 def _terminated(number: int, frame: FrameType | None) -> NoReturn:
@@ -157,9 +166,9 @@ def _drop_output() -> None:
 
 
 def _fail(error: LookalikeError) -> NoReturn:
-    print(f"error: {error.message}", file=sys.stderr)
+    echo(f"error: {error.message}", err=True)
     if error.remedy:
-        print(f"  {error.remedy}", file=sys.stderr)
+        echo(f"  {error.remedy}", err=True)
     sys.exit(error.exit_code)
 
 

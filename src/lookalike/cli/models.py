@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from lookalike.cli.console import echo, print_json
+
 
 def models(
     name: Annotated[str | None, typer.Argument(help="Show this network with its options.")] = None,
@@ -21,7 +23,7 @@ def models(
     described = [_describe(each, size, classes) for each in ([name] if name else NETWORKS)]
     if as_json:
         found = {"size": size, "classes": classes, "networks": described}
-        typer.echo(json.dumps(described[0] if name else found, indent=2))
+        print_json(described[0] if name else found)
     elif name:
         _print_one(described[0], size, classes)
     else:
@@ -38,21 +40,21 @@ def _describe(name: str, size: int, classes: int) -> dict[str, Any]:
 
 
 def _print_table(described: list[dict[str, Any]], size: int, classes: int) -> None:
-    typer.echo(f"{'network':<16}{'parameters':>12}{'GFLOPs':>9}   at {size} × {size} pixels, {classes} classes")
+    echo(f"{'network':<16}{'parameters':>12}{'GFLOPs':>9}   at {size} × {size} pixels, {classes} classes")
     for each in described:
-        typer.echo(f"{each['name']:<16}{each['parameters']:>12,}{each['flops'] / 1e9:>9.3f}")
+        echo(f"{each['name']:<16}{each['parameters']:>12,}{each['flops'] / 1e9:>9.3f}")
     from lookalike.extras import install_command
 
     needs = f", with: {install_command('timm')}" if find_spec("timm") is None else ""
-    typer.echo(f"timm/NAME       any timm backbone{needs}")
-    typer.echo("\nA multiply-add is two operations. 'lookalike models NAME' shows the options of one.")
+    echo(f"timm/NAME       any timm backbone{needs}")
+    echo("\nA multiply-add is two operations. 'lookalike models NAME' shows the options of one.")
 
 
 def _print_one(each: dict[str, Any], size: int, classes: int) -> None:
-    typer.echo(f"{each['name']}: {each['parameters']:,} parameters at {classes} classes,")
-    typer.echo(f"{each['flops'] / 1e9:.3f} GFLOPs at {size} × {size} pixels (a multiply-add is two operations)\n")
-    typer.echo("options, with their defaults:")
+    echo(f"{each['name']}: {each['parameters']:,} parameters at {classes} classes,")
+    echo(f"{each['flops'] / 1e9:.3f} GFLOPs at {size} × {size} pixels (a multiply-add is two operations)\n")
+    echo("options, with their defaults:")
     for key, default in each["options"].items():
-        typer.echo(f"  model.options.{key}={json.dumps(default)}")
+        echo(f"  model.options.{key}={json.dumps(default)}")
     if each["name"].startswith("timm/"):
-        typer.echo("  and the keyword arguments of the architecture in timm")
+        echo("  and the keyword arguments of the architecture in timm")

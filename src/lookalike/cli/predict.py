@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from lookalike.cli import completion
+from lookalike.cli.console import can_show, echo, print_json
 from lookalike.errors import InputError
 
 if TYPE_CHECKING:
@@ -53,13 +54,15 @@ def predict(
     ] = None,
 ) -> None:
     """Say what is in pictures. All of them are read before the first answer; one that cannot be read is named."""
+    from lookalike.data.scan import sentence
     from lookalike.models.pretrained import load
 
     if submission is not None:
         _check_submission(images, submission, as_json)
         _submit(load(model, device), str(images[0]), submission, flip)
         return
-    paths = list(_expanded(images))
+    passed_over: Counter[str] = Counter()
+    paths = list(_expanded(images, passed_over))
     loaded = load(model, device)
     pictures = _decoded(paths, loaded.config)
     answers: list[list[Prediction]] = []
@@ -67,25 +70,33 @@ def predict(
         for start in starts:
             answers += loaded.predict(pictures[start : start + BATCH], top=top, flip=flip)
     if as_json:
-        typer.echo(json.dumps(_as_tree(model, loaded, flip, paths, answers), indent=2, ensure_ascii=False))
-    else:
-        for path, predictions in zip(paths, answers, strict=True):
-            typer.echo(_as_text(path, predictions, flip, loaded.config))
+        print_json({**_as_tree(model, loaded, flip, paths, answers), "passed_over": dict(passed_over)})
+        return
+    for path, predictions in zip(paths, answers, strict=True):
+        echo(_as_text(path, predictions, flip, loaded.config))
+    if passed_over:
+        echo(sentence(passed_over), err=True)
 
 
-def _expanded(paths: Iterable[Path]) -> Iterator[Path]:
-    """The files among `paths` as they are, and the pictures below the folders, sorted."""
-    from lookalike.image import EXTENSIONS
+def _expanded(paths: Iterable[Path], passed_over: Counter[str]) -> Iterator[Path]:
+    """The files among `paths` as they are, and the pictures below the folders, sorted; others there are counted."""
+    from lookalike.data.scan import Scan, sentence
 
     for path in paths:
         if not path.is_dir():
             yield path
             continue
-        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
+        scan = Scan(str(path))
+        found = sorted(Path(file) for file in scan.files())
+        passed_over.update(scan.passed_over)
+        for folder, reason in scan.faults:
+            raise InputError(f"{folder}: {reason}.", "Check its rights.")
         if not found:
             remedy = "Point at pictures or at a folder of them."
             if (path / "model.safetensors").is_file():
                 remedy = f"It is a model: lookalike predict IMAGE --model {path}"
+            if said := sentence(scan.passed_over):
+                raise InputError(f"{path}: no pictures that can be read in this folder ({said}).", remedy)
             raise InputError(f"{path}: no pictures in this folder.", remedy)
         yield from found
 
@@ -138,11 +149,12 @@ def _as_tree(
 
 
 def _as_text(path: Path, predictions: list[Prediction], flip: bool, config: ModelConfig) -> str:
+    sign = "█" if can_show("█") else "#"
     lines = [f"{path}{'  (flip averaged)' if flip else ''}"]
     if config.is_unknown(predictions[0].probability):
         lines.append(f"  unknown: nothing reaches {config.unknown_threshold:.0%}; at most it may be")
     for each in predictions:
-        bar = "█" * round(each.probability * BAR)
+        bar = sign * round(each.probability * BAR)
         lines.append(f"  {each.probability:7.2%}  {bar:<{BAR}}  {each.label}")
     return "\n".join(lines)
 
@@ -180,7 +192,7 @@ def _submit(model: Pretrained, source: str, submission: Path, flip: bool) -> Non
         beside.replace(submission)
     finally:
         beside.unlink(missing_ok=True)
-    typer.echo(f"{len(ranked):,} predictions{', flip averaged' if flip else ''}: {submission}")
+    echo(f"{len(ranked):,} predictions{', flip averaged' if flip else ''}: {submission}")
 
 
 def _likeliest(model: Pretrained, catalog: Catalog, flip: bool) -> list[str]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from lookalike.cli.console import shown
 from lookalike.errors import without_passwords
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def watching(console: Console) -> Iterator[Watch]:
         start, last, where = time.perf_counter(), 0, ""
 
         def say(words: str, style: str | None = None) -> None:
-            console.print(words, style=style, highlight=False, markup=False, soft_wrap=True)
+            console.print(shown(words), style=style, highlight=False, markup=False, soft_wrap=True)
 
         def on_packing(done: int, total: int) -> None:
             bars.update(packing, completed=done, total=total, visible=done < total, note=f"{done:,} of {total:,}")

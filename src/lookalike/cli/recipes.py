@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from lookalike.cli import completion
+from lookalike.cli.console import echo
 
 
 def recipes(
@@ -25,9 +26,9 @@ def recipes(
     from lookalike import recipe
 
     if name is not None:
-        typer.echo(recipe.load(name, overrides or []).to_yaml(), nl=False)
+        echo(recipe.load(name, overrides or []).to_yaml(), end="")
         return
     names = recipe.shipped()
     width = max(map(len, names), default=0)
     for shipped in names:
-        typer.echo(f"{shipped:<{width}}  {recipe.load(shipped).about}".rstrip())
+        echo(f"{shipped:<{width}}  {recipe.load(shipped).about}".rstrip())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lookalike.cli import completion
+from lookalike.cli.console import echo
 from lookalike.cli.results import TOP, leads
 from lookalike.errors import InputError
 
@@ -80,9 +81,9 @@ def reproduce(
         return
     show(planned, runs)
     if not all(p.changed for p in planned):
-        typer.echo(f"written  {page}")
+        echo(f"written  {page}")
     if changed := [run.path for p, run in zip(planned, runs, strict=True) if p.changed]:
-        typer.echo(f"not on {page}, for their recipes are not the study's: {', '.join(map(str, changed))}")
+        echo(f"not on {page}, for their recipes are not the study's: {', '.join(map(str, changed))}")
 
 
 def train(planned: list[Planned], root: Path, finished: Any) -> list[Run]:

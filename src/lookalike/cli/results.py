@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-import typer
+from lookalike.cli.console import echo
 
 if TYPE_CHECKING:
     from lookalike.run import Run
@@ -27,19 +27,19 @@ def print_run(run: Run) -> None:
     flip = ", flip averaged" if results["flip"] else ""
     if "card" in results:
         how = f"{data['name']} by {results['card']['protocol']}{flip}, {results['image_size']} px"
-        typer.echo(f"{recalls(results['view'], results)}  ({how})")
+        echo(f"{recalls(results['view'], results)}  ({how})")
     else:
         top5 = f"  top-5 {results['top5']:.2%}" if data["classes"] > TOP else ""
         how = f"{data['name']} {results['split']}, single crop{flip}, {results['image_size']} px"
-        typer.echo(f"top-1 {results['top1']:.2%}{top5}  ({how})")
+        echo(f"top-1 {results['top1']:.2%}{top5}  ({how})")
     if copies := data.get("copies"):
-        typer.echo(f"{results['split']}: {copies['sentence']}")
+        echo(f"{results['split']}: {copies['sentence']}")
     if reason := results.get("temperature_remark"):
-        typer.echo(not_fitted(reason))
+        echo(not_fitted(reason))
     if data["remark"]:
-        typer.echo(data["remark"])
-    typer.echo(f"trained {receipt['seconds'] / 60:.1f} min on {receipt['device']}, seed {receipt['seed']}")
-    typer.echo(f"report  {run.report_path}\nmodel   {run.model_dir}")
+        echo(data["remark"])
+    echo(f"trained {receipt['seconds'] / 60:.1f} min on {receipt['device']}, seed {receipt['seed']}")
+    echo(f"report  {run.report_path}\nmodel   {run.model_dir}")
 
 
 def not_fitted(reason: str) -> str:

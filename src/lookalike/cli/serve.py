@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from lookalike.cli import completion
+from lookalike.cli.console import echo
 
 EXTRA = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 
@@ -94,7 +95,7 @@ def serve(
     )
     from lookalike.serve.run import run
 
-    run(settings, lambda url: typer.echo(f"Lookalike is at {url}   (Ctrl-C ends it)", err=True))
+    run(settings, lambda url: echo(f"Lookalike is at {url}   (Ctrl-C ends it)", err=True))
 
 
 def absent_packages() -> list[str]:

@@ -76,6 +76,11 @@ def looks_like_cars196(path: Path) -> bool:
     return len(set(labels)) > 1 and len(labels) >= 0.9 * len(images)
 
 
+def is_home(folder: Path) -> bool:
+    """Whether this is the data set's own folder, with the images as published."""
+    return any((folder / name).is_dir() for name in ("car_ims", "cars_train", "cars_test"))
+
+
 def is_part(name: str) -> bool:
     """Whether a file of a copy belongs to the set: images, and the lists that `annotated` reads."""
     return is_image(name) or name.endswith((".mat", ".csv"))

@@ -17,9 +17,9 @@ import hashlib
 import json
 import zipfile
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -28,8 +28,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lookalike.data.scan import modified_ns, read_regular
 from lookalike.errors import InputError
-from lookalike.image import MAX_BYTES, read_file
+from lookalike.image import MAX_BYTES
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -69,6 +70,7 @@ class Catalog:
         name: what the data set is called in reports and receipts.
         container: `"folder"` or `"zip"`.
         remark: what must be said beside every number measured on it (a reduced or cropped copy, say), or "".
+        passed_over: how many files of each kind in its folder or zip are no images by name (see `lookalike.data.scan`).
     """
 
     table: pa.Table
@@ -78,6 +80,7 @@ class Catalog:
     name: str
     container: Literal["folder", "zip"] = "folder"
     remark: str = ""
+    passed_over: Mapping[str, int] = field(default_factory=dict, compare=False)
 
     @classmethod
     def from_rows(
@@ -90,6 +93,7 @@ class Catalog:
         class_ids: Sequence[str] | None = None,
         container: Literal["folder", "zip"] = "folder",
         remark: str = "",
+        passed_over: Mapping[str, int] | None = None,
     ) -> Catalog:
         """Build a catalog from rows, checking labels, splits and the uniqueness of ids.
 
@@ -124,7 +128,7 @@ class Catalog:
             schema=SCHEMA,
         )
         ids_of_classes = tuple(class_ids) if class_ids is not None else tuple(class_names)
-        return cls(table, Path(root), tuple(class_names), ids_of_classes, name, container, remark)
+        return cls(table, Path(root), tuple(class_names), ids_of_classes, name, container, remark, passed_over or {})
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -194,7 +198,12 @@ class Catalog:
                 if (size := self._zip.getinfo(path).file_size) > MAX_BYTES:
                     raise InputError(f"{path}: {size / 2**20:,.0f} MiB are too many for a picture.", "Remove it.")
                 return self._zip.read(path)
-            return read_file(self.root / path)
+            data = read_regular(self.root / path, MAX_BYTES + 1)
+            if len(data) > MAX_BYTES:
+                raise InputError(
+                    f"{path}: more than {MAX_BYTES // 2**20} MiB are too many for a picture.", "Remove it."
+                )
+            return data
         except (OSError, KeyError, RuntimeError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
             raise InputError(
                 f"{self.root}: cannot read '{path}' ({error}).", f"Run 'lookalike data check {self.root}'."
@@ -229,7 +238,7 @@ class Catalog:
                     stamps[row] = member.file_size, member.CRC
                 else:
                     stat = (self.root / path).stat()
-                    stamps[row] = stat.st_size, stat.st_mtime_ns
+                    stamps[row] = stat.st_size, modified_ns(stat)
         return stamps
 
     def to_parquet(self, path: Path) -> None:

@@ -81,10 +81,14 @@ def read_cub200(path: str | Path) -> Catalog:
 def looks_like_cub200(path: Path) -> bool:
     """Whether this is CUB-200-2011, whole or not; cheap for a folder."""
     if path.is_dir():
-        homes = (path, path / "CUB_200_2011")
-        return any(all((home / name).is_file() for name in NEEDED[:2]) for home in homes)
+        return is_home(path) or is_home(path / "CUB_200_2011")
     files = set(Tree.open(path).files)
     return any(name.removesuffix(NEEDED[0]) + NEEDED[1] in files for name in files if name.endswith(NEEDED[0]))
+
+
+def is_home(folder: Path) -> bool:
+    """Whether this is the data set's own folder."""
+    return all((folder / name).is_file() for name in NEEDED[:2])
 
 
 def is_part(name: str) -> bool:

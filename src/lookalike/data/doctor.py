@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from lookalike.cores import cores
 from lookalike.data.catalog import SPLITS, UNLABELLED, Catalog, Split
 from lookalike.data.official import SETS, differences, zero_shot_counts
+from lookalike.data.scan import sentence
 from lookalike.data.tiny_imagenet import CLASSES, COUNTS
 from lookalike.data.tiny_imagenet import NAME as TINY
 from lookalike.errors import InputError
@@ -40,6 +41,7 @@ class Report:
         conflicts: groups of paths with the same pixels and different labels.
         labels: what is wrong with the labels, in words.
         differences: where the counts differ from the official ones, in words.
+        passed_over: files of each kind that are no images by name, or no regular files: `{".heic": 10}`.
         zero_shot: of a set with a zero-shot split, the images of the classes trained on and of those tested on.
     """
 
@@ -55,6 +57,7 @@ class Report:
     labels: list[str]
     differences: list[str]
     zero_shot: tuple[int, int] | None = None
+    passed_over: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def usable(self) -> bool:
@@ -93,6 +96,7 @@ class Report:
             "labels": self.labels,
             "differences": self.differences,
             "zero_shot": self.zero_shot,
+            "passed_over": dict(self.passed_over),
         }
 
     def __str__(self) -> str:
@@ -101,7 +105,9 @@ class Report:
         if self.zero_shot is not None:
             first, last = self.zero_shot
             lines.append(f"  zero-shot: {first:,} images of the classes trained on, {last:,} of those tested on")
-        lines += [_size_line(self.sizes), ""]
+        lines.append(_size_line(self.sizes))
+        lines += [f"  {sentence(self.passed_over)}"] if self.passed_over else []
+        lines.append("")
         lines += _section("cannot be decoded", [f"{path}: {reason}" for path, reason in self.undecodable])
         lines += _section("wrong labels", self.labels)
         lines += _section("other than the official counts", self.differences)
@@ -157,6 +163,7 @@ def check(catalog: Catalog, *, workers: int | None = None, progress: Progress | 
         labels=_label_faults(catalog),
         differences=_differences(catalog, counts) or differences(catalog),
         zero_shot=zero_shot_counts(catalog),
+        passed_over=catalog.passed_over,
     )
 
 
@@ -174,6 +181,8 @@ def _look(catalog: Catalog, row: int) -> _Look:
             decode(data, box=box, where=path)  # refuses a box that holds nothing
     except InputError as error:
         return _Look(fault=error.message.removeprefix(f"{path}: ").removesuffix("."))
+    except MemoryError:
+        return _Look(fault="not enough memory to decode it")
     digest = hashlib.sha256(f"{width} {height}".encode())
     digest.update(pixels.data)
     return _Look(digest.digest(), (width, height))

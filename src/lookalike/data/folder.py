@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import unicodedata
 import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal, NoReturn
@@ -16,6 +16,8 @@ import pyarrow as pa
 
 from lookalike.data.catalog import UNLABELLED, Catalog, Row, Split
 from lookalike.data.copies import same_bytes
+from lookalike.data.scan import MEDIA, NO_FILE, Scan, check_names, count_kind, in_words, is_hidden, kind_of, sentence
+from lookalike.data.scan import is_image as is_image
 from lookalike.errors import InputError
 from lookalike.image import EXTENSIONS
 
@@ -40,29 +42,48 @@ class Tree:
         container: which of the two.
         files: names relative to `root`, with "/" between the parts, sorted.
         empty_folders: names of the folders that hold nothing, likewise.
+        passed_over: how many files of each kind are no images by name, or no regular files; see `Scan`.
     """
 
     root: Path
     container: Literal["folder", "zip"]
     files: tuple[str, ...]
     empty_folders: tuple[str, ...]
+    passed_over: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def open(cls, path: Path) -> Tree:
         """List a folder or a zip.
 
         Raises:
-            InputError: there is nothing at `path`, it cannot be listed, or it is a file but no whole zip.
+            InputError: there is nothing at `path`, it cannot be listed, it is a file but no whole zip, or a name in it
+                is not UTF-8.
         """
+        check_names(str(path.parent), iter([path.name or path.resolve().name]))
         if path.is_dir():
-            files, empty = _walk(path)
-            return cls(path, "folder", tuple(sorted(files)), tuple(sorted(empty)))
+            return cls._of_folder(path)
         with open_zip(path) as archive:
-            names = sorted(name for name in archive.namelist() if not _hidden(name))
+            names = sorted(name for name in archive.namelist() if not is_hidden(name))
         files = [name for name in names if not name.endswith("/")]
         holders = {parent for name in files for parent in _parents(name)}
         empty = [name[:-1] for name in names if name.endswith("/") and name[:-1] not in holders]
-        return cls(path, "zip", tuple(files), tuple(empty))
+        passed_over: Counter[str] = Counter()
+        for name in files:
+            count_kind(passed_over, name)
+        return cls(path, "zip", tuple(files), tuple(empty), passed_over)
+
+    @classmethod
+    def _of_folder(cls, path: Path) -> Tree:
+        scan = Scan(str(path), wanted=lambda name: True)
+        start = len(str(path).rstrip("/")) + 1
+        files = sorted(name[start:] for name in scan.files())
+        if scan.faults:
+            folder, reason = scan.faults[0]
+            raise InputError(f"{folder}: {reason}.", "Check its rights.")
+        check_names(str(path), iter(files))
+        scan.passed_over[NO_FILE] += len(scan.special)
+        empty = tuple(sorted(name[start:] for name in scan.empty if len(name) >= start))
+        return cls(path, "folder", tuple(files), empty, +scan.passed_over)
 
     def read_text(self, name: str) -> str:
         """The text of a small file (UTF-8).
@@ -100,11 +121,6 @@ def open_zip(path: Path) -> zipfile.ZipFile:
         raise InputError(f"{path}: cannot be opened ({error.strerror}).", "Check the path and its rights.") from None
 
 
-def is_image(name: str) -> bool:
-    """Whether a file's name ends like an image's."""
-    return "." in name and f".{name.rpartition('.')[2].lower()}" in EXTENSIONS
-
-
 def read_folder(path: str | Path, *, val_fraction: float = VAL_FRACTION, split_seed: int = 0) -> Catalog:
     """Read class folders.
 
@@ -127,13 +143,15 @@ def read_folder(path: str | Path, *, val_fraction: float = VAL_FRACTION, split_s
     tree = Tree.open(Path(path))
     images = [name for name in tree.files if is_image(name)]
     if not images:
-        _refuse(tree, "no images in it", "Point at a folder with one folder of images for each class.")
+        _refuse_without_images(tree)
     top = top_of(tree)
     paths = {name.removeprefix(top): name for name in images}
     has_splits = _has_splits(tree, paths)
     placed = {name: _place(tree, name, has_splits) for name in paths}
+    called = one_name_each(name for _, name in placed.values() if name is not None)
+    placed = {name: (split, called.get(of or "")) for name, (split, of) in placed.items()}
     classes = sorted({name for split, name in placed.values() if split == "train" and name is not None})
-    _check_classes(tree, classes, set(_class_folders(tree, top, has_splits)))
+    _check_classes(tree, classes, {called.get(name, name): name for name in _class_folders(tree, top, has_splits)})
     label_of: dict[str | None, int] = {None: UNLABELLED} | {name: label for label, name in enumerate(classes)}
     for name, (_, class_name) in placed.items():
         if class_name not in label_of:
@@ -146,7 +164,18 @@ def read_folder(path: str | Path, *, val_fraction: float = VAL_FRACTION, split_s
         class_names=classes,
         name=resolved.stem if tree.container == "zip" else resolved.name,
         container=tree.container,
+        passed_over=tree.passed_over,
     )
+
+
+def one_name_each(names: Iterable[str]) -> dict[str, str]:
+    """What each class is called. Names that look the same, since they differ only in how Unicode writes their letters
+    (one code point for é, or two), are one class, called by the composed form (NFC).
+    """
+    written: dict[str, set[str]] = defaultdict(set)
+    for name in names:
+        written[unicodedata.normalize("NFC", name)].add(name)
+    return {name: composed if len(those) > 1 else name for composed, those in written.items() for name in those}
 
 
 def with_validation(
@@ -290,9 +319,11 @@ def _class_folders(tree: Tree, top: str, has_splits: bool) -> Iterator[str]:
             yield folders[0]
 
 
-def _check_classes(tree: Tree, classes: list[str], folders: set[str]) -> None:
-    if empty := sorted(folders - set(classes)):
-        kinds = ", ".join(sorted(EXTENSIONS))
+def _check_classes(tree: Tree, classes: list[str], folders: Mapping[str, str]) -> None:
+    """Refuse classes without images, and too few; `folders`: the folder of each class."""
+    if empty := sorted(folders.keys() - set(classes)):
+        there = Counter(kind_of(name) for name in tree.files if folders[empty[0]] in name.split("/")[:-1])
+        kinds = f"{in_words(there)}; " * bool(there) + f"read are {', '.join(sorted(EXTENSIONS))}"
         _refuse(tree, f"class '{empty[0]}' has no images ({kinds})", "Put some into its folder, or remove the folder.")
     if not classes:
         _refuse(tree, "no class folders", "Put the images of each class into a folder of its own.")
@@ -301,31 +332,15 @@ def _check_classes(tree: Tree, classes: list[str], folders: set[str]) -> None:
         _refuse(tree, f"one class only, '{classes[0]}'", remedy)
 
 
+def _refuse_without_images(tree: Tree) -> NoReturn:
+    if MEDIA & tree.passed_over.keys():
+        _refuse(tree, f"no image that can be read in it ({sentence(tree.passed_over)})", "Convert them to JPEG or PNG.")
+    passed_over = f" ({in_words(tree.passed_over)})" if tree.passed_over else ""
+    _refuse(tree, f"no images in it{passed_over}", "Point at a folder with one folder of images for each class.")
+
+
 def _refuse(tree: Tree, what: str, remedy: str) -> NoReturn:
     raise InputError(f"{tree.root}: {what}.", remedy)
-
-
-def _walk(root: Path) -> tuple[list[str], list[str]]:
-    """Files, and folders that hold nothing; names relative to `root`."""
-
-    def refuse(error: OSError) -> NoReturn:
-        raise InputError(f"{error.filename}: cannot be listed ({error.strerror}).", "Check its rights.") from None
-
-    files: list[str] = []
-    empty: list[str] = []
-    for folder, subfolders, names in os.walk(root, onerror=refuse, followlinks=True):
-        subfolders[:] = [name for name in subfolders if not _hidden(name)]
-        shown = [name for name in names if not _hidden(name)]
-        inside = Path(folder).relative_to(root).as_posix()
-        prefix = "" if inside == "." else f"{inside}/"
-        files += [prefix + name for name in shown]
-        if not shown and not subfolders and prefix:
-            empty.append(inside)
-    return files, empty
-
-
-def _hidden(name: str) -> bool:
-    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
 
 
 def _parents(name: str) -> list[str]:

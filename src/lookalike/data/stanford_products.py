@@ -73,9 +73,13 @@ def read_stanford_products(path: str | Path) -> Catalog:
 def looks_like_stanford_products(path: Path) -> bool:
     """Whether this is Stanford Online Products, whole or not; cheap for a folder."""
     if path.is_dir():
-        homes = (path, path / "Stanford_Online_Products")
-        return any((home / file).is_file() for home in homes for file in LISTS.values())
+        return is_home(path) or is_home(path / "Stanford_Online_Products")
     return any(name.rpartition("/")[2] in LISTS.values() for name in Tree.open(path).files)
+
+
+def is_home(folder: Path) -> bool:
+    """Whether this is the data set's own folder."""
+    return any((folder / file).is_file() for file in LISTS.values())
 
 
 def is_part(name: str) -> bool:

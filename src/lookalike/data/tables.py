@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from lookalike.data.catalog import UNLABELLED, Catalog, Row, Split
 from lookalike.data.copies import same_bytes
-from lookalike.data.folder import SPLIT_NAMES, VAL_FRACTION, with_validation
+from lookalike.data.folder import SPLIT_NAMES, VAL_FRACTION, one_name_each, with_validation
 from lookalike.errors import InputError, nearest
 
 NEEDED = ("path", "label")
@@ -138,6 +138,8 @@ def _check_columns(path: Path, names: Iterable[str]) -> None:
 
 def _catalog(path: Path, records: Records, val_fraction: float, split_seed: int) -> Catalog:
     labels = [_text(record["label"]) for _, record in records]
+    called = one_name_each(label for label in labels if label)
+    labels = [called.get(label, label) for label in labels]
     names = _class_names(labels)
     if len(names) < 2:
         raise InputError(f"{path}: {len(names)} different labels.", "A table needs two classes at least.")

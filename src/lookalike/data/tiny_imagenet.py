@@ -57,9 +57,15 @@ def read_tiny_imagenet(path: str | Path) -> Catalog:
 def looks_like_tiny_imagenet(path: Path) -> bool:
     """Whether this is Tiny ImageNet, whole or not, or a folder just above or inside it; cheap for a folder."""
     if path.is_dir():
-        return _is_home(path) or _remedy(path) is not None
+        return is_home(path) or _remedy(path) is not None
     signs = re.compile(r"(.*/)?(wnids\.txt|val/val_annotations\.txt|train/n\d{8}/images/.*)")
     return any(signs.fullmatch(name) for name in Tree.open(path).files)
+
+
+def is_home(folder: Path) -> bool:
+    """Whether this is the data set's own folder; other sets have WordNet ids in train/, too, but not these files."""
+    train, lists = folder / "train", (folder / "wnids.txt", folder / "val" / "val_annotations.txt")
+    return _has_wnids(train) and (any(one.is_file() for one in lists) or any(train.glob("n*/images")))
 
 
 class _Reader:
@@ -218,16 +224,10 @@ def _remedy(path: Path) -> str | None:
     """What to do when the data set lies below or above this folder, or is still packed in it."""
     below = sorted(child for child in path.iterdir() if child.is_dir())
     for folder in [*below, *list(path.resolve().parents)[:3]]:
-        if _is_home(folder):
+        if is_home(folder):
             return f"Use {folder}"
     packed = path / f"{TITLE}.zip"
     return f"Use {packed}" if packed.is_file() else None
-
-
-def _is_home(folder: Path) -> bool:
-    """Whether this is the data set's own folder; other sets have WordNet ids in train/, too, but not these files."""
-    train, lists = folder / "train", (folder / "wnids.txt", folder / "val" / "val_annotations.txt")
-    return _has_wnids(train) and (any(one.is_file() for one in lists) or any(train.glob("n*/images")))
 
 
 def _has_wnids(folder: Path) -> bool:

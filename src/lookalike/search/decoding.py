@@ -49,6 +49,8 @@ def read_content(item: Item) -> Content | Rejected:
         return Rejected(item.path, f"cannot be read ({error.strerror or error})")
     except InputError as error:
         return Rejected(item.path, error.message)
+    except MemoryError:
+        return Rejected(item.path, "not enough memory to read it")
     return Content(item, data, hashlib.sha256(data).digest())
 
 
@@ -68,8 +70,8 @@ def decode_content(content: Content, size: int, crop_mode: CropMode = "center") 
         )
     except InputError as error:
         reason = error.message.removeprefix(f"{item.path}: ").removesuffix(".")
-    except MemoryError:
-        reason = "not enough memory to decode it"
+    except MemoryError:  # says nothing of the file: without its size and time, it is tried again
+        return Rejected(item.path, "not enough memory to decode it")
     return Rejected(item.path, reason, item.size, item.modified)
 
 

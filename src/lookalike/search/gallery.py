@@ -10,7 +10,7 @@ with Gallery.create("photos.gallery", "runs/r18/model") as gallery:
 
 from __future__ import annotations
 
-import os
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ from lookalike.search.remembered import (
     load_model,
     remembered_embedder,
 )
+from lookalike.search.row_paths import forget_rejected, rows_at
 from lookalike.search.store.base import About, Fault, Found, Store, Value, Where
 
 if TYPE_CHECKING:
@@ -173,6 +174,7 @@ class Gallery:
         label: str | None = None,
         folder_labels: bool = True,
         sync: bool = False,
+        emptied: bool = False,
         cluster: Cluster | None = None,
         progress: Progress | None = None,
     ) -> Report:
@@ -183,6 +185,7 @@ class Gallery:
             label: what all of them are.
             folder_labels: whether pictures of class folders are labelled by them.
             sync: also remove the rows of files that are gone from the source folders.
+            emptied: with `sync`, also those of source folders that are gone or have no pictures left.
             cluster: the machines that read, decode and embed; None: this one.
             progress: called with (files done, files in all); what is done is durable.
 
@@ -198,6 +201,7 @@ class Gallery:
             label=label,
             folder_labels=folder_labels,
             sync=sync,
+            emptied=emptied,
             cluster=cluster,
             progress=progress,
         )
@@ -269,15 +273,16 @@ class Gallery:
     def remove(self, ids: Iterable[int] = (), *, paths: Iterable[str | Path] = (), where: Where | None = None) -> int:
         """Remove rows: those of these ids, of these paths, and those that a filter lets through; how many there were.
 
-        A path is as the row has it, or as the file is called from here.
+        A path is as the row has it, or as the file is called from here; that of a folder, zip or Parquet file stands
+        for all rows below it, whether or not it is still there. Files there that were rejected are forgotten.
 
         Raises:
             InputError: an empty filter (it would let everything through), or a store not open for writing.
         """
         wanted_ids = [*ids]
-        for some in batches(map(str, paths), BATCH):
-            known = self.store.by_path([*some, *map(os.path.abspath, some)])
-            wanted_ids += [row.id for row in known.values()]
+        if named := [str(path) for path in paths]:
+            wanted_ids += [id for found in rows_at(self.store, named).values() for id in found]
+            forget_rejected(self.store, named)
         if where is not None:
             wanted_ids += self._ids(where)
         return sum(self.store.remove(some) for some in batches(dict.fromkeys(wanted_ids), BATCH))
@@ -296,6 +301,7 @@ class Gallery:
             InputError: an empty filter, or a store not open for writing.
         """
         wanted_ids = [*ids, *(self._ids(where) if where is not None else ())]
+        label = None if label is None else unicodedata.normalize("NFC", label)
         return sum(self.store.label(some, label, metadata) for some in batches(dict.fromkeys(wanted_ids), BATCH))
 
     def verify(self, recall: bool = False, *, k: int = 10, sample: int = 200, seed: int = 0) -> Verified:

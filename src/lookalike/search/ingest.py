@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,13 +27,15 @@ from numpy.typing import NDArray
 
 from lookalike.cores import cores
 from lookalike.data.catalog import Catalog
+from lookalike.data.scan import has_image
 from lookalike.errors import InputError
 from lookalike.looks import difference_hashes
 from lookalike.search.ahead import ahead, side_by_side
 from lookalike.search.batches import batches
 from lookalike.search.embedder import Embedder, lone_threads
-from lookalike.search.listing import Item, Listing, Source, Walk, listing_of
+from lookalike.search.listing import Item, Listing, Source, listings_of, no_pictures
 from lookalike.search.preparing import Batch, new_row, prepared
+from lookalike.search.row_paths import Gone, is_below
 from lookalike.search.store.base import NewRow, Rejected, Row, Store
 
 TOGETHER = 64  # pictures through the network at once
@@ -67,6 +69,8 @@ class Report:
         reused: of the added and replaced rows, those that needed no embedding, as their content was there.
         relabelled: of the skipped ones, those that were listed with another label or metadata, which they have now.
         removed: rows whose files are gone.
+        passed_over: how many files of each kind were left alone, as they are no images by name: `{".heic": 10}`.
+        notes: what else a person should know, a sentence each.
         faults: the first of the newly rejected files; `Store.rejected` has all.
         seconds: from beginning to end.
     """
@@ -80,6 +84,8 @@ class Report:
     reused: int = 0
     relabelled: int = 0
     removed: int = 0
+    passed_over: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     faults: list[Rejected] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -96,6 +102,7 @@ def ingest(
     label: str | None = None,
     folder_labels: bool = True,
     sync: bool = False,
+    emptied: bool = False,
     settle: float = 0.0,
     cluster: Cluster | None = None,
     progress: Progress | None = None,
@@ -109,6 +116,7 @@ def ingest(
         label: what all of them are; rows that are there already get it, too.
         folder_labels: whether pictures in class folders, `photos/cat/1.jpg` of `photos`, are labelled by them.
         sync: also remove the rows, and forget the rejected files, of files that are gone from the source folders.
+        emptied: with `sync`, also of folders that are gone themselves, or have no pictures left.
         settle: seconds for which a file must not have changed, else it waits for the next time.
         cluster: the machines that read, decode and embed; None: this one.
         progress: called in this thread with (files done, files in all); what is done is durable.
@@ -118,14 +126,21 @@ def ingest(
 
     Raises:
         InputError: a source that is not there or holds no pictures, a store that cannot be written, another model's
-            embedder; with `sync` a source that is no folder, or one that has lost all its pictures.
+            embedder; with `sync` a source that is no folder.
+        EmptiedError: without `emptied`, a folder that is gone or has lost all its pictures; what there is to add, from
+            other sources, has been added.
     """
     start = time.monotonic()
     _check_model(store, embedder)
     several = [sources] if isinstance(sources, str | Path | Catalog) else list(sources)
-    listings = [listing_of(source, folder_labels=folder_labels) for source in several]
+    lost: dict[str | Path, str] = {}
+    for source in several if sync else ():
+        if not isinstance(source, Catalog) and (path := _lost(store, source)) is not None:
+            lost[source] = path
+    several = [source for source in several if isinstance(source, Catalog) or source not in lost]
+    listings = listings_of(several, folder_labels=folder_labels)
     counts = [listing.count() for listing in listings] if progress is not None else []
-    folders = _folders(listings) if sync else []
+    folders = [*_folders(listings), *lost.values()] if sync else []
     report = Report()
     too_young = _younger_than(settle) if settle > 0 else None
     if cluster is None:
@@ -141,39 +156,48 @@ def ingest(
             if progress is not None:
                 progress(report.total, max(sum(counts), report.total))
         writer.write()
+    report.passed_over = dict(sum((listing.passed_over for listing in listings), Counter()))
+    report.notes = list(dict.fromkeys(note for listing in listings for note in listing.notes))
     if not report.total and not sync:
-        raise InputError(f"{', '.join(listing.name for listing in listings) or 'nothing'}: no pictures here.",
-                         "Point at pictures, folders of them, or a list.")  # fmt: skip
+        raise no_pictures([listing.name for listing in listings], report.passed_over)
     if progress is not None:
         progress(report.total, report.total)
     if folders:
-        report.removed = remove_gone(store, folders)
+        report.removed = remove_gone(store, folders, emptied=emptied)
     report.seconds = time.monotonic() - start
     return report
 
 
-def remove_gone(store: Store, folders: Sequence[str]) -> int:
+def remove_gone(store: Store, folders: Sequence[str], *, emptied: bool = False) -> int:
     """Remove the rows, and forget the rejected files, of files in these folders (absolute paths) that are gone.
 
-    A file that cannot be looked at, because its folder may not be entered, say, is not gone.
+    A file that cannot be looked at, because its folder may not be entered, say, is not gone. Nor is a picture inside a
+    zip or a Parquet file, unless that file is gone or holds it no more.
+
+    Args:
+        store: open for writing.
+        folders: absolute paths.
+        emptied: also of folders that are gone or have no pictures left at all.
 
     Returns:
         Rows removed.
 
     Raises:
-        EmptiedError: a folder has no pictures left at all; of it nothing is removed.
+        EmptiedError: there is such a folder, and `emptied` is not given; of it nothing is removed.
     """
     removed = 0
+    is_gone = Gone()
     for folder in folders:
         inside = f"{folder.rstrip('/')}/"
-        gone = [row.id for row in store.rows() if row.path.startswith(inside) and _is_gone(row.path)]
-        if gone and next(Walk(folder).files(), None) is None:
+        gone = [row.id for row in store.rows() if row.path.startswith(inside) and is_gone(row.path)]
+        if gone and not emptied and not has_image(folder):
+            what = "no pictures here any more" if Path(folder).is_dir() else "this folder is gone"
             raise EmptiedError(
-                f"{folder}: no pictures here any more, but the gallery has {len(gone):,} of it.",
-                "Is its disk there? If it is meant to be empty, remove them: lookalike gallery remove.",
+                f"{folder}: {what}, but the gallery has {len(gone):,} of it.",
+                "Is its disk there? If they are to go: gallery add --sync --yes, or gallery remove with this folder.",
             )
         removed += sum(store.remove(some) for some in batches(gone, REMOVED))
-        store.forget([one.path for one in store.rejected() if one.path.startswith(inside) and _is_gone(one.path)])
+        store.forget([one.path for one in store.rejected() if one.path.startswith(inside) and is_gone(one.path)])
     return removed
 
 
@@ -263,16 +287,15 @@ def _folders(listings: Iterable[Listing]) -> list[str]:
     return folders
 
 
+def _lost(store: Store, source: str | Path) -> str | None:
+    """The absolute path of a source that is the path of a folder that is gone and that the gallery has pictures of."""
+    if "://" in str(source) or "\0" in str(source):
+        return None
+    path = os.path.abspath(Path(source).expanduser())  # noqa: PTH100
+    gone = not os.path.lexists(path) and any(is_below(row.path, path) for row in store.rows())
+    return path if gone else None
+
+
 def _younger_than(seconds: float) -> Callable[[Item], bool]:
     """Whether a file changed within the last so many seconds; one from the future, by its clock, did not."""
     return lambda item: 0 <= time.time() - item.modified / 1e9 < seconds
-
-
-def _is_gone(path: str) -> bool:
-    try:
-        os.stat(path)  # noqa: PTH116
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except (OSError, ValueError):
-        return False
-    return False

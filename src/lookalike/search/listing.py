@@ -9,19 +9,22 @@ import glob
 import os
 import stat
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from lookalike.data.catalog import UNLABELLED, Catalog
-from lookalike.data.folder import SPLIT_NAMES, is_image, open_zip
+from lookalike.data.folder import is_image, open_zip
 from lookalike.data.hugging_face import shards_at
 from lookalike.data.read import BUILTIN, read
+from lookalike.data.scan import MEDIA, Scan, count_kind, has_image, modified_ns, printable, read_regular, sentence
 from lookalike.data.sources import installed
 from lookalike.errors import InputError
 from lookalike.image import MAX_BYTES
+from lookalike.search.folder_labels import LISTS, FolderLabels
 from lookalike.search.store.base import Rejected, Value
 
 TABLES = frozenset({".csv", ".tsv", ".parquet"})
@@ -37,10 +40,11 @@ class Item:
         path: what it is known by in the gallery.
         size, modified: bytes, and the time of change in nanoseconds, as far as they are known without reading it.
         load: reads the file; raises OSError, or InputError.
-        label: what it is; None: not said.
+        label: what it is, as somebody wrote down; None: not said.
         metadata: what else is known; None: not said.
-        listed: label and metadata were written down by somebody, and hold for a row that is there already, too.
+        listed: label and metadata hold for a row that is there already, too.
         held: bytes that it keeps in memory.
+        folder_label: what its folders say that it is; for a row that has no label.
     """
 
     path: str
@@ -51,6 +55,7 @@ class Item:
     metadata: Mapping[str, Value] | None = None
     listed: bool = False
     held: int = 0
+    folder_label: str | None = None
 
 
 Found = Item | Rejected
@@ -65,15 +70,72 @@ class Listing:
         items: lists it from the beginning; what cannot be read comes as rejected.
         count: how many there will be, without looking closely.
         folder: its absolute path, of a source that is a folder of files.
+        labels: what its folders say of the images in them.
+        is_list: somebody wrote down what its images are: a table, a data set, Parquet with images inside.
+        passed_over: how many files of each kind are no images by name, as far as it has been listed.
+        notes: what a person should know about it, likewise.
     """
 
     name: str
     items: Callable[[], Iterator[Found]]
     count: Callable[[], int]
     folder: str | None = None
+    labels: FolderLabels | None = None
+    is_list: bool = False
+    passed_over: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
 
 
-def listing_of(source: Source, *, folder_labels: bool = True) -> Listing:
+def listings_of(sources: Iterable[Source], *, folder_labels: bool = True) -> list[Listing]:
+    """What several sources mean together: lists come first, since they know better than folders what an image is; what
+    a list does not say, the folders among the sources do. All entries of a folder, as the shell makes of `photos/*`,
+    are labelled like the folder.
+
+    Args:
+        sources: see `listing_of`.
+        folder_labels: likewise.
+
+    Raises:
+        InputError: as `listing_of`.
+    """
+    sources = list(sources)
+    whole = _folder_of_all(sources) if folder_labels else None
+    labels = None if whole is None else FolderLabels(whole)
+    listings = [listing_of(source, folder_labels=folder_labels, labels=labels) for source in sources]
+    folders = [one for one in listings if one.labels is not None]
+    if folders:
+        listings = [replace(one, items=partial(_filled, one, folders)) if one.is_list else one for one in listings]
+    return sorted(listings, key=lambda one: not one.is_list)
+
+
+def _folder_of_all(sources: Sequence[Source]) -> str | None:
+    """The folder whose entries, hidden ones aside, are just these sources; None where there is none."""
+    if len(sources) < 2 or not all(isinstance(source, str | Path) and "://" not in str(source) for source in sources):
+        return None
+    paths = {os.path.abspath(os.path.expanduser(str(source))) for source in sources}  # noqa: PTH100, PTH111
+    parents = {os.path.dirname(path) for path in paths}  # noqa: PTH120
+    if len(parents) > 1:
+        return None
+    parent = parents.pop()
+    try:
+        there = {os.path.join(parent, name) for name in os.listdir(parent) if name[0] != "."}  # noqa: PTH118, PTH208
+    except (OSError, ValueError):
+        return None
+    return parent if there == paths else None
+
+
+def _filled(listing: Listing, folders: Sequence[Listing]) -> Iterator[Found]:
+    """A list's items; those without a label get that of the folders they lie in."""
+    for one in listing.items():
+        if isinstance(one, Item) and one.label is None:
+            for folder in folders:
+                if folder.labels is not None and one.path.startswith(f"{folder.labels.root}/"):
+                    one = replace(one, folder_label=folder.labels.of(one.path)[0])
+                    break
+        yield one
+
+
+def listing_of(source: Source, *, folder_labels: bool = True, labels: FolderLabels | None = None) -> Listing:
     """What a source means.
 
     Args:
@@ -81,14 +143,15 @@ def listing_of(source: Source, *, folder_labels: bool = True) -> Listing:
             folder without pictures may hold Parquet shards with pictures in them), a file, a CSV, TSV or Parquet list
             (columns path, label, any others), a Parquet file with pictures in it, a pattern such as `photos/**/*.jpg`,
             the URI of an object or of a prefix (`s3://bucket/photos`), or the name of a data set.
-        folder_labels: whether pictures of a folder get the name of the folder inside it that they lie in as label,
-            below `train`, `val` or `test` where there is such.
+        folder_labels: whether pictures of a folder get the class that the folders inside it name as label; see
+            `lookalike.search.folder_labels`.
+        labels: those of a folder above the source, to be used for it.
 
     Raises:
         InputError: nothing there, or nothing that a gallery can be filled with.
     """
     if isinstance(source, Catalog):
-        return Listing(source.name, partial(_of_catalog, source), lambda: len(source))
+        return Listing(source.name, partial(_of_catalog, source), lambda: len(source), is_list=True)
     if not isinstance(source, str | Path) or "\0" in str(source):
         raise InputError(f"{source!r} is no source of pictures.", "Give files, folders, patterns, tables or a catalog.")
     if isinstance(source, str) and "://" in source:
@@ -98,7 +161,7 @@ def listing_of(source: Source, *, folder_labels: bool = True) -> Listing:
             return list_of_uri(source, folder_labels=folder_labels)
     path = Path(source).expanduser()
     if path.is_dir():
-        return _of_folder(path, folder_labels)
+        return _of_folder(path, folder_labels, labels)
     if os.path.lexists(path):
         if path.suffix.lower() in TABLES:
             from lookalike.search.lists import list_of
@@ -106,112 +169,120 @@ def listing_of(source: Source, *, folder_labels: bool = True) -> Listing:
             return list_of(path)
         return Listing(str(source), partial(_of_files, [str(path)]), lambda: 1)
     if glob.has_magic(str(path)):
-        return _of_pattern(path)
+        return _of_pattern(path, folder_labels)
     if isinstance(source, str) and (source == BUILTIN or installed(source) is not None):
         return listing_of(read(source))
     raise InputError(f"{source}: no such file or folder, and no data set of this name.", "Check the path.")
 
 
-def file_item(path: str, *, label: str | None = None, metadata: Mapping[str, Value] | None = None) -> Found:
+def file_item(path: str, *, folder_label: str | None = None, metadata: Mapping[str, Value] | None = None) -> Found:
     """A file on disk as an item, or why it can be none. Its path becomes absolute; links in it are kept."""
     path = os.path.abspath(path)  # noqa: PTH100  (Path.resolve would follow links, Path.absolute keep "..")
     try:
         about = os.stat(path)  # noqa: PTH116
     except (OSError, ValueError) as error:
         return Rejected(printable(path), f"cannot be read ({getattr(error, 'strerror', None) or error})")
-    size, modified = about.st_size, about.st_mtime_ns
+    size, modified = about.st_size, modified_ns(about)
     if printable(path) != path:
         return Rejected(printable(path), "its name is not UTF-8: rename it", size, modified)
     if not stat.S_ISREG(about.st_mode):
         return Rejected(path, "not a regular file", size, modified)
     if size > MAX_BYTES:
         return Rejected(path, f"{size / 2**20:,.0f} MiB are too many for a picture", size, modified)
-    return Item(path, size, modified, partial(read_file, path), label, metadata)
+    return Item(path, size, modified, partial(read_file, path), None, metadata, folder_label=folder_label)
 
 
-def printable(path: str) -> str:
-    r"""The path, with what is not UTF-8 in it written as \xff and so on: a store keeps text only."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-@dataclass
-class Walk:
-    """The picture files below a folder, depth first, by name; each folder once, also where links make a loop."""
-
-    root: str
-    seen: set[tuple[int, int]] = field(default_factory=set)
-    faults: list[Rejected] = field(default_factory=list)  # folders that cannot be listed
-
-    def files(self) -> Iterator[str]:
-        """Paths of files that are called like a picture."""
-        waiting = [self._inside(self.root)]
-        while waiting:
-            path, is_folder = next(waiting[-1], ("", False))
-            if not path:
-                waiting.pop()
-            elif is_folder:
-                waiting.append(self._inside(path))
-            else:
-                yield path
-
-    def _inside(self, folder: str) -> Iterator[tuple[str, bool]]:
-        """Pictures and folders in a folder, and which of both; nothing when it was there before. Links come last."""
-        try:
-            about = os.stat(folder)  # noqa: PTH116
-            if (about.st_dev, about.st_ino) in self.seen:
-                return
-            self.seen.add((about.st_dev, about.st_ino))
-            with os.scandir(folder) as entries:
-                shown = [entry for entry in entries if not entry.name.startswith(".") and entry.name != "__MACOSX"]
-                names = sorted((entry.is_symlink(), entry.name, _is_dir(entry)) for entry in shown)
-        except OSError as error:
-            self.faults.append(Rejected(printable(folder), f"this folder cannot be listed ({error.strerror})"))
-            return
-        for _, name, is_folder in names:
-            if is_folder or is_image(name):
-                yield f"{folder.rstrip('/')}/{name}", is_folder
-
-
-def _of_folder(path: Path, labels: bool) -> Listing:
+def _of_folder(path: Path, labelled: bool, labels: FolderLabels | None) -> Listing:
     root = os.path.abspath(path)  # noqa: PTH100
-    if next(Walk(root).files(), None) is None and (shards := shards_at(path)):
+    if not has_image(root) and (shards := shards_at(path)):
         from lookalike.search.lists import list_of_shards
 
         return list_of_shards(path, shards)
-    return Listing(str(path), partial(_walked, root, labels), lambda: sum(1 for _ in Walk(root).files()), root)
+    labels = (labels or FolderLabels(root)) if labelled else None
+    passed_over: Counter[str] = Counter()
+    notes: list[str] = []
+    items = partial(_walked, root, labels, passed_over, notes)
+    return Listing(str(path), items, partial(_length, root), root, labels, passed_over=passed_over, notes=notes)
 
 
-def _walked(root: str, labels: bool) -> Iterator[Found]:
-    walk = Walk(root)
-    for file in walk.files():
-        yield file_item(file, label=class_folder(file[len(root.rstrip("/")) + 1 :]) if labels else None)
-        yield from walk.faults
-        walk.faults.clear()
-    yield from walk.faults
+def _walked(root: str, labels: FolderLabels | None, passed_over: Counter[str], notes: list[str]) -> Iterator[Found]:
+    passed_over.clear()
+    scan = Scan(root, passed_over=passed_over)
+    for file in scan.files():
+        yield _labelled(file, labels)
+        yield from _faults(scan)
+    yield from _faults(scan)
+    if labels is not None:
+        notes[:] = labels.notes
+        if labels.is_known:
+            for kind in LISTS & passed_over.keys():
+                del passed_over[kind]
 
 
-def class_folder(inside: str) -> str | None:
-    """The class that folders name: `cat` of `cat/1.jpg`, `train/cat/1.jpg` and `cat/kittens/1.jpg`; None of `1.jpg`."""
-    folders = inside.split("/")[:-1]
-    if folders and folders[0].lower() in SPLIT_NAMES:
-        del folders[0]
-    return printable(folders[0]) if folders else None
+def _length(root: str) -> int:
+    return sum(1 for _ in Scan(root).files())
 
 
-def _of_pattern(path: Path) -> Listing:
-    """Files that match; folders among them are walked. Matches are few enough to be listed at once."""
-    files: list[str] = []
+def _faults(scan: Scan) -> Iterator[Found]:
+    """What the scan could not look into since it was asked last."""
+    for folder, reason in scan.faults:
+        yield Rejected(printable(folder), reason)
+    for path in scan.special:
+        yield file_item(path)
+    scan.faults.clear()
+    scan.special.clear()
+
+
+def _labelled(file: str, labels: FolderLabels | None) -> Found:
+    if labels is None:
+        return file_item(file)
+    label, split = labels.of(file)
+    return file_item(file, folder_label=label, metadata=None if split is None else {"split": split})
+
+
+def _of_pattern(path: Path, labelled: bool) -> Listing:
+    """Files that match; folders among them are walked. Labels are those of the folder before the first wildcard."""
+    parts = path.parts
+    fixed = next(place for place, part in enumerate(parts) if glob.has_magic(part))
+    base = os.path.abspath(Path(*parts[:fixed]))  # noqa: PTH100
+    labels = FolderLabels(base) if labelled else None
+    passed_over: Counter[str] = Counter()
+    found: list[str] = []  # few enough to be listed at once
     for match in sorted(glob.glob(str(path), recursive=True)):  # noqa: PTH207
         if "__MACOSX" in Path(match).parts:
             continue
         if os.path.isdir(match):  # noqa: PTH112
-            if "**" not in path.parts:  # there, what is inside matches by itself
-                files += Walk(os.path.abspath(match)).files()  # noqa: PTH100
+            if "**" not in parts:  # there, what is inside matches by itself
+                scan = Scan(os.path.abspath(match), passed_over=passed_over)  # noqa: PTH100
+                found += scan.files()
         elif is_image(match):
-            files.append(match)
-    if not files:
-        raise InputError(f"{path}: no picture matches this pattern.", "Check it; ** stands for any folders.")
-    return Listing(str(path), partial(_of_files, files), lambda: len(files))
+            found.append(os.path.abspath(match))  # noqa: PTH100
+        else:
+            count_kind(passed_over, match)
+    if not found:
+        raise no_pictures(
+            [str(path)], passed_over, "no picture matches this pattern", "Check it; ** stands for any folders."
+        )
+
+    def items() -> Iterator[Found]:
+        yield from (_labelled(file, labels) for file in found)
+        notes[:] = labels.notes if labels is not None else []
+
+    notes: list[str] = []
+    return Listing(str(path), items, lambda: len(found), labels=labels, passed_over=passed_over, notes=notes)
+
+
+def no_pictures(
+    names: Sequence[str],
+    passed_over: Mapping[str, int],
+    what: str = "no pictures here",
+    remedy: str = "Point at pictures, folders of them, or a list.",
+) -> InputError:
+    """The error for sources without a file that can be read, which says what they have instead."""
+    if MEDIA & passed_over.keys():
+        what, remedy = "no pictures that can be read", "Convert them to JPEG or PNG."
+    said = f" ({sentence(passed_over)})" if passed_over else ""
+    return InputError(f"{', '.join(names) or 'nothing'}: {what}{said}.", remedy)
 
 
 def _of_files(paths: Iterable[str]) -> Iterator[Found]:
@@ -241,12 +312,4 @@ def _of_catalog(catalog: Catalog) -> Iterator[Found]:
 
 def read_file(path: str) -> bytes:
     """The bytes of a file on disk, `MAX_BYTES` at most. Raises OSError."""
-    with open(path, "rb") as file:  # noqa: PTH123
-        return file.read(MAX_BYTES)
-
-
-def _is_dir(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False
+    return read_regular(path, MAX_BYTES)

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lookalike.data.catalog import Catalog
+from lookalike.data.scan import modified_ns
 from lookalike.data.tables import holds_images, not_whole, read_schema
 from lookalike.errors import InputError
 from lookalike.search.listing import Found, Item, Listing, file_item, listing_of
@@ -68,7 +69,9 @@ def list_of_shards(source: Path, shards: list[Path]) -> Listing:
         for shard in shards:
             yield from _pictures_in(shard)
 
-    return Listing(str(source), items, lambda: sum(int(pq.read_metadata(shard).num_rows) for shard in shards))
+    return Listing(
+        str(source), items, lambda: sum(int(pq.read_metadata(shard).num_rows) for shard in shards), is_list=True
+    )
 
 
 def _of_records(path: Path, records: Callable[[], Iterator[Record]], length: Callable[[], int]) -> Listing:
@@ -80,11 +83,11 @@ def _of_records(path: Path, records: Callable[[], Iterator[Record]], length: Cal
             found = _listed(folder, record)
             if isinstance(found, str):
                 name = f"{os.path.abspath(path)}, row {number}"  # noqa: PTH100
-                yield Rejected(name, found, about.st_size, about.st_mtime_ns)
+                yield Rejected(name, found, about.st_size, modified_ns(about))
             else:
                 yield found
 
-    return Listing(str(path), items, length)
+    return Listing(str(path), items, length, is_list=True)
 
 
 def _listed(folder: str, record: Record) -> Found | str:
@@ -110,7 +113,7 @@ def _pictures_in(shard: Path) -> Iterator[Found]:
     label = next((name for name in LABELS if name in schema.names and name != pictures), None)
     names = features.get(label or "", {}).get("names")
     columns = [name for name in schema.names if name == pictures or not _is_nested(schema.field(name).type)]
-    place, modified = os.path.abspath(shard), shard.stat().st_mtime_ns  # noqa: PTH100
+    place, modified = os.path.abspath(shard), modified_ns(shard.stat())  # noqa: PTH100
     for number, record in zip(count(), _parquet_records(shard, columns)):
         path = f"{place}#{number}"
         value = record[pictures]

@@ -7,6 +7,7 @@ is decoded.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -182,10 +183,8 @@ def new_row(
     item: Item, digest: bytes, vector: Vector, thumbnail: bytes, look: int, before: Row | None, label: str | None
 ) -> NewRow:
     """A row for an item. What is not said of it is taken over from the row that it replaces."""
-    named = label if label is not None else item.label
-    if before is not None:
-        keep_own = label is None and not item.listed and before.label is not None
-        named = before.label if named is None or keep_own else named
+    had = None if before is None else before.label
+    named = _composed(next((one for one in (label, item.label, had, item.folder_label) if one is not None), None))
     metadata = item.metadata if item.metadata is not None else before.metadata if before is not None else {}
     return NewRow(item.path, digest, vector, item.size, item.modified, named, metadata, thumbnail, look)
 
@@ -194,11 +193,19 @@ def _is_there(item: Item, row: Row | None, batch: Batch, label: str | None) -> b
     """Whether the row says all of the item; where only label and metadata differ, that is noted."""
     if row is None or (row.size, row.modified) != (item.size, item.modified):
         return False
-    named = label if label is not None else item.label if item.listed else None
+    named = label if label is not None else item.label
+    if named is None and row.label is None:
+        named = item.folder_label
+    named = _composed(named)
     metadata = item.metadata if item.listed else None
     if (named is not None and named != row.label) or (metadata is not None and dict(metadata) != dict(row.metadata)):
         batch.relabelled.append((row.id, named, metadata))
     return True
+
+
+def _composed(label: str | None) -> str | None:
+    """A label as it is kept: letters composed (NFC), so that names that look the same are the same."""
+    return None if label is None else unicodedata.normalize("NFC", label)
 
 
 def _ahead_by_one(threads: ThreadPoolExecutor, items: list[Item]) -> Iterator[list[Content | Rejected]]:

@@ -11,8 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lookalike.errors import InputError
-from lookalike.search.listing import Source, listing_of
+from lookalike.search.listing import Source, listings_of
 from lookalike.search.ray import Cluster, portions, rows_of
 from lookalike.search.store.base import About, NewRow, Rejected, Row
 from lookalike.search.transfer import Exported, batch_of, schema_of
@@ -37,12 +38,16 @@ PART = re.compile(r"part-(\d{6,})-[0-9a-f]+\.parquet")
 
 @dataclass
 class Shards:
-    """What became of the pictures: rows written now, those that were there, and files that cannot be read."""
+    """What became of the pictures: rows written now, those that were there, and files that cannot be read; how many
+    files of each kind were left alone, as they are no images by name; and what else a person should know.
+    """
 
     added: int = 0
     skipped: int = 0
     rejected: int = 0
     files: int = 0
+    passed_over: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
 def write_shards(
@@ -76,7 +81,7 @@ def write_shards(
     """
     config = model.config
     about = About(model.fingerprint, model.embedding_dim, where, config.image_size, config.match_threshold)
-    listings = [listing_of(source, folder_labels=folder_labels) for source in sources]
+    listings = listings_of(sources, folder_labels=folder_labels)
     total = sum(listing.count() for listing in listings)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -100,6 +105,8 @@ def write_shards(
             if progress is not None:
                 progress(done.added + done.skipped + done.rejected, total)
     _write_rejected(folder, list(rejected.values()))
+    done.passed_over = dict(sum((listing.passed_over for listing in listings), Counter()))
+    done.notes = [note for listing in listings for note in listing.notes]
     return done
 
 

@@ -7,15 +7,18 @@ for every program that uses pyarrow: https://arrow.apache.org/docs/python/filesy
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 from lookalike.data.folder import is_image
+from lookalike.data.scan import count_kind, is_hidden
 from lookalike.errors import InputError
 from lookalike.image import MAX_BYTES
-from lookalike.search.listing import Found, Item, Listing, class_folder
+from lookalike.search.folder_labels import children_of, class_folder, tops_of
+from lookalike.search.listing import Found, Item, Listing
 from lookalike.search.store.base import Rejected
 
 URI = re.compile(r"[a-z][a-z0-9+.-]+://.+", re.IGNORECASE)
@@ -48,14 +51,16 @@ def list_of_uri(uri: str, *, folder_labels: bool = True) -> Listing:
         raise InputError(f"{_shown(uri)}: nothing there.", "Check the address; a prefix ends where a folder would.")
     if info.type == FileType.File:
         return Listing(_shown(uri), lambda: iter([_found(uri, info, None)]), lambda: 1)
-    return Listing(
-        _shown(uri), partial(_below, uri, system, path, folder_labels), lambda: sum(1 for _ in _infos(system, path))
-    )
+    passed_over: Counter[str] = Counter()
+    notes: list[str] = []
+    items = partial(_below, uri, system, path, folder_labels, passed_over, notes)
+    length = partial(_length, system, path)
+    return Listing(_shown(uri), items, length, passed_over=passed_over, notes=notes)
 
 
-def uri_item(uri: str, *, label: str | None = None) -> Item:
+def uri_item(uri: str) -> Item:
     """An object that a list names. It is not asked for its size and age, and so taken never to change."""
-    return Item(_shown(uri), 0, 0, partial(read_object, uri), label)
+    return Item(_shown(uri), 0, 0, partial(read_object, uri))
 
 
 @lru_cache
@@ -91,29 +96,40 @@ def read_object(uri: str, path: str | None = None) -> bytes:
         return bytes(stream.read(MAX_BYTES))
 
 
-def _infos(system: Any, path: str) -> Iterator[Any]:
-    """The pictures below a prefix, by name; hidden ones are left out."""
+def _length(system: Any, path: str) -> int:
+    return sum(1 for _ in _infos(system, path, Counter()))
+
+
+def _infos(system: Any, path: str, passed_over: Counter[str]) -> Iterator[Any]:
+    """The pictures below a prefix, by name; hidden ones are left out, files of other kinds are counted."""
     from pyarrow.fs import FileSelector, FileType
 
     root = path.rstrip("/")
     found = system.get_file_info(FileSelector(root, recursive=True))
     for info in sorted(found, key=lambda one: str(one.path)):
-        inside = info.path[len(root) :]
-        if info.type == FileType.File and is_image(info.path) and "/." not in inside and "/__MACOSX" not in inside:
-            yield info
+        if info.type == FileType.File and not is_hidden(info.path[len(root) + 1 :]):
+            count_kind(passed_over, info.path)
+            if is_image(info.path):
+                yield info
 
 
-def _below(uri: str, system: Any, path: str, labels: bool) -> Iterator[Found]:
-    root = path.rstrip("/")
-    for info in _infos(system, path):
-        yield _found(uri, info, class_folder(info.path[len(root) + 1 :]) if labels else None)
+def _below(
+    uri: str, system: Any, path: str, labels: bool, passed_over: Counter[str], notes: list[str]
+) -> Iterator[Found]:
+    start = len(path.rstrip("/")) + 1
+    passed_over.clear()
+    notes.clear()
+    infos = list(_infos(system, path, passed_over))
+    tops = tops_of(children_of(info.path[start:] for info in infos), notes)
+    for info in infos:
+        yield _found(uri, info, class_folder(info.path[start:], tops) if labels else None)
 
 
-def _found(uri: str, info: Any, label: str | None) -> Found:
+def _found(uri: str, info: Any, folder_label: str | None) -> Found:
     known_by, size, modified = f"{urlsplit(uri).scheme}://{quote(info.path)}", int(info.size), int(info.mtime_ns or 0)
     if size > MAX_BYTES:
         return Rejected(known_by, f"{size / 2**20:,.0f} MiB are too many for a picture", size, modified)
-    return Item(known_by, size, modified, partial(read_object, uri, info.path), label)
+    return Item(known_by, size, modified, partial(read_object, uri, info.path), folder_label=folder_label)
 
 
 def _shown(uri: str) -> str:

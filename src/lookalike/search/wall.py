@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 from PIL import Image
 
+from lookalike.data.scan import printable
 from lookalike.errors import InputError
 from lookalike.models.prepare import prepare
 from lookalike.search.queries import are_several, id_of, is_vector, name_of
@@ -111,7 +112,7 @@ def write_wall(
     text = environment.from_string(template).render(title=title, how=how, asked=shown, calibrated=calibrated)
     beside = path.with_name(f".{path.name}.partial")
     try:
-        beside.write_text(text, encoding="utf-8")
+        beside.write_text(printable(text), encoding="utf-8")
         beside.replace(path)
     except OSError as error:
         raise InputError(

@@ -18,6 +18,7 @@ from lookalike.data.copies import leak
 from lookalike.data.folder import with_drawn_validation
 from lookalike.data.pack import Pack, pack
 from lookalike.data.read import read
+from lookalike.data.scan import sentence
 from lookalike.errors import InputError
 from lookalike.evaluation.protocols import named
 from lookalike.models.start import check_blind, fingerprint_of, timm_start
@@ -92,6 +93,8 @@ def fit(
         watch.say(f"{finished.path} is finished")
         return finished
     material = world.in_turn(lambda: read_material(recipe))
+    if passed_over := material.catalog.passed_over:
+        watch.say(f"{recipe.data.source}: {sentence(passed_over)}")
     if material.divided and recipe.model.init and not checkpoint.exists(Run(root / name).checkpoint_dir):
         test = material.divided.test
         world.in_turn(lambda: check_blind(recipe.model, test.class_ids, test.class_names))

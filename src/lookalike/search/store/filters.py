@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import unicodedata
 from collections.abc import Mapping, Sequence
 
 from lookalike.errors import InputError
@@ -107,9 +108,18 @@ def passes(row: Row, where: Where | None) -> bool:
 
 def _own(column: str, values: Sequence[Value]) -> Clause:
     """A label or path is text: a number or truth value equals none."""
-    texts: list[str | None] = [value for value in values if isinstance(value, str)]
+    texts: list[str | None] = [*texts_of(column, values)]
     condition = f"{column} IN ({_marks(texts)})"
     return (f"({condition} OR {column} IS NULL)" if None in values else condition), texts
+
+
+def texts_of(column: str, values: Sequence[Value]) -> list[str]:
+    """The texts that a filter on a row's own column asks for; of a label, also with composed letters (NFC), as labels
+    are kept.
+    """
+    texts = [value for value in values if isinstance(value, str)]
+    composed = [unicodedata.normalize("NFC", text) for text in texts] if column == "label" else []
+    return list(dict.fromkeys([*texts, *composed]))
 
 
 def _of_metadata(key: str, values: Sequence[Value]) -> Clause:

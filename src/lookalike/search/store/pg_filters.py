@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lookalike.search.store.base import Value, Where
-from lookalike.search.store.filters import OWN, tag, values_of
+from lookalike.search.store.filters import OWN, tag, texts_of, values_of
 from lookalike.search.store.pg_driver import Jsonb, sql
 
 INDEXED_VALUES = 20  # of a key, up to which the index is asked
@@ -46,7 +46,7 @@ def clause(where: Where | None) -> Clause:
 
 def _own(column: str, values: Sequence[Value]) -> Clause:
     """A label or path is text: a number or truth value equals none."""
-    texts = [value for value in values if isinstance(value, str)]
+    texts = texts_of(column, values)
     either = "({column} = ANY(%s::text[]) OR {column} IS NULL)" if None in values else "{column} = ANY(%s::text[])"
     return sql.SQL(either).format(column=sql.Identifier(column)), [texts]
 
