@@ -178,12 +178,15 @@ def test_a_list_wins_over_folders_whatever_the_order(
         inside = "cat" if table.parent == photos else "photos/cat"
         table.write_text(f"path,label,owner\n{inside}/0000.png,LYNX,ann\n{inside}/0001.png,,bo\n")
         sources = [table, photos] if list_first else [photos, table]
-        assert ingest(store, embedder, sources).added == 3
+        report = ingest(store, embedder, sources)
+        assert (report.added, len(report.notes)) == (3, 0)
         found = {Path(row.path).name: (row.label, dict(row.metadata)) for row in store.rows()}
         assert found == {
             "0000.png": ("LYNX", {"owner": "ann"}), "0001.png": ("cat", {"owner": "bo"}), "0002.png": ("cat", {}),
         }  # fmt: skip
         store.remove([row.id for row in store.rows()])
+    (note,) = ingest(store, embedder, photos).notes  # a list in the folder that was not given
+    assert note.startswith(f"{photos / 'list.csv'} looks like a list")
 
 
 def test_names_that_look_the_same_are_one_label(embedder: Embedder, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -73,12 +73,23 @@ def import_data(
 ) -> None:
     """Make a data set with a name of its own out of what you have; it is complete or absent."""
     from lookalike.data.imports import import_dataset
+    from lookalike.data.scan import MEDIA, sentence
     from lookalike.data.sources import data_home
 
     with _progress("importing") as progress:
         folder = import_dataset(source, name, into or data_home(), progress=progress)
     known_as = name if into is None else shlex.quote(str(folder))
-    echo(f"{name} is in {folder}\nNext: lookalike data check {known_as}")
+    echo(f"{name} is in {folder}")
+    if said := sentence({kind: count for kind, count in _passed_over(source).items() if kind in MEDIA}):
+        echo(said)
+    echo(f"Next: lookalike data check {known_as}")
+
+
+def _passed_over(source: Path) -> Mapping[str, int]:
+    """How many files of each kind a folder or zip has that are no images by name."""
+    from lookalike.data.folder import Tree
+
+    return Tree.open(source).passed_over if source.is_dir() or source.suffix.lower() == ".zip" else {}
 
 
 @app.command("show")
@@ -94,11 +105,14 @@ def show(
 ) -> None:
     """Write a contact sheet: some pictures of each class on one page."""
     from lookalike.data.read import read
+    from lookalike.data.scan import sentence
     from lookalike.data.sheet import contact_sheet
 
     catalog = read(source)
     page = contact_sheet(catalog, out, classes=classes, per_class=per_class, split=_split(split), seed=seed)
-    echo(str(page))
+    echo(page)
+    if catalog.passed_over:
+        echo(sentence(catalog.passed_over), err=True)
 
 
 def _split(text: str) -> Split:

@@ -27,6 +27,7 @@ from lookalike.image import MAX_BYTES
 from lookalike.search.folder_labels import LISTS, FolderLabels
 from lookalike.search.store.base import Rejected, Value
 
+FEW = 10  # tables in a folder that are looked at
 TABLES = frozenset({".csv", ".tsv", ".parquet"})
 
 Source = str | Path | Catalog
@@ -103,9 +104,26 @@ def listings_of(sources: Iterable[Source], *, folder_labels: bool = True) -> lis
     labels = None if whole is None else FolderLabels(whole)
     listings = [listing_of(source, folder_labels=folder_labels, labels=labels) for source in sources]
     folders = [one for one in listings if one.labels is not None]
+    given = {os.path.abspath(one.name) for one in listings if one.is_list}  # noqa: PTH100
+    for one in folders:
+        one.labels.notes += [  # type: ignore[union-attr]
+            f"{table} looks like a list of these pictures: give it, too, for its labels and metadata"
+            for table in _tables_in(one.folder)
+            if table not in given
+        ]
     if folders:
         listings = [replace(one, items=partial(_filled, one, folders)) if one.is_list else one for one in listings]
     return sorted(listings, key=lambda one: not one.is_list)
+
+
+def _tables_in(folder: str | None) -> list[str]:
+    """CSV and TSV files with a column of paths that lie directly in a folder."""
+    from lookalike.search.lists import header_of
+
+    if folder is None:
+        return []
+    tables = sorted(path for path in Path(folder).glob("[!.]*.[ct]sv") if path.is_file())
+    return [printable(str(path)) for path in tables[:FEW] if "path" in header_of(path)]
 
 
 def _folder_of_all(sources: Sequence[Source]) -> str | None:

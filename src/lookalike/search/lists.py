@@ -54,6 +54,14 @@ def list_of(path: Path) -> Listing:
     return _of_records(path, partial(_parquet_records, path, plain), lambda: rows)
 
 
+def header_of(path: Path) -> list[str]:
+    """The names of a CSV or TSV file's columns; none where it cannot be read."""
+    try:
+        return _csv_header(path)
+    except InputError:
+        return []
+
+
 def list_of_shards(source: Path, shards: list[Path]) -> Listing:
     """Parquet files with a column of encoded pictures, as Hugging Face data sets are kept. A picture is known by its
     file and number, `FILE.parquet#7`; the column of classes is its label, other plain columns are metadata.

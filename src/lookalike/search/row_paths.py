@@ -54,7 +54,8 @@ def is_at(path: str, there: str) -> bool:
 def is_below(path: str, above: str) -> bool:
     """Whether a row's path lies in a folder, zip or Parquet file, as the row has that or as it is called from here."""
     bases = {above.rstrip("/"), os.path.abspath(above).rstrip("/")} if above else set()  # noqa: PTH100
-    return any(path.startswith(base) and path[len(base) : len(base) + 1] in ("/", "#") for base in bases)
+    rests = [path[len(base) :] for base in bases if path.startswith(base)]
+    return any(rest.startswith("/") or (rest.startswith("#") and rest[1:].isdecimal()) for rest in rests)
 
 
 class Gone:
