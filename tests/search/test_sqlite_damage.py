@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -227,3 +230,15 @@ def test_files_of_a_later_time_are_not_used_with_an_older_database(tmp_path: Pat
     with SqliteStore.open(folder, exact_below=EXACT_BELOW) as store:
         assert store.verify() == []
         assert not store.search(QUERIES)[0].exact
+
+
+def test_random_damage_to_any_file_gives_no_wrong_answer_that_verify_does_not_tell(tmp_path: Path) -> None:
+    """In a process of its own, as a crash ends one; `damaging.py` may be run for more of it."""
+    script = Path(__file__).with_name("damaging.py")
+    command = [sys.executable, str(script), str(tmp_path / "damaged"), "40", "7"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    counts = json.loads(done.stdout)
+    assert sum(sum(count.values()) for count in counts.values()) == 40
+    assert not any("wrong" in count for count in counts.values()), done.stderr
+    assert all(set(counts[name]) == {"found"} for name in ("graph", "vectors"))
