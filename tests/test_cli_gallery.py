@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import lookalike
+from lookalike import Gallery
 from lookalike.cli.gallery_words import parse_threshold, parse_where
 from lookalike.cli.main import app
 from lookalike.errors import InputError
@@ -84,9 +86,44 @@ def test_search_prints_scores_ids_labels_and_paths(filled: Path, photos: Path) -
     assert lines[-1] == "12 rows, at most 3 answers"
 
 
-def test_the_calibrated_threshold_is_used_and_said(filled: Path, photos: Path) -> None:
+def test_the_models_threshold_is_not_used(filled: Path, photos: Path, tmp_path: Path) -> None:
+    query, wall = photos / "dog" / "0.png", tmp_path / "wall.html"
+    tree = tree_of("search", filled, query, "--k", 12)
+    assert (tree["threshold"], tree["calibrated"], tree["calibrated_on"]) == (None, False, None)
+    assert len(tree["queries"][0]["hits"]) == 12
+    good("search", filled, query, "--html", wall)
+    assert 'class="sure"' not in wall.read_text()
+    fault = refusal("search", filled, query, "--threshold", "calibrated")
+    assert "has no calibrated threshold" in fault.message
+    assert "gallery calibrate" in fault.remedy
+    assert "0.950 is the model's, for images like those that the model was trained on" in fault.remedy
+
+
+def test_a_gallery_of_few_labels_is_not_calibrated(filled: Path) -> None:
+    fault = refusal("calibrate", filled)
+    assert "too few labelled rows to calibrate on: 12 of 3 labels, 48 pairs of different labels" in fault.message
+    assert "1,000 pairs" in fault.remedy
+
+
+def calibrated(gallery: Path, threshold: float) -> str:
+    """Give a small gallery a threshold of its own; what it rests on, in words."""
+    with Gallery.open(gallery, write=True) as opened:
+        opened.store.calibrated(replace(opened.about, own_threshold=threshold, own_rows=12, own_labels=3))
+        return str(opened.about.calibrated_on)
+
+
+def test_the_calibrated_threshold_is_used_and_said(filled: Path, photos: Path, tmp_path: Path) -> None:
+    filled = Path(shutil.copytree(filled, tmp_path / "own.gallery"))
+    on, wall = calibrated(filled, 0.95), tmp_path / "wall.html"
+    assert on == "12 labelled rows of this gallery, 3 labels"
+    good("search", filled, photos / "dog" / "0.png", "--html", wall)
+    assert 'class="sure"' in wall.read_text()
+    assert (
+        f"framed: cosine from 0.950, which 1 % of pairs of different labels reach (calibrated on {on})"
+        in wall.read_text()
+    )
     text = good("search", filled, photos / "dog" / "0.png", "--k", 12)
-    assert text.splitlines()[-1] == "12 rows, at most 12 answers, cosine from 0.950 (calibrated: 1 % false matches)"
+    assert text.splitlines()[-1] == f"12 rows, at most 12 answers, cosine from 0.950 (calibrated on {on})"
     tree = tree_of("search", filled, photos / "dog" / "0.png", "--k", 12)
     assert (tree["threshold"], tree["calibrated"]) == (0.95, True)
     scores = [hit["score"] for hit in tree["queries"][0]["hits"]]
@@ -100,7 +137,17 @@ def test_the_calibrated_threshold_is_used_and_said(filled: Path, photos: Path) -
 def test_the_tree_of_a_search_is_what_the_library_says(filled: Path, photos: Path, model: Path) -> None:
     paths = [photos / "emu" / "1.png", photos / "cat" / "0.png"]
     tree = tree_of("search", filled, *paths, "--id", 3, "--where", "label=cat,emu", "--threshold", "none", "--exact")
-    assert set(tree) == {"gallery", "fingerprint", "rows", "k", "where", "threshold", "calibrated", "queries"}
+    assert set(tree) == {
+        "gallery",
+        "fingerprint",
+        "rows",
+        "k",
+        "where",
+        "threshold",
+        "calibrated",
+        "calibrated_on",
+        "queries",
+    }
     assert (tree["gallery"], tree["rows"], tree["k"], tree["threshold"]) == (str(filled), 12, 10, None)
     assert tree["fingerprint"] == lookalike.load(model).fingerprint
     assert tree["where"] == {"label": ["cat", "emu"]}
@@ -215,7 +262,8 @@ def test_info_says_what_it_is(filled: Path, model: Path) -> None:
         assert tree["rows"] == 12
     text = good("info", filled)
     assert f"{model.resolve()}, {lookalike.load(model).fingerprint[:12]}…" in text
-    assert "0.950, of 1 % false matches" in text
+    assert "not calibrated" in text
+    assert "0.950, 1 % false matches on images like those that the model was trained on; not used" in text
 
 
 def test_verify_is_quiet_when_all_is_well_and_fails_when_it_is_not(own: Path) -> None:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -132,15 +133,20 @@ def test_filters_hold(gallery: Gallery, photos: Path) -> None:
     assert len(found.hits) == 8
 
 
-def test_the_threshold_is_the_calibrated_one_unless_another_is_named(gallery: Gallery, photos: Path) -> None:
+def test_the_threshold_is_the_calibrated_one_unless_another_is_named(
+    gallery: Gallery, photos: Path, tmp_path: Path
+) -> None:
     query = photos / "dog" / "0.png"
+    assert len(gallery.search(query, k=12).hits) == 12, "the model's own threshold is not used"
     every = gallery.search(query, k=12, threshold=None)
     assert len(every.hits) == 12
     scores = [hit.score for hit in every.hits]
     assert 0 < sum(score >= 0.95 for score in scores) < 12
-    for threshold, least in (("default", 0.95), ("calibrated", 0.95), (scores[3] - 1e-4, scores[3] - 1e-4)):
-        found = gallery.search(query, k=12, threshold=threshold)  # type: ignore[arg-type]
-        assert [hit.score for hit in found.hits] == [score for score in scores if score >= least]
+    with Gallery.open(shutil.copytree(str(gallery.place), tmp_path / "own"), write=True) as own:
+        own.store.calibrated(replace(own.about, own_threshold=0.95))
+        for threshold, least in (("default", 0.95), ("calibrated", 0.95), (scores[3] - 1e-4, scores[3] - 1e-4)):
+            found = own.search(query, k=12, threshold=threshold)  # type: ignore[arg-type]
+            assert [hit.score for hit in found.hits] == [score for score in scores if score >= least]
 
 
 def test_a_threshold_that_is_not_known_is_missed_only_by_name(other_model: Path, tmp_path: Path) -> None:
@@ -309,8 +315,9 @@ def test_info_says_what_it_is(gallery: Gallery, filled: Path, model: Path) -> No
     assert (tree["gallery"], tree["rows"], tree["rejected"]) == (str(filled), 12, 0)
     assert tree["model"] == {
         "place": str(model.resolve()), "fingerprint": lookalike.load(model).fingerprint, "dim": DIM, "image_size": 32,
-        "threshold": 0.95,
+        "threshold": 0.95, "calibrated_on": "images like those that the model was trained on",
     }  # fmt: skip
+    assert (tree["threshold"], tree["calibrated_on"]) == (None, None)
     assert tree["store"]["bytes"] > 0
 
 

@@ -310,6 +310,17 @@ def test_k_beyond_what_there_is(store: Store) -> None:
         assert len(store.search(units(1), 1000, exact=exact, where={"label": "b"})[0].hits) == 2
 
 
+def test_what_was_calibrated_is_kept(place: Place) -> None:
+    about = replace(ABOUT, own_threshold=0.123456789, own_rows=400, own_labels=2)
+    with place.create(ABOUT) as store:
+        store.calibrated(about)
+        assert store.about == about
+    with place.open() as reader:
+        assert reader.about == about
+        with pytest.raises(InputError):
+            reader.calibrated(ABOUT)
+
+
 def test_threshold(store: Store) -> None:
     store.add(new_rows(units(100)))
     query = units(1, seed=5)

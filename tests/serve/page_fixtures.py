@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,6 +69,8 @@ def gallery_of(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Callab
         place = tmp_path_factory.mktemp("page") / "photos.gallery"
         with Gallery.create(place, model) as gallery:
             gallery.add(photos)
+            own = replace(gallery.about, own_threshold=gallery.about.threshold, own_rows=12, own_labels=3)
+            gallery.store.calibrated(own)
         return place
 
     return make

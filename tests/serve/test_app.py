@@ -40,7 +40,14 @@ def test_it_says_what_it_is(client: TestClient, engine: PlainEngine) -> None:
         "unknown_threshold": None,
     }  # fmt: skip
     counts = [{"label": label, "count": 4} for label in ("cat", "dog", "emu")]
-    assert about["gallery"] == {"rows": 12, "threshold": None, "labels": counts}
+    assert about["gallery"] == {
+        "rows": 12,
+        "threshold": None,
+        "calibrated_on": None,
+        "model_threshold": None,
+        "model_calibrated_on": "images like those that the model was trained on",
+        "labels": counts,
+    }
     assert about["limits"]["max_images"] == 16
     assert about["keys"] == {"read": False, "write": "open"}
 

@@ -202,7 +202,7 @@ def test_the_threshold_hides_at_once_and_is_lowered_where_nothing_is_left(page: 
     page.on("request", lambda request: asked.append(request.url) if "/v1/search" in request.url else None)
     expect(page.locator("#threshold-value")).to_have_text("0.90, calibrated")
     expect(page.locator("#mark")).to_be_visible()
-    expect(page.locator("#threshold-why")).to_contain_text("The mark, 0.90, is calibrated")
+    expect(page.locator("#threshold-why")).to_contain_text("The mark, 0.90, is calibrated on 12 labelled rows")
     least = 0.5
     page.locator("#threshold").fill(str(least))
     expect(page.locator("#wall li:not([hidden])")).to_have_count(sum(hit["score"] >= least for hit in everything))

@@ -54,8 +54,12 @@ def test_thresholds(tmp_path: Path, photos: Path, model_place: Path) -> None:
     calibrated = model_folder(tmp_path / "calibrated", threshold=0.9)
     with Gallery.create(tmp_path / "g", calibrated) as gallery:
         gallery.add(photos)
+        gallery.store.calibrated(replace(gallery.about, own_threshold=0.9, own_rows=12, own_labels=3))
     with client_of(Settings(gallery=str(tmp_path / "g")), PlainEngine(calibrated)) as client:
-        assert client.get("/v1/about").json()["gallery"]["threshold"] == 0.9
+        about = client.get("/v1/about").json()["gallery"]
+        assert about["threshold"] == about["model_threshold"] == 0.9
+        assert about["calibrated_on"] == "12 labelled rows of this gallery, 3 labels"
+        assert about["model_calibrated_on"] == "images like those that the model was trained on"
         for text, least, bound in (
             ("default", 0.9, 0.9), ("calibrated", 0.9, 0.9), ("none", None, -1), ("-0.5", -0.5, -0.5), ("1", 1.0, 1.0),
         ):  # fmt: skip
@@ -75,7 +79,7 @@ def test_thresholds(tmp_path: Path, photos: Path, model_place: Path) -> None:
         ("id=1&k=1001", 422, "query k: more than 1,000."),
         ("id=1&threshold=2", 422, "query threshold: no cosine."),
         ("id=1&threshold=nan", 422, "query threshold: no cosine."),
-        ("id=1&threshold=calibrated", 422, "threshold: the model has no calibrated one."),
+        ("id=1&threshold=calibrated", 422, "threshold: the gallery has no calibrated one."),
         ("id=1&label=", 422, "query label: no label."),
         ("id=1&label=a%00b", 422, "query label: no label."),
         ("id=1&exact=perhaps", 422, "query exact: "),

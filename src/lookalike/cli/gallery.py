@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -104,6 +105,22 @@ def _check_paths(gallery: Gallery, paths: list[str]) -> None:
 app.command("search")(search)
 
 
+@app.command("calibrate")
+def calibrate(target: Target, as_json: AsJson = False) -> None:
+    """Find the threshold of a gallery by its own labels: what 1 % of the pairs of different labels reach."""
+    from lookalike.search.gallery import Gallery
+
+    with Gallery.open(target, write=True) as gallery:
+        found = gallery.calibrate()
+        if as_json:
+            print_json({"gallery": str(gallery.place), **asdict(found)})
+            return
+        typer.echo(
+            f"{gallery.place}: threshold {found.threshold:.3f}, which 1 % of the pairs of different labels reach and "
+            f"{found.found:.0%} of those of one label ({gallery.about.calibrated_on})"
+        )
+
+
 @app.command("info")
 def info(
     target: Target,
@@ -120,14 +137,19 @@ def info(
         print_json(tree | {"files": files} if rejected else tree)
         return
     model = tree["model"]
-    known = "none" if model["threshold"] is None else f"{model['threshold']:.3f}, of 1 % false matches"
+    own, of_model = tree["threshold"], model["threshold"]
+    ours, others = (f"1 % false matches on {one['calibrated_on']}" for one in (tree, model))
+    known = {
+        "threshold": "not calibrated" if own is None else f"{own:.3f}, {ours}",
+        "model's": "none" if of_model is None else f"{of_model:.3f}, {others}; not used",
+    }
     lines = {
         "gallery": tree["gallery"],
         "rows": f"{tree['rows']:,}",
         "rejected": counted(tree["rejected"], "file"),
         "model": f"{model['place'] or 'place not known'}, {model['fingerprint'][:12]}…",
         "vectors": f"{model['dim']} numbers, of pictures of {model['image_size']} pixels",
-        "threshold": known,
+        **known,
         **{key: f"{value:,}" if isinstance(value, int) else str(value) for key, value in tree["store"].items()},
     }
     width = max(map(len, lines))

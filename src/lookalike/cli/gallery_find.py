@@ -34,7 +34,8 @@ def search(
     threshold: Annotated[
         str | None,
         typer.Option(
-            metavar="COSINE", help="The least of an answer: a number, 'calibrated' (the default, if known) or 'none'."
+            metavar="COSINE",
+            help="The least of an answer: a number, 'none', or 'calibrated' (the default once 'calibrate' was run).",
         ),
     ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Compare with every row.")] = False,
@@ -102,8 +103,8 @@ def _how(gallery: Gallery, k: int, limit: float | None, where: list[str] | None)
     """How was searched, a few words each."""
     words = [f"at most {counted(k, 'answer')}"]
     if limit is not None:
-        calibrated = limit == gallery.about.threshold
-        words.append(f"cosine from {limit:.3f}{' (calibrated: 1 % false matches)' if calibrated else ''}")
+        on = f" (calibrated on {gallery.about.calibrated_on})" if limit == gallery.about.own_threshold else ""
+        words.append(f"cosine from {limit:.3f}{on}")
     return [*words, *(where or ())]
 
 
@@ -117,7 +118,8 @@ def _as_tree(
         "k": k,
         "where": where,
         "threshold": limit,
-        "calibrated": limit is not None and limit == gallery.about.threshold,
+        "calibrated": limit is not None and limit == gallery.about.own_threshold,
+        "calibrated_on": gallery.about.calibrated_on,
         "queries": [
             {
                 "query": query if isinstance(query, int) else str(query),

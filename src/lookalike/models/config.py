@@ -22,7 +22,8 @@ class ModelConfig(Section):
     `start` says what the weights were trained on before, if anything. `precision` is how the weights are stored; in
     memory they are float32. `temperature` divides the logits before the softmax; where the validation
     images could not tell it, it is 1, and `temperature_remark` says why. `match_threshold` is the cosine of two
-    vectors from which on their images may be called one class, at 1 % false matches; None where it was not measured.
+    vectors from which on their images may be called one class, at 1 % false matches among images like the validation
+    images (or a protocol's test images), and more among others; None where it was not measured.
     `unknown_threshold` is the probability of the likeliest class below which the answer is better "unknown": one image
     in ten of the classes it knows lies below it; None: it always has an answer. Of `dataset` and its `remark`, see
     `Catalog`. `crop_boxes` says whether it saw images cut to their boxes;

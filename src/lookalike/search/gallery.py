@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from lookalike.models.pretrained import Pretrained
+    from lookalike.search.calibrating import Calibrated
     from lookalike.search.duplicates import Group
     from lookalike.search.embedder import Embedder
     from lookalike.search.ingest import Report
@@ -84,7 +85,12 @@ class Gallery:
         place = places.place_of(target)
         loaded, where = load_model(model)
         about = About(
-            loaded.fingerprint, loaded.embedding_dim, where, loaded.config.image_size, loaded.config.match_threshold
+            loaded.fingerprint,
+            loaded.embedding_dim,
+            where,
+            loaded.config.image_size,
+            loaded.config.match_threshold,
+            loaded.config.dataset,
         )
         return cls(places.create_store(place, about), place, loaded)
 
@@ -154,7 +160,7 @@ class Gallery:
 
     @property
     def about(self) -> About:
-        """What it was made with: the model's fingerprint and place, the dimension, the calibrated threshold."""
+        """What it was made with: the model's fingerprint and place, the dimension; and the thresholds."""
         return self.store.about
 
     @property
@@ -242,8 +248,8 @@ class Gallery:
                 is not its own answer.
             k: answers at most.
             where: only rows of this label and metadata: `{"label": ["cat", "dog"], "year": 2012}`.
-            threshold: the least cosine of an answer; "calibrated": that of 1 % false matches; "default": likewise where
-                the model has one, else none; None: none.
+            threshold: the least cosine of an answer; "calibrated": that of `calibrate`; "default": likewise where the
+                gallery was calibrated, else none; None: none.
             exact: compare with all rows.
             fingerprint: of the model that made the vectors given, where it is known.
 
@@ -266,7 +272,7 @@ class Gallery:
         """The least cosine that `search` asks of an answer; None where there is none.
 
         Raises:
-            InputError: "calibrated" where the model has no such threshold, or what is no cosine.
+            InputError: "calibrated" where the gallery was not calibrated, or what is no cosine.
         """
         return limit_of(threshold, self.about, str(self.place))
 
@@ -304,6 +310,16 @@ class Gallery:
         label = None if label is None else unicodedata.normalize("NFC", label)
         return sum(self.store.label(some, label, metadata) for some in batches(dict.fromkeys(wanted_ids), BATCH))
 
+    def calibrate(self) -> Calibrated:
+        """Find the cosine that 1 % of the pairs of different labels reach, and keep it; see `search.calibrating`.
+
+        Raises:
+            InputError: too few labelled rows, or a store not open for writing.
+        """
+        from lookalike.search.calibrating import calibrate
+
+        return calibrate(self.store, str(self.place))
+
     def verify(self, recall: bool = False, *, k: int = 10, sample: int = 200, seed: int = 0) -> Verified:
         """Look at every row and every derived file.
 
@@ -329,7 +345,10 @@ class Gallery:
                 "dim": about.dim,
                 "image_size": about.image_size,
                 "threshold": about.threshold,
+                "calibrated_on": about.model_calibrated_on,
             },
+            "threshold": about.own_threshold,
+            "calibrated_on": about.calibrated_on,
             "store": self.store.facts(),
         }
 

@@ -64,19 +64,27 @@ def limit_of(threshold: Threshold, about: About, place: str) -> float | None:
     """The least cosine that is asked of an answer; None where there is none.
 
     Raises:
-        InputError: "calibrated" where the model has no such threshold, or what is no cosine.
+        InputError: "calibrated" where the gallery was not calibrated on its own labels, or what is no cosine.
     """
     if threshold is None or threshold == "default":
-        return None if threshold is None else about.threshold
+        return None if threshold is None else about.own_threshold
     if threshold == "calibrated":
-        if about.threshold is None:
-            raise InputError(f"{place}: its model has no calibrated threshold.", "Give a cosine, such as 0.7, or none.")
-        return about.threshold
+        if about.own_threshold is None:
+            raise InputError(f"{place}: has no calibrated threshold.", calibrate_first(about))
+        return about.own_threshold
     if not isinstance(threshold, float | int) or not -1 <= threshold <= 1:
         raise InputError(
             f"{threshold!r} is no threshold.", "Give a cosine from -1 to 1, 'calibrated', or None for none."
         )
     return float(threshold)
+
+
+def calibrate_first(about: About) -> str:
+    """What to do where a gallery has no threshold of its own, and what the model's is worth."""
+    known = (
+        "" if about.threshold is None else f" ({about.threshold:.3f} is the model's, for {about.model_calibrated_on})"
+    )
+    return f"Calibrate it on its labels (lookalike gallery calibrate), or give a cosine{known}."
 
 
 def answers(

@@ -80,7 +80,9 @@ def write_shards(
         InputError: a source that is not there, a folder with rows of another model, or one that cannot be written.
     """
     config = model.config
-    about = About(model.fingerprint, model.embedding_dim, where, config.image_size, config.match_threshold)
+    about = About(
+        model.fingerprint, model.embedding_dim, where, config.image_size, config.match_threshold, config.dataset
+    )
     listings = listings_of(sources, folder_labels=folder_labels)
     total = sum(listing.count() for listing in listings)
     try:

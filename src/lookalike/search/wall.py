@@ -79,6 +79,7 @@ def write_wall(
     title: str,
     how: Sequence[str] = (),
     calibrated: float | None = None,
+    calibrated_on: str = "",
 ) -> None:
     """Write the wall: complete or not at all.
 
@@ -88,7 +89,8 @@ def write_wall(
         thumbnail: the JPEG of a row by its id, or None.
         title: of the page, such as the gallery's name.
         how: what was searched and how, a few words each.
-        calibrated: the cosine from which on an answer is marked as the same class, at 1 % false matches.
+        calibrated: the cosine from which on an answer is framed, which 1 % of the pairs of different labels reach.
+        calibrated_on: what that was measured on, in words.
 
     Raises:
         InputError: the file cannot be written.
@@ -109,7 +111,9 @@ def write_wall(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["last_part"] = last_part
-    text = environment.from_string(template).render(title=title, how=how, asked=shown, calibrated=calibrated)
+    text = environment.from_string(template).render(
+        title=title, how=how, asked=shown, calibrated=calibrated, calibrated_on=calibrated_on
+    )
     beside = path.with_name(f".{path.name}.partial")
     try:
         beside.write_text(printable(text), encoding="utf-8")
@@ -147,7 +151,8 @@ def wall_of(gallery: Gallery, path: Path, query: Any, found: Found | list[Found]
         gallery.store.thumbnail,
         title=gallery.place.name,
         how=[f"{len(gallery):,} pictures", wanted(gallery.about), *how],
-        calibrated=gallery.about.threshold,
+        calibrated=gallery.about.own_threshold,
+        calibrated_on=gallery.about.calibrated_on or "",
     )
 
 

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from lookalike.looks import difference_hashes
 from lookalike.search.gallery import Gallery
-from lookalike.search.queries import Threshold
-from lookalike.search.store.base import Found, NewRow, Rejected, Row, Where
+from lookalike.search.queries import Threshold, calibrate_first
+from lookalike.search.store.base import About, Found, NewRow, Rejected, Row, Where
 from lookalike.serve.handles import FailingError, Handle
 from lookalike.serve.pictures import UPLOADED, Upload
 from lookalike.serve.refusals import RefusedError
@@ -90,8 +90,8 @@ class Collection:
         where: Where | None = {"label": list(labels)} if labels else None
 
         def work(gallery: Gallery) -> tuple[Found, float | None]:
-            if threshold == "calibrated" and gallery.about.threshold is None:
-                raise RefusedError(422, "threshold: the model has no calibrated one.", "Give a number, or none.")
+            if threshold == "calibrated" and gallery.about.own_threshold is None:
+                raise RefusedError(422, "threshold: the gallery has no calibrated one.", calibrate_first(gallery.about))
             if isinstance(query, int):
                 _known(gallery, query)
             found = gallery.search(query, k, where=where, threshold=threshold, exact=exact)
@@ -171,15 +171,13 @@ class Collection:
 
         await self._change(work)
 
-    async def facts(self, most: int) -> tuple[int, float | None, list[tuple[str, int]]]:
-        """Rows, the calibrated threshold, and the most frequent labels with their rows.
+    async def facts(self, most: int) -> tuple[int, About, list[tuple[str, int]]]:
+        """Rows, what the gallery was made with and calibrated on, and the most frequent labels with their rows.
 
         Raises:
             RefusedError: 503.
         """
-        return await self._count.run(
-            lambda gallery: (len(gallery), gallery.about.threshold, gallery.store.labels(most))
-        )
+        return await self._count.run(lambda gallery: (len(gallery), gallery.about, gallery.store.labels(most)))
 
     async def rows(self) -> int:
         """How many there are.

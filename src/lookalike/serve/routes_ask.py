@@ -28,8 +28,8 @@ Most = Annotated[int, Query(ge=1, description="Answers at most.")]
 Least = Annotated[
     str,
     Query(
-        description="The least cosine of an answer: a number, 'none', 'calibrated' (that of 1 % false matches), or "
-        "'default': calibrated where the model is.",
+        description="The least cosine of an answer: a number, 'none', 'calibrated' (on the gallery's own labels), "
+        "or 'default': calibrated where the gallery is, else none.",
         examples=["default", "none", "0.7"],
     ),
 ]

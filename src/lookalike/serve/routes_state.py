@@ -53,9 +53,16 @@ def routes(service: Service) -> APIRouter:
         settings, engine = service.settings, service.engine
         gallery = None
         if settings.gallery is not None:
-            rows, threshold, labels = await service.collection.facts(MOST_LABELS)
+            rows, made, labels = await service.collection.facts(MOST_LABELS)
             counted = [schemas.Counted(label=label, count=count) for label, count in labels]
-            gallery = schemas.GalleryFacts(rows=rows, threshold=threshold, labels=counted)
+            gallery = schemas.GalleryFacts(
+                rows=rows,
+                threshold=made.own_threshold,
+                calibrated_on=made.calibrated_on,
+                model_threshold=made.threshold,
+                model_calibrated_on=made.model_calibrated_on,
+                labels=counted,
+            )
         return schemas.About(
             name="lookalike",
             version=__version__,

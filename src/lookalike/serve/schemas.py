@@ -132,10 +132,17 @@ class Counted(Answer):
 
 
 class GalleryFacts(Answer):
-    """The gallery: its rows, the calibrated threshold of its model, its most frequent labels, at most 1,000."""
+    """The gallery: its rows and its most frequent labels, at most 1,000.
+
+    `threshold` was calibrated on its own labels, `calibrated_on` says on how many; null where it was not.
+    `model_threshold` is the model's: true only for images like those that `model_calibrated_on` names.
+    """
 
     rows: int
     threshold: float | None
+    calibrated_on: str | None = Field(examples=["400 labelled rows of this gallery, 2 labels"])
+    model_threshold: float | None
+    model_calibrated_on: str = Field(examples=["images of tiny-imagenet"])
     labels: list[Counted]
 
 

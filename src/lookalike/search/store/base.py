@@ -27,14 +27,19 @@ class ReplacedError(InputError):
 
 @dataclass(frozen=True)
 class About:
-    """What a gallery was made with; written once, when it is created.
+    """What a gallery was made with, written when it is created; and what its own labels say, once it is calibrated.
 
     Args:
         fingerprint: SHA-256 (hex) of the weights of the model that makes the vectors.
         dim: numbers of a vector.
         model: where that model was, for a person to find it again.
         image_size: pixels of the side of what the model sees.
-        threshold: cosine above which two images are called one class, at 1 % false matches; None where not known.
+        threshold: the model's: cosine that 1 % of the pairs of different classes reach, among images like those that it
+            was trained on; None where not known.
+        data: the data set that this was measured on; empty where not known.
+        own_threshold: cosine that 1 % of the pairs of different labels reach, among this gallery's own rows; None: it
+            was not calibrated.
+        own_rows: labelled rows that this rests on, and `own_labels` how many labels they have.
     """
 
     fingerprint: str
@@ -42,6 +47,22 @@ class About:
     model: str = ""
     image_size: int = 0
     threshold: float | None = None
+    data: str = ""
+    own_threshold: float | None = None
+    own_rows: int = 0
+    own_labels: int = 0
+
+    @property
+    def calibrated_on(self) -> str | None:
+        """What `own_threshold` rests on, in words; None where there is none."""
+        if self.own_threshold is None:
+            return None
+        return f"{self.own_rows:,} labelled rows of this gallery, {self.own_labels:,} labels"
+
+    @property
+    def model_calibrated_on(self) -> str:
+        """What the model's `threshold` rests on, in words."""
+        return f"images of {self.data}" if self.data else "images like those that the model was trained on"
 
     @classmethod
     def from_tree(cls, tree: Any) -> About:
@@ -281,6 +302,10 @@ class Store(Protocol):
 
     def labels(self, most: int) -> list[tuple[str, int]]:
         """The most frequent labels and their rows, at most so many; of equally frequent ones by their code points."""
+        ...
+
+    def calibrated(self, about: About) -> None:
+        """Keep what the rows' own labels say: `about` with another `own_threshold`, `own_rows` and `own_labels`."""
         ...
 
     def reject(self, files: Sequence[Rejected]) -> None:

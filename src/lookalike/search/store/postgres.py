@@ -9,8 +9,10 @@ out before its row is seen: of two writers, one may show id 8 before the other s
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import asdict
 from typing import Any, Self
 
 import numpy as np
@@ -115,6 +117,12 @@ class PostgresStore:
         )
         values = (label, None if metadata is None else jsonb(metadata), ids_of(ids))
         return self._link.writing(lambda db: db.execute(query, values).rowcount)
+
+    def calibrated(self, about: About) -> None:
+        """Keep what the rows' own labels say."""
+        query = self._names("UPDATE {s}.gallery SET about = %s::json")
+        self._link.writing(lambda db: db.execute(query, (json.dumps(asdict(about)),)).rowcount)
+        self.about = about
 
     def get(self, ids: Sequence[int]) -> list[Row | None]:
         """Rows in the order asked for; None for ids that are not there."""

@@ -14,11 +14,13 @@ database.
 from __future__ import annotations
 
 import errno
+import json
 import sqlite3
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Self
 
@@ -179,6 +181,12 @@ class SqliteStore:
         """Change the label or metadata (whole) of rows, where not None; how many rows there were."""
         with self._writing() as db:
             return writing.relabel(db, set(ids_of(ids)), label, metadata)
+
+    def calibrated(self, about: About) -> None:
+        """Keep what the rows' own labels say."""
+        with self._writing() as db:
+            db.execute("UPDATE meta SET about = ?", (json.dumps(asdict(about)),))
+        self.about = about
 
     def get(self, ids: Sequence[int]) -> list[Row | None]:
         """Rows in the order asked for; None for ids that are not there."""

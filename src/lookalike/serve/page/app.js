@@ -52,7 +52,7 @@ function showAbout(answer) {
   at("model").textContent = model.name;
   at("rows").textContent = gallery === null ? "no collection" : count(gallery.rows, "picture");
   at("version").textContent = `Lookalike ${about.version}`;
-  threshold.know(gallery?.threshold ?? null);
+  threshold.know(gallery?.threshold ?? null, gallery?.calibrated_on ?? "");
   filter.know(gallery?.labels ?? []);
   collection.offerLabels(gallery?.labels ?? []);
   showView();

@@ -1,4 +1,4 @@
-// How alike an answer must be: a slider with the model's calibrated value marked on it. It hides tiles and asks nothing.
+// How alike an answer must be: a slider with the gallery's calibrated value marked on it. It hides tiles and asks nothing.
 
 import { at, cosine } from "./words.js";
 
@@ -20,14 +20,14 @@ export class Threshold {
     });
   }
 
-  /** The calibrated value, or null where the model has none. */
-  know(calibrated) {
+  /** The calibrated value, or null where the gallery has none, and what it was calibrated on. */
+  know(calibrated, on = "") {
     this.#calibrated = calibrated;
     at("mark").hidden = calibrated === null;
     at("mark").style.setProperty("--at", calibrated ?? 0);
     at("threshold-why").textContent = calibrated === null
-      ? "The score is the cosine of two pictures' vectors; 1 is the most. This model has no calibrated threshold."
-      : `The mark, ${cosine(calibrated)}, is calibrated: pairs of different kinds reach it once in a hundred times, on pictures new to the model.`;
+      ? "The score is the cosine of two pictures' vectors; 1 is the most. This gallery has no threshold calibrated on its own labels."
+      : `The mark, ${cosine(calibrated)}, is calibrated on ${on}: one pair in a hundred of different labels reaches it.`;
   }
 
   /** Show a choice: a cosine, "none", or null for the calibrated value. */
