@@ -112,11 +112,34 @@ def test_a_full_disk_is_said() -> None:
     assert done.stderr.splitlines()[0].endswith("no space left on the disk.")
 
 
+<<<<<<< HEAD
 def test_a_failing_disk_is_said_with_its_file() -> None:
     body = "raise OSError(errno.EIO, os.strerror(errno.EIO), 'photos.gallery/graph')"
     done = subprocess.run(with_verb(body), capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("error: photos.gallery/graph: the disk failed (Input/output error).\n  ")
+=======
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        ("PermissionError(13, 'Permission denied', 'locked/pictures')", "Check the rights"),
+        ("PermissionError(1, 'Operation not permitted', 'locked/pictures')", "Check the rights"),
+        ("OSError(40, 'Too many levels of symbolic links', 'locked/pictures')", "circle"),
+    ],
+)
+def test_a_file_system_that_refuses_is_bad_input_wherever_it_does(error: str, remedy: str) -> None:
+    done = subprocess.run(with_verb(f"raise {error}"), capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    first, second = done.stderr.splitlines()
+    assert first.startswith("error: locked/pictures: ")
+    assert remedy in second
+
+
+def test_any_other_error_of_the_system_keeps_its_traceback() -> None:
+    done = subprocess.run(with_verb("open('nowhere')"), capture_output=True, text=True, check=False)
+    assert "Traceback" in done.stderr
+    assert done.returncode == 1
+>>>>>>> 701cad4 (A file system that refuses is bad input in every command; no top-5 of few classes in the progress)
 
 
 BUFFERED = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}

@@ -56,6 +56,12 @@ def _covering() -> Iterator[None]:
         raise
 
 
+REFUSALS = {  # what a file system may say of any file at any moment, and what to do about it
+    errno.EACCES: "Check the rights of this file or folder and of those above it.",
+    errno.EPERM: "Check the rights of this file or folder and of those above it.",
+    errno.ELOOP: "Mend the symbolic links on this path: they lead in a circle.",
+}
+
 app = typer.Typer(
     name="lookalike",
     cls=_Group,
@@ -143,6 +149,8 @@ def _run() -> None:
             name = str(error.filename or "a path")
             what = f"{name[:100]}…: this path of {len(name):,} characters is too long."
             _fail(InputError(what, "Use a shorter one."))
+        if error.errno in REFUSALS and error.filename:
+            _fail(InputError(f"{error.filename}: {error.strerror}.", REFUSALS[error.errno]))
         if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
             raise
         _drop_output()

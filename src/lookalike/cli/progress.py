@@ -56,7 +56,11 @@ def watching(console: Console) -> Iterator[Watch]:
                 bars.update(training, completed=step, total=total, visible=step < total, note=note)
             else:
                 minutes = (time.perf_counter() - start) / 60
-                shown = [(words, record[key]) for key, words in SCORES.items() if key in record]
+                shown = [
+                    (words, record[key])
+                    for key, words in SCORES.items()
+                    if key in record and says_something(key, record[key])
+                ]
                 scores = "".join(f"  {words} {score:6.2%}" for words, score in shown)
                 say(f"epoch {record['epoch']:5.1f}  step {step:6d} of {total}{scores}  after {minutes:.1f} min")
 
@@ -67,6 +71,11 @@ def watching(console: Console) -> Iterator[Watch]:
             if by_signal and os.environ.get("RANK", "0") == "0":  # of several processes, the first one speaks
                 say(f"stopped{where}; go on with: {again(sys.argv[1:])}")
             raise
+
+
+def says_something(key: str, score: float) -> bool:
+    """Whether a score is worth showing: of five classes or fewer, the first five answers always hold the right one."""
+    return key != "top5" or score < 1
 
 
 def again(arguments: Sequence[str]) -> str:
