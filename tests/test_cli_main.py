@@ -112,13 +112,13 @@ def test_a_full_disk_is_said() -> None:
     assert done.stderr.splitlines()[0].endswith("no space left on the disk.")
 
 
-<<<<<<< HEAD
 def test_a_failing_disk_is_said_with_its_file() -> None:
     body = "raise OSError(errno.EIO, os.strerror(errno.EIO), 'photos.gallery/graph')"
     done = subprocess.run(with_verb(body), capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("error: photos.gallery/graph: the disk failed (Input/output error).\n  ")
-=======
+
+
 @pytest.mark.parametrize(
     ("error", "remedy"),
     [
@@ -135,11 +135,20 @@ def test_a_file_system_that_refuses_is_bad_input_wherever_it_does(error: str, re
     assert remedy in second
 
 
+@pytest.mark.parametrize(
+    "words", [["data", "check", ""], ["train", "demo", "--data", ""], ["gallery", "add", "g", "", "photos"], [""]]
+)
+def test_an_empty_argument_does_not_mean_the_current_folder(words: list[str], tmp_path: Path) -> None:
+    done = subprocess.run([*RUN, *words], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: an argument is empty")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_any_other_error_of_the_system_keeps_its_traceback() -> None:
     done = subprocess.run(with_verb("open('nowhere')"), capture_output=True, text=True, check=False)
     assert "Traceback" in done.stderr
     assert done.returncode == 1
->>>>>>> 701cad4 (A file system that refuses is bad input in every command; no top-5 of few classes in the progress)
 
 
 BUFFERED = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}

@@ -341,7 +341,9 @@ def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
     path = find(name)
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}).", "Check its rights and the disk.") from None
+    except UnicodeDecodeError as error:
         raise InputError(f"{path}: cannot be read as text ({error}).", "Save it as YAML in UTF-8.") from None
     return Recipe.from_yaml(text, str(name), overrides)
 

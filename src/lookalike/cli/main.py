@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import io
+import itertools
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Annotated, Any, NoReturn
 
@@ -56,6 +58,7 @@ def _covering() -> Iterator[None]:
         raise
 
 
+MAY_BE_EMPTY = ("--label",)  # options whose value may be an empty text
 REFUSALS = {  # what a file system may say of any file at any moment, and what to do about it
     errno.EACCES: "Check the rights of this file or folder and of those above it.",
     errno.EPERM: "Check the rights of this file or folder and of those above it.",
@@ -126,6 +129,7 @@ def _run() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         try:
+            _refuse_empty(sys.argv)
             app()
         finally:
             sys.stdout.flush()  # a reader that went away (`| head`) shows here, not as noise at interpreter exit
@@ -162,6 +166,20 @@ def _show_bug(kind: type[BaseException], error: BaseException, trace: TracebackT
     import traceback
 
     echo(without_passwords("".join(traceback.format_exception(kind, error, trace))), err=True, end="")
+
+
+def _refuse_empty(words: Sequence[str]) -> None:
+    """Refuse an argument that is empty, which as a path would mean the current folder; a label may be empty.
+
+    Raises:
+        InputError: it says where it stands.
+    """
+    for before, word in itertools.pairwise(words):
+        if word == "" and before not in MAY_BE_EMPTY:
+            raise InputError(
+                f"an argument is empty: the one after '{Path(before).name}'.",
+                "Write what is meant there ('.' for the current folder); perhaps a variable of the shell is not set.",
+            )
 
 
 def _terminated(number: int, frame: FrameType | None) -> NoReturn:

@@ -175,6 +175,8 @@ def check_weights(data: bytes, path: Path, expected: str, header: str) -> None:
 
 def damaged(path: Path, error: Exception) -> InputError:
     """What is said of weights that cannot be read."""
+    if isinstance(error, OSError) and error.errno:
+        return InputError(f"{path}: cannot be read ({error.strerror}).", "Check its rights and the disk.")
     return InputError(f"{path}: damaged, cut short or not safetensors ({error}).", WHOLE)
 
 
