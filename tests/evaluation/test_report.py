@@ -216,6 +216,21 @@ def test_the_numbers_at_the_top_are_those_of_the_receipt(tmp_path: Path) -> None
     assert "56.1 to 72.9 %" in words, "the interval of 78 in 120"
 
 
+def test_the_files_of_the_surest_mistakes_are_named(tmp_path: Path) -> None:
+    given = inputs(skill=0.5)
+    given["paths"] = [f"val/<b>{number} & co.jpg" for number in range(60)]
+    words = Reader(written(tmp_path, given)).words
+    wrong = given["logits"].argmax(1) != given["labels"]
+    named = [path for path in given["paths"] if path in words]
+    assert len(named) == min(24, int(wrong.sum()))
+    assert {given["paths"].index(path) for path in named} <= set(np.flatnonzero(wrong).tolist())
+
+
+@pytest.mark.parametrize(("classes", "shown"), [(2, False), (5, False), (6, True)])
+def test_a_top_5_of_few_classes_is_not_drawn(classes: int, shown: bool, tmp_path: Path) -> None:
+    assert ("top-5: " in Reader(written(tmp_path, inputs(classes=classes))).words) == shown
+
+
 def test_a_temperature_that_the_images_cannot_tell_is_not_shown(tmp_path: Path) -> None:
     words = Reader(written(tmp_path, inputs(images=60))).words
     assert "no temperature was fitted" in words

@@ -266,6 +266,16 @@ def test_a_full_disk_leaves_the_old_model_whole(folder: Path) -> None:
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
+def test_predictions_say_whether_the_picture_is_unknown(images: np.ndarray) -> None:
+    sure = [each[0].probability for each in make().predict(images)]
+    limit = (min(sure) + max(sure)) / 2
+    found = make(unknown_threshold=limit).predict(images)
+    assert [each.unknown for each in found] == [probability < limit for probability in sure]
+    assert {each.unknown for each in found} == {True, False}
+    assert not any(each.unknown for each in make().predict(images)), "without a threshold nothing is"
+    assert "unknown=" in repr(found[0])
+
+
 def test_a_place_that_is_no_folder_is_refused(model: Pretrained, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="file: cannot write a model here"):

@@ -107,6 +107,7 @@ def evaluate(
             images=measured.images,
             class_names=loaded.config.class_names,
             remark=catalog.remark or None,
+            paths=measured.paths,
         )
     if as_json:
         print_json({"model": model, "fingerprint": loaded.fingerprint, "data": catalog.name, **results}, indent=None)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from lookalike.data.catalog import Catalog
     from lookalike.models.config import ModelConfig
-    from lookalike.models.pretrained import Prediction, Pretrained
+    from lookalike.models.pretrained import Predictions, Pretrained
 
 ItemT = TypeVar("ItemT")
 BAR = 20  # characters of a bar for probability 1
@@ -65,7 +65,7 @@ def predict(
     paths = list(_expanded(images, passed_over))
     loaded = load(model, device)
     pictures = _decoded(paths, loaded.config)
-    answers: list[list[Prediction]] = []
+    answers: list[Predictions] = []
     with _progress("predicting", range(0, len(pictures), BATCH)) as starts:
         for start in starts:
             answers += loaded.predict(pictures[start : start + BATCH], top=top, flip=flip)
@@ -128,9 +128,7 @@ def _decoded(paths: list[Path], config: ModelConfig) -> NDArray[np.uint8]:
     return pictures
 
 
-def _as_tree(
-    name: str, model: Pretrained, flip: bool, paths: list[Path], answers: list[list[Prediction]]
-) -> dict[str, Any]:
+def _as_tree(name: str, model: Pretrained, flip: bool, paths: list[Path], answers: list[Predictions]) -> dict[str, Any]:
     from dataclasses import asdict
 
     return {
@@ -140,7 +138,7 @@ def _as_tree(
         "images": [
             {
                 "image": str(path),
-                "unknown": model.config.is_unknown(predictions[0].probability),
+                "unknown": predictions.unknown,
                 "predictions": [asdict(each) for each in predictions],
             }
             for path, predictions in zip(paths, answers, strict=True)
@@ -148,10 +146,10 @@ def _as_tree(
     }
 
 
-def _as_text(path: Path, predictions: list[Prediction], flip: bool, config: ModelConfig) -> str:
+def _as_text(path: Path, predictions: Predictions, flip: bool, config: ModelConfig) -> str:
     sign = "█" if can_show("█") else "#"
     lines = [f"{path}{'  (flip averaged)' if flip else ''}"]
-    if config.is_unknown(predictions[0].probability):
+    if predictions.unknown:
         lines.append(f"  unknown: nothing reaches {config.unknown_threshold:.0%}; at most it may be")
     for each in predictions:
         bar = sign * round(each.probability * BAR)

@@ -21,13 +21,16 @@ QUALITY = 88  # of the JPEGs
 
 @dataclass(frozen=True)
 class Picture:
-    """An image that was mistaken: a data URI, its side in pixels, and the network's confidence in its guess, 0..1."""
+    """An image that was mistaken: a data URI, its side in pixels, the network's confidence in its guess, 0..1, and its
+    path; empty where that is not known.
+    """
 
     source: str
     side: int
     truth: str
     guess: str
     sure: float
+    path: str = ""
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class Findings:
         labels: (N,) int64.
         images: (N, S, S, 3) uint8.
         class_names: C of them.
+        paths: of the images, N; None: not known.
 
     Raises:
         InputError: logits and labels that cannot be measured.
@@ -71,8 +75,10 @@ class Findings:
         labels: NDArray[np.int64],
         images: NDArray[np.uint8],
         class_names: Sequence[str],
+        paths: Sequence[str] | None = None,
     ) -> None:
         self.logits, self.labels, self.images, self.names = logits, labels, images, list(class_names)
+        self.paths = paths
         self.matrix = confusion_matrix(logits, labels)  # (C, C)
         self.guesses = predictions(logits)  # (N,)
         self.wrong = self.guesses != labels  # (N,)
@@ -119,7 +125,9 @@ class Findings:
 
     def _picture(self, row: int) -> Picture:
         truth, guess = self.names[self.labels[row]], self.names[self.guesses[row]]
-        return Picture(data_uri(self.images[row]), self.images.shape[1], truth, guess, float(self.confidence[row]))
+        path = self.paths[row] if self.paths is not None else ""
+        side, sure = self.images.shape[1], float(self.confidence[row])
+        return Picture(data_uri(self.images[row]), side, truth, guess, sure, path)
 
 
 def data_uri(image: NDArray[np.uint8]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,14 @@ class Measured:
         logits: (N, C) float32.
         labels: (N,) int64, in the model's classes.
         images: (N, size, size, 3) uint8.
+        paths: N, as the data set names its images.
     """
 
     results: dict[str, Any]
     logits: NDArray[np.float32]
     labels: NDArray[np.int64]
     images: NDArray[np.uint8]
+    paths: Sequence[str]
 
 
 def read_as_trained(
@@ -118,7 +121,7 @@ def measure(
         "flip": flip,
         "image_size": model.config.image_size,
     }
-    return Measured(results, logits, labels, chosen.images)
+    return Measured(results, logits, labels, chosen.images, chosen.catalog.paths)
 
 
 def in_classes_of(model: Pretrained, catalog: Catalog) -> NDArray[np.int64]:
@@ -133,6 +136,6 @@ def in_classes_of(model: Pretrained, catalog: Catalog) -> NDArray[np.int64]:
             raise InputError(
                 f"{catalog.root}: the model does not know the class '{mark}'.",
                 f"It was trained on {model.config.dataset or 'other data'}, "
-                f"{len(known)} classes: {', '.join(list(known)[:3])}, ...",
+                f"{len(known)} classes: {', '.join(list(known)[:3])}{', ...' if len(known) > 3 else ''}.",
             )
     return np.array([known[mark] for mark in catalog.class_ids], np.int64)

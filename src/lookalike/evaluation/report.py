@@ -40,6 +40,7 @@ def write_report(
     images: NDArray[np.uint8],
     class_names: Sequence[str],
     remark: str | None,
+    paths: Sequence[str] | None = None,
 ) -> None:
     """Write the report of a measured network: complete or not at all.
 
@@ -55,11 +56,12 @@ def write_report(
         images: (N, S, S, 3) uint8, the pictures measured.
         class_names: C of them, any text.
         remark: what a reader must know about the data.
+        paths: N, what the pictures are called; None: they stay nameless.
 
     Raises:
         InputError: logits and labels that cannot be measured, or a file that cannot be written.
     """
-    findings = Findings(logits, labels, images, class_names)
+    findings = Findings(logits, labels, images, class_names, paths)
     text = page.rendered(
         "report.html.j2",
         title=title,
@@ -70,7 +72,7 @@ def write_report(
         results=receipt["results"],
         how=how_measured(receipt["results"], len(labels)),
         facts=page.facts(receipt),
-        charts=training_charts(history),
+        charts=training_charts(history, len(class_names)),
         **headline(receipt["results"], findings),
         **confidence(findings),
         **classes(findings),
@@ -137,8 +139,11 @@ def how_measured(results: dict[str, Any], n: int) -> list[str]:
     return [word for word in words if word]
 
 
-def training_charts(history: Sequence[dict[str, Any]]) -> list[tuple[str, str, Markup]]:
-    """Title, caption and chart of what was logged: accuracy, loss, learning rate and resolution over the epochs."""
+def training_charts(history: Sequence[dict[str, Any]], class_count: int) -> list[tuple[str, str, Markup]]:
+    """Title, caption and chart of what was logged: accuracy, loss, learning rate and resolution over the epochs.
+
+    Of five classes and fewer, there is no top-5.
+    """
 
     def series(kind: str, key: str) -> list[tuple[float, float]]:
         return [(r["epoch"], r[key]) for r in history if r.get("kind") == kind and r.get(key) is not None]
@@ -147,7 +152,10 @@ def training_charts(history: Sequence[dict[str, Any]]) -> list[tuple[str, str, M
         (
             "Accuracy",
             "On the validation images, in the precision of the training.",
-            [Line("top-1", series("eval", "top1")), Line("top-5", series("eval", "top5"))],
+            [
+                Line("top-1", series("eval", "top1")),
+                *([Line("top-5", series("eval", "top5"))] if class_count > 5 else []),
+            ],
             figures.percent,
             False,
         ),

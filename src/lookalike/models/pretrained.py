@@ -10,7 +10,7 @@ A model folder, which is also what a Hub repository holds:
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -40,6 +40,22 @@ class Prediction:
     class_id: str
     index: int
     probability: float
+
+
+class Predictions(list[Prediction]):
+    """The likeliest classes of one image, the likeliest first.
+
+    Args:
+        predictions: these.
+        unknown: whether the likeliest is too unlikely to be believed: the image is better called unknown.
+    """
+
+    def __init__(self, predictions: Iterable[Prediction] = (), *, unknown: bool = False) -> None:
+        super().__init__(predictions)
+        self.unknown = unknown
+
+    def __repr__(self) -> str:
+        return f"Predictions({super().__repr__()}, unknown={self.unknown})"
 
 
 class Pretrained(nn.Module, ModelHubMixin):
@@ -80,7 +96,7 @@ class Pretrained(nn.Module, ModelHubMixin):
 
     def predict(
         self, images: Sequence[Picture] | NDArray[np.uint8], *, top: int = 5, flip: bool = False, batch_size: int = 64
-    ) -> list[list[Prediction]]:
+    ) -> list[Predictions]:
         """The likeliest classes of each image, the likeliest first.
 
         Args:
@@ -90,7 +106,7 @@ class Pretrained(nn.Module, ModelHubMixin):
             batch_size: images at a time.
 
         Returns:
-            For each image, `top` predictions. Probabilities are over all classes.
+            For each image, `top` predictions, with `unknown` beside them. Probabilities are over all classes.
 
         Raises:
             InputError: an image that cannot be read, numbers below one, or a model of embeddings.
@@ -105,7 +121,10 @@ class Pretrained(nn.Module, ModelHubMixin):
         probabilities, indices = (logits / self.config.temperature).softmax(1).topk(min(top, self.config.num_classes))
         names, ids = self.config.class_names, self.config.class_ids
         return [
-            [Prediction(names[i], ids[i], i, p) for i, p in zip(row, values, strict=True)]
+            Predictions(
+                (Prediction(names[i], ids[i], i, p) for i, p in zip(row, values, strict=True)),
+                unknown=self.config.is_unknown(values[0]),
+            )
             for row, values in zip(indices.tolist(), probabilities.tolist(), strict=True)
         ]
 

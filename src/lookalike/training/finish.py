@@ -138,6 +138,7 @@ def finish_recognition(
         images=measured.images,
         class_names=material.catalog.class_names,
         remark=material.remark or None,
+        paths=measured.catalog.paths,
     )
 
 
