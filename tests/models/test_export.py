@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from lookalike.cli.export import export as verb
 from lookalike.errors import InputError
+from lookalike.image import CropMode
 from lookalike.models.build import build
 from lookalike.models.config import ModelConfig
 from lookalike.models.export import Format, export
@@ -197,3 +198,61 @@ def test_the_program_in_the_how_to_runs(
     Image.fromarray(picture).save("photo.png")
     exec(program.replace("photo.jpg", "photo.png"), {})
     assert capsys.readouterr().out.strip() == model.predict([picture], top=1)[0][0].label
+
+
+@pytest.mark.parametrize("crop_mode", ["center", "squash"])
+def test_the_program_in_the_how_to_agrees_with_predict_on_photos(
+    crop_mode: CropMode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "export.md").read_text()
+    program = page.split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(tmp_path)
+    plain = model_of("resnet18")
+    model = Pretrained(plain.network, plain.config.model_copy(update={"crop_mode": crop_mode}))
+    export(model, Path("pets.onnx"))
+    coarse = np.random.default_rng(1).integers(0, 256, (5, 4, 3), np.uint8)
+    photo = Image.fromarray(coarse).resize((60, 80), Image.Resampling.BICUBIC)
+    see_through = photo.convert("RGBA")
+    see_through.putalpha(Image.linear_gradient("L").resize(photo.size))
+    see_through.save("clear.png")
+    names = ["clear.png"]
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        names.append(f"turned-{orientation}.jpg")
+        photo.save(names[-1], quality=95, exif=exif)
+    for name in names:
+        found: dict[str, Any] = {}
+        exec(program.replace("photo.jpg", name), found)
+        np.testing.assert_allclose(found["logits"], model.logits([name]), atol=1e-3)
+
+
+@pytest.mark.parametrize("format", ["onnx", "torch"])
+def test_the_file_says_all_of_the_preprocessing(format: Format, tmp_path: Path) -> None:
+    path = tmp_path / ("m.onnx" if format == "onnx" else "m.pt2")
+    export(model_of("simple_cnn"), path, format)
+    said = read_exported(path).about["preprocessing"]
+    assert said["size"] == [32, 32]
+    assert said["normalization"] == {
+        "where": "inside the file",
+        "scale": 1 / 255,
+        "mean": [0.5, 0.4, 0.3],
+        "std": [0.25, 0.3, 0.2],
+    }
+    assert (said["resampling"], said["antialias"], said["background"]) == ("bicubic", True, [255, 255, 255])
+    for key, word in {"orientation": "EXIF", "transparency": "white", "color_space": "sRGB", "crop": "center"}.items():
+        assert word in said[key]
+    assert "shorter side" in said["resize"]
+
+
+@pytest.mark.parametrize("name", ["nodir/x.onnx", "x.pt2", "folder.onnx"])
+def test_what_is_refused_is_named_as_it_was_given(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOOKALIKE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    model_of("simple_cnn").save_pretrained(tmp_path / "model")
+    (tmp_path / "folder.onnx").mkdir()
+    failed = run(tmp_path / "model", "--out", name)
+    assert isinstance(failed.exception, InputError)
+    assert failed.exception.message.startswith(f"{name}: ")
+    assert "checked" not in failed.exception.message
+    assert {file.name for file in tmp_path.iterdir()} == {"cache", "model", "folder.onnx"}

@@ -67,18 +67,18 @@ def export(
     path = out or Path(f"model{ENDINGS[format.value]}")
     pictures = _pictures(images, loaded)
     half = len(pictures) // 2 if precision is Precision.int8 else 0
-    beside = path.with_name(f".{path.stem}.checked{path.suffix}")
-    try:
-        write(loaded, beside, format.value, precision.value, pictures[:half])
-        found = compare(loaded, read_exported(beside), pictures[half:])
+    agreements: list[Agreement] = []
+
+    def accept(written: Path) -> None:
+        found = compare(loaded, read_exported(written), pictures[half:])
         if faults := found.faults(exact=precision is Precision.float32):
             raise InputError(
                 f"{path}: not kept, it is too far from the model: {'; '.join(faults)}.", _remedy(precision)
             )
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-    _say(path, found, as_json)
+        agreements.append(found)
+
+    write(loaded, path, format.value, precision.value, pictures[:half], accept)
+    _say(path, agreements[0], as_json)
 
 
 def _pictures(source: str | None, model: Pretrained) -> NDArray[np.uint8]:

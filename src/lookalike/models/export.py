@@ -1,9 +1,9 @@
 """A model for programs that know nothing of us: ONNX, or PyTorch's own exported program.
 
 Both take `images`, (N, size, size, 3) uint8, RGB; normalisation is inside. Both give `embedding`, (N, D) float32 of
-unit length, and, of a classifier, `logits` (N, C) float32. What else is to be known (names of classes, size, how
-pictures are cut, temperature, thresholds, fingerprint) is in the ONNX file's metadata under "lookalike", as JSON; of a
-PyTorch file in its extra file `lookalike.json`.
+unit length, and, of a classifier, `logits` (N, C) float32. What else is to be known (names of classes, how an image
+file becomes such an array, temperature, thresholds, fingerprint) is in the ONNX file's metadata under "lookalike", as
+JSON; of a PyTorch file in its extra file `lookalike.json`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -82,6 +82,32 @@ def about(model: Pretrained) -> dict[str, Any]:
         "temperature": config.temperature,
         "unknown_threshold": config.unknown_threshold,
         "match_threshold": config.match_threshold,
+        "preprocessing": preprocessing(model),
+    }
+
+
+def preprocessing(model: Pretrained) -> dict[str, Any]:
+    """How an image file becomes the input, step by step, as plain values; the last step is inside the file."""
+    config = model.config
+    whole = config.crop_mode == "squash"
+    return {
+        "orientation": "as EXIF says (tag 0x0112), before all else",
+        "frame": "the first, of an animation",
+        "transparency": "on white",
+        "background": [255, 255, 255],
+        "color_space": "sRGB, converted by the embedded ICC profile",
+        "channels": "RGB",
+        "resize": "to exactly image_size x image_size, without regard to proportions"
+        if whole
+        else "so that the shorter side is image_size, proportions kept",
+        "crop": "none" if whole else "center: what sticks out is cut off evenly on both sides",
+        "resampling": "bicubic",
+        "antialias": True,
+        "size": [config.image_size, config.image_size],
+        "crop_mode": config.crop_mode,
+        "layout": "NHWC",
+        "dtype": "uint8",
+        "normalization": {"where": "inside the file", "scale": 1 / 255, "mean": config.mean, "std": config.std},
     }
 
 
@@ -91,6 +117,7 @@ def export(
     format: Format = "onnx",
     precision: Precision = "float32",
     images: NDArray[np.uint8] | None = None,
+    accept: Callable[[Path], None] | None = None,
 ) -> None:
     """Write a model as one file, complete or absent; what is there is replaced.
 
@@ -100,6 +127,7 @@ def export(
         format: "onnx", or "torch" for what `torch.export.load` reads.
         precision: "int8" is ONNX only: weights and activations of 8 bits, which are fitted to `images`.
         images: (N, size, size, 3) uint8, such as the network will see.
+        accept: called with the finished file before it gets its name; what it raises leaves nothing behind.
 
     Raises:
         InputError: a package is missing, another ending, int8 without images, or a folder that cannot be written.
@@ -121,6 +149,8 @@ def export(
                 if images is None or not len(images):
                     raise InputError("int8 has nothing to be fitted to.", "Give images: --images DATA.")
                 _quantise(beside, images[:CALIBRATION])
+        if accept is not None:
+            accept(beside)
         beside.replace(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error}).", "Choose another place.") from None
