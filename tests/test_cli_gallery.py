@@ -320,6 +320,28 @@ def test_duplicates_are_grouped(own: Path, photos: Path, tmp_path: Path) -> None
     assert "nearly the same" in text
     assert text.endswith("1 group, 2 rows of 13\n")
     assert tree_of("duplicates", own, "--cosine", "1")["groups"] == []
+    assert [row["copy_of"] for row in group["rows"]] == [None, None]
+
+
+def test_equal_files_are_told_from_near_copies(own: Path, photos: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    original = photos / "cat" / "1.png"
+    Image.open(original).save(tmp_path / "again.jpg", quality=80)
+    for name in ("copy.png", "third.png"):
+        (tmp_path / name).write_bytes(original.read_bytes())
+        good("add", own, tmp_path / name)
+    good("add", own, tmp_path / "again.jpg")
+    (group,) = tree_of("duplicates", own)["groups"]
+    first = group["rows"][0]["id"]
+    assert not group["exact"]
+    assert {Path(row["path"]).name: row["copy_of"] for row in group["rows"]} == {
+        "1.png": None, "copy.png": first, "third.png": first, "again.jpg": None}  # fmt: skip
+    text = good("duplicates", own)
+    assert text.count(f"(the same file as {first})") == 2
+    with lookalike.Gallery.open(own) as opened:
+        (found,) = opened.duplicates()
+        assert list(found.copy_of.values()) == [first, first]
 
 
 def test_compact_keeps_what_is_there(own: Path) -> None:

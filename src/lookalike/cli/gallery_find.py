@@ -86,13 +86,16 @@ def duplicates(
         for group in groups:
             echo("the same file" if group.exact else "nearly the same")
             for row in group.rows:
-                echo(f"  {row.id:>8}  {row.path}")
+                first = None if group.exact else group.copy_of.get(row.id)
+                echo(f"  {row.id:>8}  {row.path}{'' if first is None else f'  (the same file as {first})'}")
         rows = sum(len(group.rows) for group in groups)
         echo(f"{counted(len(groups), 'group')}, {counted(rows, 'row')} of {len(gallery):,}")
 
 
 def _as_group(group: Group) -> dict[str, Any]:
-    return {"exact": group.exact, "rows": [_as_row(row) for row in group.rows]}
+    firsts = group.copy_of
+    rows = [{**_as_row(row), "copy_of": firsts.get(row.id)} for row in group.rows]
+    return {"exact": group.exact, "rows": rows}
 
 
 def _as_row(row: Row) -> dict[str, Any]:

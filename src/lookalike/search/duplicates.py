@@ -37,6 +37,13 @@ class Group:
     rows: list[Row]
     exact: bool
 
+    @property
+    def copy_of(self) -> dict[int, int]:
+        """Of each row whose file is the same byte for byte as that of a row with a lower id, that id; by its own id."""
+        firsts: dict[bytes, int] = {}
+        found = {row.id: firsts.setdefault(row.digest, row.id) for row in sorted(self.rows, key=lambda row: row.id)}
+        return {id: first for id, first in found.items() if id != first}
+
 
 def find_duplicates(store: Store, *, bits: int = BITS, cosine: float = COSINE) -> list[Group]:
     """All groups of copies as of one moment; who is a copy of a copy is in the group, too.
