@@ -18,7 +18,7 @@ SOURCE = Path(lookalike.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
 NAMES = [path.relative_to(SOURCE).as_posix() for path in FILES]
 
-GROUND = {"errors", "extras", "cores", "files", "recipe", "run", "image", "looks"}
+GROUND = {"errors", "extras", "cores", "files", "recipe", "run", "image", "bounds", "looks"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "extras": {"errors"},
@@ -26,7 +26,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "files": set(),
     "recipe": {"errors"},
     "run": {"errors", "recipe", "cores"},
-    "image": {"errors"},
+    "bounds": {"errors"},
+    "deep": set(),
+    "profiles": set(),
+    "image": {"errors", "bounds", "deep", "profiles"},
     "looks": set(),
     "data": {"errors", "files", "recipe", "image", "cores"},
     "models": {"errors", "extras", "files", "recipe", "image"},
