@@ -184,3 +184,32 @@ def test_recipes_prints_one_resolved_with_its_overrides() -> None:
     name = recipe.shipped()[0]
     output = CliRunner().invoke(app, ["recipes", name, "training.epochs=3"]).output
     assert Recipe.from_yaml(output) == recipe.load(name, ["training.epochs=3"])
+
+
+ABORTS = """
+import atexit, ctypes, sys, time
+from lookalike.cli import main
+c = ctypes.CDLL(None)
+c.__cxa_atexit(ctypes.cast(c.abort, ctypes.c_void_p), None, None)  # as a library whose threads still run
+atexit.register(lambda: print("tidied", flush=True))
+def app():
+    print("buffered", end=" ")
+    print("ready", file=sys.stderr, flush=True)
+    while True:
+        time.sleep(0.01)
+main.app = app
+main.run()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks glibc for an abort")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stopped_command_leaves_with_its_code_whatever_its_libraries_do(number: signal.Signals, code: int) -> None:
+    with subprocess.Popen([sys.executable, "-c", ABORTS], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == b"ready\n"
+        process.send_signal(number)
+        said, wrong = process.communicate(timeout=60)
+    assert process.returncode == code, wrong
+    assert said == b"buffered tidied\n"
+    assert wrong == b""

@@ -132,7 +132,7 @@ def test_the_log_has_a_line_for_each_request_and_no_secret(
         client.get(f"/{key}")
     lines = [json.loads(record.message) for record in caplog.records if record.name == "lookalike.serve.access"]
     assert [(line["method"], line["route"], line["status"]) for line in lines] == [
-        ("POST", "/v1/search", 200), ("POST", "/v1/embed", 200), ("GET", "other", 404),
+        ("POST", "/v1/search", 200), ("POST", "/v1/embed", 422), ("GET", "other", 404),
     ]  # fmt: skip
     assert all(line["ms"] > 0 and line["client"] == "127.0.0.1" for line in lines)
     assert not re.search("secret|private|=7", caplog.text)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -97,6 +99,34 @@ def test_ctrl_c_ends_it_with_130(gallery_place: Path) -> None:
     with serving(gallery_place) as service:
         service.process.send_signal(signal.SIGINT)
         assert service.process.wait(PATIENCE) == 130
+        assert "Traceback" not in service.log()
+
+
+STUCK = (
+    "import sys, time\nfrom lookalike.serve import app, pictures\napp.CLOSING = 0.5\n"
+    "def decode(*given, **how):\n    print('stuck', file=sys.stderr, flush=True)\n    time.sleep(600)\n"
+    "pictures.decode = decode\nfrom lookalike.cli.main import run\nrun()"
+)
+
+
+def test_a_picture_that_takes_long_does_not_keep_it(gallery_place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve_process.COMMAND", [sys.executable, "-c", STUCK, "serve"])
+
+    def ask(url: str) -> None:
+        with suppress(httpx.TransportError):
+            httpx.post(f"{url}v1/recognise", files=form(encoded(1)), timeout=PATIENCE)
+
+    with serving(gallery_place, "--drain", "0.5") as service:
+        asker = threading.Thread(target=ask, args=(service.url,))
+        asker.start()
+        while "stuck\n" not in service.log():
+            assert asker.is_alive(), service.log()
+            time.sleep(0.02)
+        service.process.send_signal(signal.SIGTERM)
+        began = time.monotonic()
+        assert service.process.wait(PATIENCE) == 143
+        assert time.monotonic() - began < 20
+        asker.join()
         assert "Traceback" not in service.log()
 
 

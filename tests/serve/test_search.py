@@ -124,3 +124,54 @@ def test_a_gallery_of_another_model_is_refused_at_once(settings: Settings, tmp_p
     other = PlainEngine(load(model_folder(tmp_path / "other", seed=1)))
     with pytest.raises(InputError, match="made by another model"):
         client_of(settings, other)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "said"),
+    [
+        ("POST", "/v1/search?treshold=1", "query treshold: there is no such parameter here. Did you mean 'threshold'?"),
+        ("POST", "/v1/search?id=1&labels=cat", "query labels: there is no such parameter here. Did you mean 'label'?"),
+        ("POST", "/v1/search?id=1&K=5", "query K: there is no such parameter here."),
+        ("POST", "/v1/search?id=1&k=5&k=6", "query k: given more than once."),
+        ("POST", "/v1/search?id=1&label=%FF", "the query is not text in UTF-8."),
+        ("POST", "/v1/recognise?k=5", "query k: there is no such parameter here."),
+        ("POST", "/v1/embed?top=5", "query top: there is no such parameter here."),
+        ("POST", "/v1/items?lable=cat", "query lable: there is no such parameter here. Did you mean 'label'?"),
+        ("GET", "/v1/items/1?size=5", "query size: there is no such parameter here."),
+        ("HEAD", "/v1/items/1?size=5", ""),
+        ("GET", "/v1/items/1/thumbnail?size", "query size: there is no such parameter here."),
+        ("DELETE", "/v1/items/1?dry=1", "query dry: there is no such parameter here."),
+        ("GET", "/v1/about?x=", "query x: there is no such parameter here."),
+        ("GET", "/live?x=1", "query x: there is no such parameter here."),
+        ("GET", "/ready?x=1", "query x: there is no such parameter here."),
+        ("GET", "/metrics?x=1", "query x: there is no such parameter here."),
+    ],
+)  # fmt: skip
+def test_parameters_that_are_none_are_refused(client: TestClient, method: str, path: str, said: str) -> None:
+    answer = client.request(method, path)
+    assert answer.status_code == 422
+    if method != "HEAD":
+        assert answer.json()["error"]["message"] == said
+        assert answer.json()["error"]["remedy"]
+    assert client.get("/v1/items/1").status_code == 200  # nothing was done
+
+
+def test_an_answer_has_a_limit_of_bytes(settings: Settings, engine: PlainEngine, gallery_place: Path) -> None:
+    with Gallery.open(gallery_place, write=True) as gallery:
+        gallery.label([1, 2, 3, 4], metadata={"text": "é" * 10_000})  # of 2 bytes each
+    with client_of(replace(settings, max_answer_bytes=50_000), engine) as client:
+        assert client.get("/v1/about").json()["limits"]["max_answer_bytes"] == 50_000
+        answer = client.post("/v1/search?id=1&k=12")
+        assert answer.status_code == 422
+        assert answer.json()["error"]["limit"] == {"name": "max_answer_bytes", "value": 50_000}
+        assert "k" in answer.json()["error"]["remedy"]
+        assert client.post("/v1/search?id=12&k=2&label=dog").status_code == 200
+        assert client.post("/v1/search?id=1&k=2").status_code == 200
+        assert client.get("/v1/items/1").status_code == 200
+    with client_of(replace(settings, max_answer_bytes=10_000), engine) as client:
+        answer = client.get("/v1/items/1")
+        assert (answer.status_code, answer.json()["error"]["limit"]["name"]) == (422, "max_answer_bytes")
+        assert client.get("/v1/items/12").status_code == 200
+        assert client.get("/v1/items/1/thumbnail").status_code == 200
+    with client_of(replace(settings, max_answer_bytes=500), engine) as client:
+        assert [one["label"] for one in client.get("/v1/about").json()["gallery"]["labels"]] == ["cat", "dog"]

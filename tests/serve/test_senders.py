@@ -1,12 +1,14 @@
-"""Five hundred connections that send nothing, or too slowly: the others are served, and those are closed."""
+"""Connections that are too slow, do not read, or are too many: the others are served, and those are closed."""
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
 
 import httpx
 import pytest
@@ -14,16 +16,17 @@ import uvicorn
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from lookalike.serve.senders import timely
+from lookalike.serve.senders import Crowd, timely
 
 SECONDS = 0.6
 
 
 @contextmanager
-def server_of(app: ASGIApp) -> Iterator[int]:
+def server_of(app: ASGIApp, send_seconds: float = 30, crowd: Crowd | None = None) -> Iterator[int]:
     """The port of a server that gives a head so many seconds."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
-    config = uvicorn.Config(app, http=timely(SECONDS), ws="none", log_config=None, lifespan="off", timeout_keep_alive=1)
+    http = timely(SECONDS, send_seconds, crowd or Crowd(most_of_one=1000))
+    config = uvicorn.Config(app, http=http, ws="none", log_config=None, lifespan="off", timeout_keep_alive=1)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
@@ -106,3 +109,142 @@ def test_a_connection_is_good_after_an_answer_that_did_not_wait_for_the_body() -
         while connection.recv(4096):
             pass
         assert time.monotonic() - start < SECONDS + 1.5  # the rest of the body does not come: as an idle connection
+
+
+ASK = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+LARGE = 20 * 2**20  # bytes: more than the system holds of what is not read
+
+
+def unread(port: int, source: str = "127.0.0.1", asked: bytes = ASK) -> socket.socket:
+    """A connection that asks and does not read."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.bind((source, 0))
+    connection.connect(("127.0.0.1", port))
+    connection.sendall(asked)
+    return connection
+
+
+def drained(connection: socket.socket) -> int:
+    """Bytes that still come until it is closed or cut off."""
+    connection.settimeout(10)
+    total = 0
+    with suppress(ConnectionResetError):
+        while data := connection.recv(2**20):
+            total += len(data)
+    return total
+
+
+@pytest.mark.parametrize("asked", [ASK, ASK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"), ASK * 20])
+def test_an_answer_that_is_not_read_is_cut_off(asked: bytes) -> None:
+    crowd = Crowd()
+    with server_of(PlainTextResponse(bytes(LARGE)), SECONDS, crowd) as port, ExitStack() as stack:
+        slow = [stack.enter_context(unread(port, asked=asked)) for _ in range(20)]
+        eventually(lambda: len(crowd._of_one) == 1)
+        eventually(lambda: not crowd._of_one)
+        assert not crowd._waiting
+        assert all(drained(connection) < LARGE for connection in slow)
+
+
+def test_a_byte_now_and_then_gives_no_more_time_to_read() -> None:
+    crowd = Crowd()
+    with server_of(PlainTextResponse(bytes(LARGE)), SECONDS, crowd) as port, unread(port) as connection:
+        start, total = time.monotonic(), len(connection.recv(4096))
+        while crowd._of_one:
+            assert time.monotonic() - start < SECONDS + 5
+            total += len(connection.recv(4096))
+            time.sleep(0.02)
+        assert total + drained(connection) < LARGE
+
+
+def test_an_answer_that_is_read_in_time_leaves_the_connection_good() -> None:
+    app, seconds = PlainTextResponse(bytes(LARGE)), 3 * SECONDS
+    with server_of(app, seconds) as port, socket.create_connection(("127.0.0.1", port), 20) as connection:
+        start = time.monotonic()
+        while time.monotonic() - start < 1.5 * seconds:  # of the first one's time nothing is left
+            connection.sendall(ASK)
+            time.sleep(SECONDS / 3)  # in which it waits
+            answer = b""
+            while b"\r\n\r\n" not in answer:
+                answer += connection.recv(4096)
+            left = LARGE - len(answer.partition(b"\r\n\r\n")[2])
+            while left:
+                data = connection.recv(min(left, 2**20))
+                assert data, "it was cut off"
+                left -= len(data)
+            time.sleep(SECONDS / 3)
+
+
+def test_answers_that_wait_have_a_limit_together() -> None:
+    crowd = Crowd(most_bytes=3 * LARGE)
+    with server_of(PlainTextResponse(bytes(LARGE)), 30, crowd) as port, ExitStack() as stack:
+        slow = []
+        for count in range(1, 6):
+            slow.append(stack.enter_context(unread(port)))
+            eventually(lambda count=count: crowd._of_one["127.0.0.1"] == min(count, 3) == len(crowd._waiting))
+        assert drained(slow[0]) < LARGE  # those that waited longest
+        assert drained(slow[1]) < LARGE
+        assert httpx.get(f"http://127.0.0.1:{port}/").content == bytes(LARGE)
+
+
+def refused(port: int, source: str = "127.0.0.1") -> dict[str, Any]:
+    """What a connection that is turned away is told."""
+    with unread(port, source) as connection:
+        head, _, body = received(connection).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+    assert b"Retry-After: 1" in head
+    told: dict[str, Any] = json.loads(body)["error"]
+    return told
+
+
+def received(connection: socket.socket) -> bytes:
+    """All that comes."""
+    connection.settimeout(10)
+    answer = b""
+    while data := connection.recv(4096):
+        answer += data
+    return answer
+
+
+def test_one_address_has_so_many_connections_and_others_are_served() -> None:
+    crowd = Crowd(most=50, most_of_one=5)
+    with server_of(PlainTextResponse("hello"), crowd=crowd) as port, ExitStack() as stack:
+        own = [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(5)]
+        eventually(lambda: crowd._of_one["127.0.0.1"] == 5)
+        for _ in range(3):
+            told = refused(port)
+            assert told["limit"] == {"name": "max_connections_per_address", "value": 5}
+        with unread(port, "127.0.0.2", ASK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")) as other:
+            assert received(other).endswith(b"hello")
+        own[0].close()
+        eventually(lambda: crowd._of_one["127.0.0.1"] == 4)
+        assert httpx.get(f"http://127.0.0.1:{port}/").text == "hello"
+
+
+def test_all_have_so_many_connections_together() -> None:
+    crowd = Crowd(most=10, most_of_one=4)
+    with server_of(PlainTextResponse("hello"), crowd=crowd) as port, ExitStack() as stack:
+        for place in range(10):
+            stack.enter_context(unread(port, f"127.0.0.{2 + place // 4}", b""))
+        eventually(lambda: crowd._of_one.total() == 10)
+        assert refused(port)["limit"] == {"name": "max_connections", "value": 10}
+        eventually(lambda: not crowd._of_one)  # they send nothing
+        assert httpx.get(f"http://127.0.0.1:{port}/").text == "hello"
+    assert crowd.lingering == 0
+
+
+def test_a_flood_of_connections_is_turned_away_and_forgotten() -> None:
+    crowd = Crowd(most=20, most_of_one=20)
+    with server_of(PlainTextResponse("hello"), crowd=crowd) as port, ExitStack() as stack:
+        for _ in range(400):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+        eventually(lambda: not crowd._of_one and not crowd.lingering)
+        assert httpx.get(f"http://127.0.0.1:{port}/").text == "hello"
+
+
+def eventually(holds: Callable[[], bool]) -> None:
+    """Wait until it does."""
+    deadline = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import io
 import itertools
@@ -64,6 +65,7 @@ REFUSALS = {  # what a file system may say of any file at any moment, and what t
     errno.EPERM: "Check the rights of this file or folder and of those above it.",
     errno.ELOOP: "Mend the symbolic links on this path: they lead in a circle.",
 }
+STOPPED = (130, 143)  # exit codes: by Ctrl-C, by SIGTERM
 
 app = typer.Typer(
     name="lookalike",
@@ -107,17 +109,17 @@ def run() -> None:
     0 done, 1 failed, 2 bad input, 130 stopped by Ctrl-C, 143 stopped by SIGTERM. An error that a person can cause is
     printed on stderr as `error: ...` with its remedy below; any other exception is a bug and keeps its traceback.
 
-    One of torchrun's processes leaves without the interpreter's tidying up: the threads of gloo outlive the group that
-    they worked for, and one that asks for the interpreter while it closes aborts the process, whatever its exit code.
+    A process that was stopped, or is one of torchrun's, leaves without the interpreter's tidying up: threads of
+    libraries (of gloo, or of what writes an ONNX file) outlive what they worked for, and one that asks for the
+    interpreter while it closes, or is still there when the library does, aborts the process, whatever its exit code.
     """
     try:
         _run()
     except SystemExit as left:
-        if "TORCHELASTIC_RUN_ID" not in os.environ:
+        code = left.code if isinstance(left.code, int) else int(left.code is not None)
+        if code not in STOPPED and "TORCHELASTIC_RUN_ID" not in os.environ:
             raise
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(left.code if isinstance(left.code, int) else int(left.code is not None))
+        _leave(code)
 
 
 def _run() -> None:
@@ -180,6 +182,18 @@ def _refuse_empty(words: Sequence[str]) -> None:
                 f"an argument is empty: the one after '{Path(before).name}'.",
                 "Write what is meant there ('.' for the current folder); perhaps a variable of the shell is not set.",
             )
+
+
+def _leave(code: int) -> NoReturn:
+    """Leave at once, after Python's exit functions. Another signal is too late to change anything."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
 
 
 def _terminated(number: int, frame: FrameType | None) -> NoReturn:

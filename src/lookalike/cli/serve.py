@@ -60,6 +60,13 @@ def serve(
     max_waiting: Annotated[
         int, typer.Option("--max-waiting", min=1, help="Images on their way, of all requests; beyond that: 503.")
     ] = 128,
+    max_connections: Annotated[
+        int, typer.Option("--max-connections", min=1, help="Connections at once; beyond that: 503.")
+    ] = 1000,
+    max_connections_per_address: Annotated[
+        int,
+        typer.Option("--max-connections-per-address", min=1, help="Likewise of one address; a proxy is one, too."),
+    ] = 256,
     drain: Annotated[
         float, typer.Option("--drain", min=0.1, help="Seconds to finish what was accepted, after SIGTERM.")
     ] = 20.0,
@@ -90,6 +97,8 @@ def serve(
         max_pixels=max_pixels * 1_000_000,
         max_images=max_images,
         max_waiting=max_waiting,
+        max_connections=max_connections,
+        max_connections_per_address=max_connections_per_address,
         drain_seconds=drain,
         show_names=names,
     )

@@ -8,6 +8,8 @@ The watcher is outermost, so that what the guard refuses is counted, too.
 from __future__ import annotations
 
 import asyncio
+import logging
+import threading
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -25,6 +27,10 @@ from lookalike.serve.watching import Watching
 
 if TYPE_CHECKING:
     from lookalike.serve.engine import Engine
+
+CLOSING = 5.0  # seconds, after those for requests, for what they started: a picture may take long to decode
+
+log = logging.getLogger(__name__)
 
 DESCRIPTION = """What a picture is and what looks like it. Images go in as they are, as a body or as a form. Every error
 has the shape `{"error": {"message", "remedy", "limit"?}}`. Where keys are asked for: `Authorization: Bearer KEY`."""
@@ -58,7 +64,11 @@ def application(service: Service, failed: Callable[[], None] = lambda: None) -> 
         if not service.is_loaded:
             service.load_behind(failed)
         yield
-        await asyncio.to_thread(service.close)
+        closing = threading.Thread(target=service.close, name="lookalike-closing", daemon=True)
+        closing.start()
+        await asyncio.to_thread(closing.join, CLOSING)
+        if closing.is_alive():
+            log.warning("something is not finished after %.0f s more, and is left.", CLOSING)
 
     app = FastAPI(
         title="Lookalike",

@@ -7,12 +7,14 @@ closed when nothing was changed for a while, so that another program may write t
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import accumulate
 from pathlib import Path
 from typing import TypeVar
 
@@ -31,6 +33,7 @@ IDLE = 5.0  # seconds without a change, after which others may write
 LEAST_FREE = 2**20  # bytes of the gallery's disk, below which nothing can be added
 PATIENCE = 5.0  # seconds that a gallery may take to say that it is well
 FRESH = 1.0  # seconds for which that holds
+HIT = 200  # bytes of a row in an answer, beside its metadata, name and label
 
 log = logging.getLogger(__name__)
 
@@ -46,9 +49,13 @@ class Collection:
         dim: numbers of these.
         most: calls that wait for each handle; beyond, the service is overloaded.
         writes: whether it may be changed.
+        most_bytes: of an answer, about.
     """
 
-    def __init__(self, target: str, fingerprint: str, dim: int, *, most: int, writes: bool) -> None:
+    def __init__(
+        self, target: str, fingerprint: str, dim: int, *, most: int, writes: bool, most_bytes: int = 4 * 2**20
+    ) -> None:
+        self._most_bytes = most_bytes
         self._search, self._look, self._count = (Handle(target, fingerprint, most) for _ in range(3))
         self._write = Handle(target, fingerprint, most, write=True) if writes else None
         self._probe = np.full(dim, dim**-0.5, np.float32)
@@ -85,7 +92,7 @@ class Collection:
         """The rows most alike to a vector (D,) or row, and the least score that was asked of them.
 
         Raises:
-            RefusedError: 404, no such row; 422, no calibrated threshold; 503.
+            RefusedError: 404, no such row; 422, no calibrated threshold, or too large an answer; 503.
         """
         where: Where | None = {"label": list(labels)} if labels else None
 
@@ -95,6 +102,7 @@ class Collection:
             if isinstance(query, int):
                 _known(gallery, query)
             found = gallery.search(query, k, where=where, threshold=threshold, exact=exact)
+            self._check_size([hit.row for hit in found.hits])
             return found, gallery.threshold(threshold)
 
         return await self._search.run(work)
@@ -103,9 +111,15 @@ class Collection:
         """A row.
 
         Raises:
-            RefusedError: 404, there is none; 503.
+            RefusedError: 404, there is none; 422, it is too large an answer; 503.
         """
-        return await self._look.run(lambda gallery: _known(gallery, id))
+
+        def work(gallery: Gallery) -> Row:
+            row = _known(gallery, id)
+            self._check_size([row])
+            return row
+
+        return await self._look.run(work)
 
     async def thumbnail(self, id: int) -> bytes:
         """A row's small JPEG.
@@ -172,12 +186,20 @@ class Collection:
         await self._change(work)
 
     async def facts(self, most: int) -> tuple[int, About, list[tuple[str, int]]]:
-        """Rows, what the gallery was made with and calibrated on, and the most frequent labels with their rows.
+        """Rows, what the gallery was made with and calibrated on, and the most frequent labels with their rows,
+        as far as an answer may go.
 
         Raises:
             RefusedError: 503.
         """
-        return await self._count.run(lambda gallery: (len(gallery), gallery.about, gallery.store.labels(most)))
+
+        def work(gallery: Gallery) -> tuple[int, About, list[tuple[str, int]]]:
+            labels = gallery.store.labels(most)
+            sizes = accumulate(HIT + len(label.encode("utf-8", "surrogatepass")) for label, _ in labels)
+            fitting = [pair for pair, size in zip(labels, sizes, strict=True) if size <= self._most_bytes]
+            return len(gallery), gallery.about, fitting
+
+        return await self._count.run(work)
 
     async def rows(self) -> int:
         """How many there are.
@@ -234,8 +256,22 @@ class Collection:
             task = asyncio.ensure_future(self._write.rest())
             task.add_done_callback(lambda done: done.exception())
 
+    def _check_size(self, rows: Sequence[Row]) -> None:
+        if sum(map(_size, rows)) <= self._most_bytes:
+            return
+        words = ("the answer would be too large, with its metadata.", "Ask for fewer: k.")
+        if len(rows) == 1:
+            words = (f"item {rows[0].id} has more metadata than an answer may.", "Shorten them.")
+        raise RefusedError(422, *words, limit="max_answer_bytes", value=self._most_bytes)
+
     def _one_search(self, gallery: Gallery) -> None:
         gallery.search(self._probe, 1, threshold=None)
+
+
+def _size(row: Row) -> int:
+    """Bytes of a row in an answer, about."""
+    words = json.dumps(dict(row.metadata), ensure_ascii=False) + row.path + (row.label or "")
+    return HIT + len(words.encode("utf-8", "surrogatepass"))
 
 
 def _known(gallery: Gallery, id: int) -> Row:

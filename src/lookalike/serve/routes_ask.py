@@ -7,7 +7,7 @@ import unicodedata
 from typing import Annotated
 
 import numpy as np
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from numpy.typing import NDArray
 
 from lookalike.search.queries import Threshold
@@ -16,6 +16,7 @@ from lookalike.serve import schemas
 from lookalike.serve.asking import image_body, images_in, while_wanted
 from lookalike.serve.batching import Outputs
 from lookalike.serve.faults import FAULTS
+from lookalike.serve.parameters import check_parameters
 from lookalike.serve.refusals import RefusedError
 from lookalike.serve.service import Service
 
@@ -39,7 +40,7 @@ Exact = Annotated[bool, Query(description="Compare with every item.")]
 
 def routes(service: Service) -> APIRouter:
     """The routes of one service."""
-    router = APIRouter(responses=FAULTS)
+    router = APIRouter(responses=FAULTS, dependencies=[Depends(check_parameters)])
 
     async def outputs_of(request: Request, count: int | None = None) -> Outputs:
         files = await images_in(service, request, count)

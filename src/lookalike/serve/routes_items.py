@@ -6,11 +6,12 @@ import re
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 
 from lookalike.serve import schemas
 from lookalike.serve.asking import image_body, images_in
 from lookalike.serve.faults import FAULTS
+from lookalike.serve.parameters import check_parameters
 from lookalike.serve.refusals import RefusedError
 from lookalike.serve.revalidation import revalidated, tag_of
 from lookalike.serve.routes_ask import LARGEST_ID, checked_label, name_of, thumbnail_of
@@ -24,7 +25,7 @@ JPEG: dict[int | str, dict[str, Any]] = {200: {"content": PICTURE, "description"
 
 def routes(service: Service) -> APIRouter:
     """The routes of one service."""
-    router = APIRouter(prefix="/v1/items", responses=FAULTS)
+    router = APIRouter(prefix="/v1/items", responses=FAULTS, dependencies=[Depends(check_parameters)])
 
     @router.post("", openapi_extra=image_body(several=True), summary="Add images")
     async def add(

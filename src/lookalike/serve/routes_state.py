@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Depends, Response
 
 from lookalike import __version__
 from lookalike.serve import schemas
 from lookalike.serve.faults import FAULTS
 from lookalike.serve.metrics import CONTENT_TYPE
+from lookalike.serve.parameters import check_parameters
 from lookalike.serve.service import Service
 
 MOST_LABELS = 1000
@@ -17,15 +18,19 @@ LIMITS = (
     "max_images",
     "max_waiting",
     "max_requests",
+    "max_connections",
+    "max_connections_per_address",
     "max_held_bytes",
     "max_answers",
+    "max_answer_bytes",
     "receive_seconds",
+    "send_seconds",
 )
 
 
 def routes(service: Service) -> APIRouter:
     """The routes of one service."""
-    router = APIRouter()
+    router = APIRouter(dependencies=[Depends(check_parameters)])
 
     @router.get("/live", summary="Whether it runs")
     async def live() -> schemas.State:

@@ -1,7 +1,7 @@
 """The service as a process: a socket, the server on it, and a good end.
 
-On SIGTERM or Ctrl-C nothing new is accepted, what was accepted is finished for `drain_seconds` at most, and the process
-leaves with 143 or 130, as every command of Lookalike does.
+On SIGTERM or Ctrl-C nothing new is accepted, what was accepted is finished for `drain_seconds` at most, threads get a
+few seconds more, and the process leaves with 143 or 130, as every command of Lookalike does.
 """
 
 from __future__ import annotations
@@ -14,16 +14,24 @@ from collections.abc import Callable
 
 import uvicorn
 
+try:
+    import resource
+except ImportError:  # not on Windows
+    resource = None  # type: ignore[assignment]
+
 from lookalike.errors import InputError
 from lookalike.serve.app import application
 from lookalike.serve.refusals import RefusedError
-from lookalike.serve.senders import timely
+from lookalike.serve.senders import Crowd, timely
 from lookalike.serve.service import Service
 from lookalike.serve.settings import Settings
 
 BACKLOG = 2048  # connections that the system holds before they are accepted
 KEEP_ALIVE = 5  # seconds that an idle connection is kept
 HEADERS = 16 * 1024  # bytes of a request's line and headers, at most
+OTHER_FILES = 256  # that the process may have open beside its connections
+
+log = logging.getLogger(__name__)
 
 
 def run(settings: Settings, listening: Callable[[str], None] = lambda url: None) -> None:
@@ -46,7 +54,7 @@ def run(settings: Settings, listening: Callable[[str], None] = lambda url: None)
 
     config = uvicorn.Config(
         application(service, failed),
-        http=timely(settings.receive_seconds),
+        http=timely(settings.receive_seconds, settings.send_seconds, _crowd(settings)),
         ws="none",
         lifespan="on",
         log_config=None,
@@ -65,6 +73,21 @@ def run(settings: Settings, listening: Callable[[str], None] = lambda url: None)
         server.run(sockets=[listener])
     if service.fault is not None:
         raise service.fault if not isinstance(service.fault, RefusedError) else InputError(str(service.fault))
+
+
+def _crowd(settings: Settings) -> Crowd:
+    """How many connections there may be: what is set, or what the system's limit of open files leaves."""
+    most = settings.max_connections
+    if resource is not None:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = most + OTHER_FILES
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            soft = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            if soft < wanted:
+                most = max(1, soft - OTHER_FILES)
+                log.warning("%d connections at most: the system allows %d open files (ulimit -n).", most, soft)
+    return Crowd(most, settings.max_connections_per_address, settings.max_leaving_bytes)
 
 
 def _listen(settings: Settings) -> socket.socket:

@@ -1,29 +1,103 @@
-"""Connections that send their headers too slowly are closed: the server itself waits for them without an end."""
+"""Connections that hold on, by heads too slow or answers that are not read, and too many at once: they are closed."""
 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
+import json
+from collections import Counter
+from http import HTTPStatus
 
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+
+from lookalike.serve.refusals import RefusedError
+
+LINGER = 1.0  # seconds in which one that is turned away may read why
+LINGERING = 64  # of those at once
+NETWORK = 64  # bits of an IPv6 address that name a network: one sender has all of its addresses
+
+
+class Crowd:
+    """The connections of a service, and the answers that wait in its memory to be read.
+
+    Args:
+        most: connections at once.
+        most_of_one: connections of one address (of IPv6: of one network) at once.
+        most_bytes: of answers that wait to be read, of all connections together.
+    """
+
+    def __init__(self, most: int = 1000, most_of_one: int = 256, most_bytes: int = 256 * 2**20) -> None:
+        self.most, self.most_of_one, self.most_bytes = most, most_of_one, most_bytes
+        self.lingering = 0
+        self._of_one: Counter[str] = Counter()
+        self._waiting: dict[TimelyProtocol, int] = {}  # bytes, those that wait longest first
+
+    def enter(self, sender: str) -> None:
+        """A connection has come.
+
+        Raises:
+            RefusedError: 503, there are too many; it must not `leave`.
+        """
+        if self._of_one.total() >= self.most:
+            raise _too_many("too many connections.", "max_connections", self.most)
+        if self._of_one[sender] >= self.most_of_one:
+            raise _too_many("too many connections of one address.", "max_connections_per_address", self.most_of_one)
+        self._of_one[sender] += 1
+
+    def leave(self, sender: str) -> None:
+        """One that had entered is gone."""
+        self._of_one[sender] -= 1
+        if not self._of_one[sender]:
+            del self._of_one[sender]
+
+    def wait(self, connection: TimelyProtocol, size: int) -> None:
+        """An answer waits to be read. Where that is too much for memory, those that wait longest are cut off."""
+        self._waiting[connection] = size
+        while sum(self._waiting.values()) > self.most_bytes:
+            longest = next(iter(self._waiting))
+            del self._waiting[longest]
+            longest.transport.abort()
+
+    def read(self, connection: TimelyProtocol) -> None:
+        """It was read, or its connection is gone."""
+        self._waiting.pop(connection, None)
 
 
 class TimelyProtocol(H11Protocol):
-    """uvicorn's HTTP protocol, which closes a connection on which no whole request head arrives in time.
+    """uvicorn's HTTP protocol, which closes a connection on which no whole request head arrives in time, or whose
+    answer is not read in time, and turns away what would be too many.
 
-    The time runs from the connection's beginning, and from the first byte of each further request. Bodies have a time
-    of their own, in `limits.py`, and idle connections one in uvicorn.
+    The time of a head runs from the connection's beginning, and from the first byte of each further request. That of an
+    answer runs from when it first has to wait for its reader until all of it has left, however much of it is read in
+    between. Bodies have a time of their own, in `limits.py`, and idle connections one in uvicorn.
     """
 
     seconds = 10.0
+    send_seconds = 30.0
+    crowd = Crowd()
+    _sender: str | None = None
+    _turned_away = False
     _late: asyncio.TimerHandle | None = None
+    _leaving: asyncio.TimerHandle | None = None
+    _answer: RequestResponseCycle | None = None  # that is leaving
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """The connection is there."""
+        sender = sender_of(transport.get_extra_info("peername"))
+        try:
+            self.crowd.enter(sender)
+        except RefusedError as refused:
+            self._turn_away(transport, refused)
+            return
+        self._sender = sender
         super().connection_made(transport)
+        transport.set_write_buffer_limits(0)  # so that it is told when the last byte has left
         self._wait()
 
     def data_received(self, data: bytes) -> None:
         """Bytes have come: of a head, the end of one, or of a body."""
+        if self._turned_away:
+            return
         before = self.cycle
         super().data_received(data)
         if self.cycle is not before:
@@ -31,10 +105,53 @@ class TimelyProtocol(H11Protocol):
         elif self._is_between_requests():
             self._wait()
 
+    def pause_writing(self) -> None:
+        """Not all of an answer has left at once."""
+        super().pause_writing()
+        self._answer = self.cycle
+        if self._leaving is None:
+            self._leaving = self.loop.call_later(self.send_seconds, self.transport.abort)
+        self.crowd.wait(self, self.transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        """All that was written has left."""
+        if self._turned_away:
+            return
+        super().resume_writing()
+        self.crowd.read(self)
+        if self._answer is None or self._answer.response_complete:
+            self._stop_leaving()
+
+    def on_response_complete(self) -> None:
+        """All of an answer is written."""
+        if not self.flow.write_paused:
+            self._stop_leaving()
+        super().on_response_complete()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
+        if self._turned_away:
+            self.crowd.lingering -= 1
+            return
         self._stop_waiting()
+        self._stop_leaving()
+        self.crowd.read(self)
         super().connection_lost(exc)
+        if self._sender is not None:
+            self.crowd.leave(self._sender)
+            self._sender = None
+
+    def _turn_away(self, transport: asyncio.Transport, refused: RefusedError) -> None:
+        """Say why, and close. What the client sends meanwhile is dropped: unread, it would take the answer with it."""
+        self.transport = transport
+        self._turned_away = True
+        self.crowd.lingering += 1
+        transport.write(plain(refused))
+        if self.crowd.lingering > LINGERING or not transport.can_write_eof():
+            transport.close()
+            return
+        transport.write_eof()
+        self.loop.call_later(LINGER, transport.abort)
 
     def _wait(self) -> None:
         if self._late is None:
@@ -45,6 +162,12 @@ class TimelyProtocol(H11Protocol):
             self._late.cancel()
             self._late = None
 
+    def _stop_leaving(self) -> None:
+        self._answer = None
+        if self._leaving is not None:
+            self._leaving.cancel()
+            self._leaving = None
+
     def _cut_off(self) -> None:
         self._late = None
         if self._is_between_requests():
@@ -54,6 +177,53 @@ class TimelyProtocol(H11Protocol):
         return self.cycle is None or self.cycle.response_complete
 
 
-def timely(seconds: float) -> type[TimelyProtocol]:
-    """The protocol for a server that gives so many seconds."""
-    return type("TimelyProtocol", (TimelyProtocol,), {"seconds": seconds})
+def timely(seconds: float, send_seconds: float = 30.0, crowd: Crowd | None = None) -> type[TimelyProtocol]:
+    """The protocol for one server.
+
+    Args:
+        seconds: that it gives a request's head.
+        send_seconds: that it gives an answer to leave.
+        crowd: how many connections it has, at most.
+    """
+    how = {"seconds": seconds, "send_seconds": send_seconds, "crowd": crowd or Crowd()}
+    return type("TimelyProtocol", (TimelyProtocol,), how)
+
+
+def sender_of(peer: object) -> str:
+    """Whom a connection is counted for: the address it comes from, or its network where that is of IPv6.
+
+    >>> sender_of(("10.0.0.7", 50000)), sender_of(("2001:db8::1:2:3:4", 50000, 0, 0)), sender_of(("::ffff:10.0.0.7", 1))
+    ('10.0.0.7', '2001:db8::', '10.0.0.7')
+    """
+    host = str(peer[0]) if isinstance(peer, tuple) and peer else ""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    if isinstance(address, ipaddress.IPv4Address):
+        return host
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.ip_network((int(address), NETWORK), strict=False).network_address)
+
+
+def plain(refused: RefusedError) -> bytes:
+    """A refusal as bytes of HTTP, where there is no request yet that it could answer."""
+    body = json.dumps(refused.body, separators=(",", ":")).encode()
+    headers = {
+        "Content-Type": "application/json",
+        "Content-Length": str(len(body)),
+        "Cache-Control": "no-store",
+        "X-Content-Type-Options": "nosniff",
+        "Connection": "close",
+        **refused.headers,
+    }
+    head = [f"HTTP/1.1 {refused.status} {HTTPStatus(refused.status).phrase}"]
+    head += [f"{name}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*head, "", ""]).encode() + body
+
+
+def _too_many(message: str, limit: str, value: int) -> RefusedError:
+    return RefusedError(
+        503, message, "Close some, or try again a little later.", limit=limit, value=value, retry_after=1
+    )

@@ -104,6 +104,7 @@ class Service:
                     own.dim,
                     most=settings.max_waiting,
                     writes=settings.writing != "off",
+                    most_bytes=settings.max_answer_bytes,
                 )
                 collection.warm_up()
             own.run(np.zeros((1, own.size, own.size, 3), np.uint8))

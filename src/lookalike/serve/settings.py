@@ -19,6 +19,7 @@ Writing = Literal["off", "key", "open"]
 READ_KEY = "LOOKALIKE_READ_KEY"  # environment variables that hold a key;
 WRITE_KEY = "LOOKALIKE_WRITE_KEY"  # with _FILE at the end, the name of a file that holds it
 BODIES = 8  # of the largest size, in memory at once
+ANSWERS = 64  # likewise, that wait to be read
 SHORTEST_KEY = 16  # characters
 MAX_KEY_FILE = 4096  # bytes
 NEW_KEY = "python3 -c 'import secrets; print(secrets.token_urlsafe(24))'"
@@ -41,9 +42,13 @@ class Settings:
         max_images: of a request.
         max_waiting: images that wait for the engine, of all requests together; beyond, 503.
         max_requests: that are received or worked on at once, beyond those for states and the page; beyond, 503.
+        max_connections: at once; beyond, 503 before anything is read.
+        max_connections_per_address: likewise, of one address, and of one network of IPv6.
         batch: images that go through the engine at once, at most.
         max_answers: `k` of a search and `top` of a recognition, at most.
+        max_answer_bytes: of a search with the metadata of its hits, and of an item; beyond, 422.
         receive_seconds: in which a request, headers and body, must have arrived.
+        send_seconds: in which an answer must have left; a client that does not read it is cut off.
         drain_seconds: after SIGTERM, for what was accepted to be finished.
         show_names: whether answers carry the names of the gallery's files (never their folders); None: on loopback.
 
@@ -63,9 +68,13 @@ class Settings:
     max_images: int = 16
     max_waiting: int = 128
     max_requests: int = 256
+    max_connections: int = 1000
+    max_connections_per_address: int = 256
     batch: int = 32
     max_answers: int = 1000
+    max_answer_bytes: int = 4 * 2**20
     receive_seconds: float = 10.0
+    send_seconds: float = 30.0
     drain_seconds: float = 20.0
     show_names: bool | None = None
 
@@ -78,12 +87,15 @@ class Settings:
             "max_images",
             "max_waiting",
             "max_requests",
+            "max_connections",
+            "max_connections_per_address",
             "batch",
             "max_answers",
+            "max_answer_bytes",
         ):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}.", "It must be at least 1.")
-        for name in ("receive_seconds", "drain_seconds"):
+        for name in ("receive_seconds", "send_seconds", "drain_seconds"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise InputError(f"{name} is {getattr(self, name)}.", "Give a number of seconds above 0.")
         if self.max_waiting < self.max_images:
@@ -120,6 +132,11 @@ class Settings:
     def max_held_bytes(self) -> int:
         """Of bodies that are in memory at once, of all requests together; beyond, 503."""
         return BODIES * self.max_body_bytes
+
+    @property
+    def max_leaving_bytes(self) -> int:
+        """Of answers that wait to be read, of all connections together; beyond, those that wait longest are cut off."""
+        return ANSWERS * self.max_answer_bytes
 
     @property
     def writing(self) -> Writing:
