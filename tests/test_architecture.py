@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "losses": {"errors", "extras"},
     "evaluation": GROUND | {"data", "models"},
     "training": GROUND | {"data", "models", "losses", "evaluation"},
-    "search": GROUND | {"data", "models"},
+    "search": GROUND | {"data", "models", "evaluation"},
     "serve": GROUND | {"search", "models"},
     "cli": GROUND | {"data", "models", "losses", "evaluation", "training", "search", "serve"},
 }
