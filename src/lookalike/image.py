@@ -130,6 +130,10 @@ class TooManyPixelsError(InputError):
         super().__init__(f"{where}: {pixels} are too many.", f"Make it smaller than {most / 1e6:,.0f} million pixels.")
 
 
+class UnknownFormatError(InputError):
+    """Bytes that are no image, or one of a format that is not read."""
+
+
 def opened(data: bytes, where: str = "image", max_pixels: int | None = None) -> ImageFile.ImageFile:
     """An image whose header has been read, and nothing else; its structure must have been checked.
 
@@ -140,14 +144,16 @@ def opened(data: bytes, where: str = "image", max_pixels: int | None = None) -> 
 
     Raises:
         TooManyPixelsError: it has more.
-        InputError: not an image in one of our formats, or damaged.
+        UnknownFormatError: not an image in one of our formats.
+        InputError: damaged.
     """
     most = MAX_PIXELS if max_pixels is None else max_pixels
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
         what = "empty" if not data else "not an image in a format that can be read"
-        raise InputError(f"{where}: {what}.", "Use JPEG, PNG, WebP, BMP, GIF, TIFF or PPM, or remove it.") from None
+        remedy = "Use JPEG, PNG, WebP, BMP, GIF, TIFF or PPM, or remove it."
+        raise UnknownFormatError(f"{where}: {what}.", remedy) from None
     except Image.DecompressionBombError:
         raise TooManyPixelsError(where, "its pixels", most) from None
     except Exception as error:  # Pillow's readers raise nearly anything on damaged bytes

@@ -131,7 +131,10 @@ def test_an_image_that_cannot_be_read_is_named_by_its_place(client: TestClient, 
     for route in ("/v1/recognise", "/v1/embed", "/v1/items"):
         answer = client.post(route, files=form(encoded(1), data, encoded(2)))
         assert answer.status_code == 422
-        assert answer.json()["error"]["message"] == said
+        error = answer.json()["error"]
+        assert error["message"] == said
+        if "damaged" not in said and "pixels" not in said:
+            assert error["remedy"] == "Use JPEG, PNG, WebP, GIF, BMP or TIFF."
     assert client.post("/v1/search", files=form(data)).json()["error"]["message"] == said.replace(" 2", "")
     assert client.get("/v1/about").json()["gallery"]["rows"] == 12  # nothing was added of three images
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from lookalike import bounds
 from lookalike.cores import cores
 from lookalike.errors import InputError
-from lookalike.image import CropMode, TooManyPixelsError, decode, opened
+from lookalike.image import CropMode, TooManyPixelsError, UnknownFormatError, decode, opened
 from lookalike.search.decoding import Content, Decoded, decode_content
 from lookalike.search.listing import Item
 from lookalike.serve.refusals import RefusedError
@@ -111,6 +111,8 @@ class Pictures:
             kind = opened(data, name, self._max_pixels).format
         except TooManyPixelsError:
             raise self._too_large(name) from None
+        except UnknownFormatError as error:
+            raise RefusedError(422, error.message, SAID) from None
         except InputError as error:
             raise _unreadable(name, error) from None
         if kind == "PPM":
