@@ -76,7 +76,7 @@ def test_a_run_is_measured_on_the_classes_it_never_saw(trained: Run) -> None:
     measured = receipt["results"]
     assert receipt["data"] | {"fingerprint": "", "content": ""} == {
         "name": "album", "fingerprint": "", "content": "", "train": 18, "test": 20, "classes": 3,
-        "skipped": 0, "remark": "",
+        "skipped": 0, "remark": "", "copies": None,
     }  # fmt: skip
     assert (receipt["loss"], receipt["start"]) == ("multi_similarity", None)
     assert (measured["queries"], measured["excluded"], measured["dim"]) == (19, 1, 16)

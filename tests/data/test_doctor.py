@@ -302,6 +302,7 @@ def test_the_report_as_json(home: Path) -> None:
         "conflicts": [["train/cat/0.png", "val/dog/a.png"]],
         "labels": [],
         "differences": [],
+        "passed_over": {},
         "zero_shot": None,
     }
 

@@ -46,12 +46,12 @@ def test_threads_lose_next_to_no_vector(tmp_path: Path) -> None:
         graph.add(vectors[:2000])
         graph.save(tmp_path / "graph")
         grown = Graph(DIM)
-        grown.load(tmp_path / "graph")
+        grown.load(np.fromfile(tmp_path / "graph", np.uint8))
         grown.add(vectors[2000:])
         assert len(grown) == len(vectors)
         grown.save(tmp_path / "grown")
         seen = Graph(DIM, len(vectors))
-        seen.view(tmp_path / "grown")
+        seen.view(np.fromfile(tmp_path / "grown", np.uint8))
         left += len(lost(seen, vectors))
     assert left <= 3
 

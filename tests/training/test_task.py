@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -54,7 +55,7 @@ def evaluations(run: Run) -> list[dict[str, Any]]:
     return [record for record in run.history() if record["kind"] == "eval"]
 
 
-def patterns(seed: int) -> Pack:
+def patterns(seed: int, folder: Path) -> Pack:
     """Twelve classes of ten pictures: a class is a pattern of 4 × 4 fields; every picture has a cast of its own."""
     generator = np.random.default_rng(seed)
     shapes = np.kron(generator.choice([-1, 1], (12, 4, 4)), np.ones((8, 8)))  # (12, 32, 32)
@@ -63,12 +64,14 @@ def patterns(seed: int) -> Pack:
     rows = [Row(f"{label}/{number}", label, "train") for label in range(12) for number in range(10)]
     names = [f"class {label}" for label in range(12)]
     catalog = Catalog.from_rows(rows, root=Path(), class_names=names, name="patterns")
-    return Pack(images.clip(0, 255).astype(np.uint8).reshape(-1, 32, 32, 3), catalog, (), Path())
+    folder.mkdir()
+    (folder / "pack.json").write_text(json.dumps({"sha256": f"of seed {seed}"}))
+    return Pack(images.clip(0, 255).astype(np.uint8).reshape(-1, 32, 32, 3), catalog, (), folder)
 
 
-def test_recall_rises_with_training_on_classes_never_seen(root: Path) -> None:
+def test_recall_rises_with_training_on_classes_never_seen(root: Path, tmp_path: Path) -> None:
     changes = ["training.epochs=12", "data.augment={crop: none, flip: 0}"]
-    run, trained = go(root, "long", (patterns(0), patterns(1)), *changes)
+    run, trained = go(root, "long", (patterns(0, tmp_path / "0"), patterns(1, tmp_path / "1")), *changes)
     first, *_, last = (record["recall_at_1"] for record in evaluations(run))
     assert last > first + 0.1
     assert last > 4 * 9 / 119  # chance

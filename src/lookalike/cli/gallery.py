@@ -115,7 +115,7 @@ def calibrate(target: Target, as_json: AsJson = False) -> None:
         if as_json:
             print_json({"gallery": str(gallery.place), **asdict(found)})
             return
-        typer.echo(
+        echo(
             f"{gallery.place}: threshold {found.threshold:.3f}, which 1 % of the pairs of different labels reach and "
             f"{found.found:.0%} of those of one label ({gallery.about.calibrated_on})"
         )
