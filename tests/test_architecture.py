@@ -152,17 +152,25 @@ def test_help_loads_nothing_heavy() -> None:
     assert not loaded_by(HELP) & {"torch", "numpy", "pyarrow", "pydantic", "PIL", "matplotlib", "httpx"}
 
 
+def processor_seconds(code: str) -> float:
+    """Of a fresh interpreter that runs this code."""
+    before = os.times()
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+    after = os.times()
+    return after.children_user + after.children_system - before.children_user - before.children_system
+
+
+BARE = "import sys, typer\nsys.argv = ['bare', '--help']\ntyper.run(lambda: None)"
+
+
 def test_help_answers_in_half_a_second() -> None:
-    seconds = []
-    for _ in range(5):  # the best of five, of the processor's time: a busy machine is not what this is about
-        before = os.times()
-        subprocess.run([sys.executable, "-c", f"import sys\n{HELP}"], check=True, stdout=subprocess.DEVNULL)
-        after = os.times()
-        used = after.children_user + after.children_system - before.children_user - before.children_system
-        seconds.append(used)
-        if used < 0.5:
-            break
-    assert min(seconds) < 0.5, f"lookalike --help took {min(seconds):.2f} s at best"
+    """Of the processor's time; on a slow or busy machine, in 1.75 times what Typer alone takes there."""
+    ours = []
+    for _ in range(5):
+        ours.append(processor_seconds(f"import sys\n{HELP}"))
+        if ours[-1] < max(0.5, 1.75 * processor_seconds(BARE)):
+            return
+    raise AssertionError(f"lookalike --help took {min(ours):.2f} s at best")
 
 
 def test_lazy_names_arrive_and_unknown_ones_do_not() -> None:
