@@ -1,10 +1,12 @@
-"""How many threads or processes can work at once, and how threads wait for one another."""
+"""How many threads or processes can work at once, how threads wait for one another, and how they are stopped."""
 
 from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Iterator, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 # How long a thread that has nothing to do asks again and again whether there is something, before it sleeps and leaves
@@ -48,3 +50,17 @@ def short_waits() -> Iterator[None]:
         if was_set:
             for name in SHORT_WAITS:
                 os.environ.pop(name, None)
+
+
+@contextmanager
+def stoppable_threads(count: int) -> Iterator[tuple[ThreadPoolExecutor, threading.Event]]:
+    """Threads, and an event that is set when the block is left, by Ctrl-C for one.
+
+    What has not begun by then is never begun; what has should look at the event between two pieces of its work.
+    """
+    threads, stop = ThreadPoolExecutor(count), threading.Event()
+    try:
+        yield threads, stop
+    finally:
+        stop.set()
+        threads.shutdown(wait=True, cancel_futures=True)

@@ -8,7 +8,6 @@ import stat
 import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.cores import cores
+from lookalike.cores import cores, stoppable_threads
 
 if TYPE_CHECKING:
     from lookalike.data.pack import Pack
@@ -120,15 +119,17 @@ def _map(read: Callable[[Path], Any], files: list[Path]) -> list[Any]:
     """What `read` gives of each file; None where it cannot be read."""
 
     def chunk(start: int) -> list[Any]:
-        found = []
+        found: list[Any] = []
         for path in files[start : start + CHUNK]:
+            if stop.is_set():
+                break
             try:
                 found.append(read(path))
             except OSError:
                 found.append(None)
         return found
 
-    with ThreadPoolExecutor(cores()) as threads:
+    with stoppable_threads(cores()) as (threads, stop):
         return [key for keys in threads.map(chunk, range(0, len(files), CHUNK)) for key in keys]
 
 

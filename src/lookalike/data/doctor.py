@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from lookalike.cores import cores
+from lookalike.cores import cores, stoppable_threads
 from lookalike.data.catalog import SPLITS, UNLABELLED, Catalog, Split
 from lookalike.data.official import SETS, differences, zero_shot_counts
 from lookalike.data.scan import sentence
@@ -140,8 +140,8 @@ def check(catalog: Catalog, *, workers: int | None = None, progress: Progress | 
     looks: list[_Look] = []
     if len(catalog) and catalog.container == "zip":
         _ = _look(catalog, 0)  # opens the zip before several threads would
-    with ThreadPoolExecutor(workers or cores()) as threads:
-        for chunk in threads.map(partial(_look_at_chunk, catalog), starts):
+    with stoppable_threads(workers or cores()) as (threads, stop):
+        for chunk in threads.map(partial(_look_at_chunk, catalog, stop), starts):
             looks += chunk
             if progress is not None:
                 progress(len(looks), len(catalog))
@@ -167,8 +167,9 @@ def check(catalog: Catalog, *, workers: int | None = None, progress: Progress | 
     )
 
 
-def _look_at_chunk(catalog: Catalog, start: int) -> list[_Look]:
-    return [_look(catalog, row) for row in range(start, min(start + CHUNK, len(catalog)))]
+def _look_at_chunk(catalog: Catalog, stop: threading.Event, start: int) -> list[_Look]:
+    rows = range(start, min(start + CHUNK, len(catalog)))
+    return [_look(catalog, row) for row in rows if not stop.is_set()]
 
 
 def _look(catalog: Catalog, row: int) -> _Look:

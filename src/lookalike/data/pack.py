@@ -15,8 +15,8 @@ import json
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -26,7 +26,7 @@ import numpy as np
 import platformdirs
 from numpy.typing import NDArray
 
-from lookalike.cores import cores
+from lookalike.cores import cores, stoppable_threads
 from lookalike.data.catalog import Catalog
 from lookalike.data.partial import sweep
 from lookalike.errors import InputError
@@ -156,10 +156,9 @@ def _make(catalog: Catalog, how: _How, folder: Path, workers: int, progress: Pro
         images = _create(beside / "images.npy", len(catalog), how.size)
         faults: list[tuple[int, InputError]] = []
         starts = range(0, len(catalog), CHUNK)
-        with ThreadPoolExecutor(workers) as threads:
-            for start, found in zip(
-                starts, threads.map(partial(_decode_chunk, catalog, how, images), starts), strict=True
-            ):
+        with stoppable_threads(workers) as (threads, stop):
+            work = partial(_decode_chunk, catalog, how, images, stop)
+            for start, found in zip(starts, threads.map(work, starts), strict=True):
                 faults += found
                 if progress:
                     progress(min(start + CHUNK, len(catalog)), len(catalog))
@@ -209,10 +208,14 @@ def _create(path: Path, count: int, size: int) -> np.memmap[Any, np.dtype[np.uin
     return images
 
 
-def _decode_chunk(catalog: Catalog, how: _How, images: NDArray[np.uint8], start: int) -> list[tuple[int, InputError]]:
-    """Decode rows `start` to `start + CHUNK` into `images`; the faults found, by row."""
+def _decode_chunk(
+    catalog: Catalog, how: _How, images: NDArray[np.uint8], stop: threading.Event, start: int
+) -> list[tuple[int, InputError]]:
+    """Decode rows `start` to `start + CHUNK` into `images`; the faults found, by row. Ends early once it is stopped."""
     faults = []
     for row in range(start, min(start + CHUNK, len(catalog))):
+        if stop.is_set():
+            break
         try:
             data = catalog.read_bytes(row)
             box = catalog.boxes[row] if how.crop_boxes else None

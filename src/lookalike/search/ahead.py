@@ -21,7 +21,7 @@ class _End:
 
 
 @contextmanager
-def ahead(items: Generator[ItemT], most: int) -> Iterator[Iterator[ItemT]]:
+def ahead(items: Generator[ItemT], most: int, unwanted: threading.Event | None = None) -> Iterator[Iterator[ItemT]]:
     """Run a generator in a thread, at most `most` items ahead of whoever iterates.
 
     What the generator raises is raised where the items are used. When the block is left, however that comes, the
@@ -30,9 +30,11 @@ def ahead(items: Generator[ItemT], most: int) -> Iterator[Iterator[ItemT]]:
     Args:
         items: runs in that thread from its first item to its end or closing.
         most: items that wait to be used, at most.
+        unwanted: is set when the block is left, before the thread is waited for: what the generator does may look at it
+            and end sooner, by an exception.
     """
+    unwanted = unwanted or threading.Event()
     waiting: Queue[ItemT | _End] = Queue(most)
-    unwanted = threading.Event()
     failure: list[BaseException] = []
 
     def put(item: ItemT | _End) -> None:

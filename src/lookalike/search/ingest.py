@@ -15,6 +15,7 @@ row that it had.
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -143,13 +144,14 @@ def ingest(
     folders = [*_folders(listings), *lost.values()] if sync else []
     report = Report()
     too_young = _younger_than(settle) if settle > 0 else None
+    unwanted = threading.Event()
     if cluster is None:
         size, mode = embedder.size, embedder.crop_mode
-        pictures = prepared(store, listings, size, crop_mode=mode, label=label, too_young=too_young)
+        pictures = prepared(store, listings, size, crop_mode=mode, label=label, too_young=too_young, unwanted=unwanted)
         work = _embedded(embedder, pictures, label)
     else:
         work = cluster.embedded(embedder.model, store, listings, label=label, too_young=too_young)
-    with ahead(work, AHEAD) as finished:
+    with ahead(work, AHEAD, unwanted) as finished:
         writer = _Writer(store, report)
         for batch in finished:
             writer.take(batch)

@@ -7,11 +7,11 @@ is decoded.
 
 from __future__ import annotations
 
+import threading
 import unicodedata
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -81,6 +81,7 @@ def prepared(
     crop_mode: CropMode = "center",
     label: str | None = None,
     too_young: Callable[[Item], bool] | None = None,
+    unwanted: threading.Event | None = None,
 ) -> Generator[Batch]:
     """Everything that is listed, in batches of at most `LOOKED_UP` items.
 
@@ -94,13 +95,19 @@ def prepared(
         crop_mode: how they become squares.
         label: what all of them are, whatever their listing says.
         too_young: says of which files to wait a little longer.
+        unwanted: once it is set, no further picture is decoded: this ends with an exception.
     """
+
+    def decode(content: Content) -> Decoded | Rejected:
+        if unwanted is not None and unwanted.is_set():
+            raise CancelledError
+        return decode_content(content, size, crop_mode)
+
     with ThreadPoolExecutor(cores(), thread_name_prefix="lookalike-decode") as threads:
         for batch, todo in sorted_out(store, listings, label=label, too_young=too_young):
             if not todo:
                 yield batch
             for content in _ahead_by_one(threads, todo):
-                decode = partial(decode_content, size=size, crop_mode=crop_mode)
                 yield _decoded(store, batch, content, decode, label, threads)
                 batch = Batch(before=batch.before)
 
