@@ -6,10 +6,13 @@ import importlib.util
 import json
 import re
 import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "reliability.md").read_text()
@@ -17,15 +20,18 @@ RECORDS = json.loads((ROOT / "docs" / "reliability.json").read_text())["records"
 
 
 @pytest.fixture(scope="module")
-def script() -> ModuleType:
-    """`benchmarks/reliability.py`."""
+def script() -> Iterator[ModuleType]:
+    """`benchmarks/reliability.py`, in a process of one thread: others do not come along into the children it forks."""
     spec = importlib.util.spec_from_file_location("reliability", ROOT / "benchmarks" / "reliability.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["reliability"] = module  # dataclasses look there
     spec.loader.exec_module(module)
-    return module
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield module
+    torch.set_num_threads(threads)
 
 
 def test_the_table_is_what_the_script_wrote(script: ModuleType) -> None:
@@ -59,3 +65,14 @@ def test_work_is_stopped_looked_at_and_done_again(script: ModuleType, tmp_path: 
     )
     (tmp_path / "trial" / "g" / "gallery.db").write_bytes(b"damaged")
     assert "cannot be read" in trial.fault_after(script.Child("killed", []), start, end)
+
+
+def test_a_kill_counts_from_the_first_word_and_hits_what_has_not_ended(script: ModuleType) -> None:
+    def slow(say: Callable[[str], None]) -> None:
+        time.sleep(0.3)  # longer than the kill waits
+        say("begun")
+        time.sleep(60)
+
+    child = script.in_child(slow, kill_after=0.05)
+    assert (child.end, child.said) == ("killed", ["begun"])
+    assert script.in_child(lambda say: say("begun"), kill_after=60).end == "done"
