@@ -233,6 +233,17 @@ def test_a_picture_with_too_many_pixels_is_refused_before_it_is_decoded(monkeypa
         decode(encoded(NOISE))
 
 
+@pytest.mark.parametrize("size", [(8192, 6144), (12000, 9000)])
+def test_the_largest_photos_of_phones_are_decoded(size: tuple[int, int]) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(Image.new("L", size, 100), "JPEG", exif=exif)
+    picture = image_module.read(data, 64)
+    assert picture.height > picture.width  # upright
+    assert picture.width * picture.height < size[0] * size[1] / 60  # decoded small
+    np.testing.assert_array_equal(decode(data, 64), np.full((64, 64, 3), 100))
+
+
 def test_a_bomb_is_refused_before_it_is_decoded() -> None:
     header = b"IHDR" + (60_000).to_bytes(4) * 2 + bytes([8, 2, 0, 0, 0])
     chunks = [header, b"IDAT" + zlib.compress(bytes(1000)), b"IEND"]

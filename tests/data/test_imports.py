@@ -283,3 +283,24 @@ def test_a_list_that_unpacks_to_gigabytes_is_not_read_whole(tmp_path: Path) -> N
     with pytest.raises(InputError, match=r"words.txt.*more than 64 MiB"):
         import_dataset(bomb, "tiny", tmp_path / "sets")
     assert not any((tmp_path / "sets").iterdir())
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_a_file_that_is_larger_than_any_image_is_refused(
+    kind: str, tmp_path: Path, into: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lookalike.data.imports.MAX_BYTES", 100_000)
+    source = class_folders(tmp_path / "pets")
+    (source / "cat" / "large.jpg").write_bytes(jpeg(0) + bytes(100_000))
+    if kind == "zip":
+        source = zip_of(source, tmp_path / "pets.zip")
+    with pytest.raises(InputError, match=r"large\.jpg: .* too many"):
+        import_dataset(source, "pets", into)
+    assert list(into.iterdir()) == []
+
+
+def test_a_file_of_the_largest_size_is_imported(tmp_path: Path, into: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = class_folders(tmp_path / "pets")
+    largest = max(file.stat().st_size for file in source.rglob("*.jpg"))
+    monkeypatch.setattr("lookalike.data.imports.MAX_BYTES", largest)
+    assert images_of(import_dataset(source, "pets", into)) == images_of(source)

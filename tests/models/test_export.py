@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -245,14 +246,26 @@ def test_the_file_says_all_of_the_preprocessing(format: Format, tmp_path: Path) 
     assert "shorter side" in said["resize"]
 
 
-@pytest.mark.parametrize("name", ["nodir/x.onnx", "x.pt2", "folder.onnx"])
+@pytest.mark.parametrize("name", ["nodir/x.onnx", "x.pt2", "x.txt", "folder", "folder.onnx", f"{'x' * 300}.onnx"])
 def test_what_is_refused_is_named_as_it_was_given(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOOKALIKE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("lookalike.cli.export._pictures", None)  # it is refused before they are drawn
     monkeypatch.chdir(tmp_path)
     model_of("simple_cnn").save_pretrained(tmp_path / "model")
     (tmp_path / "folder.onnx").mkdir()
+    (tmp_path / "folder").mkdir()
     failed = run(tmp_path / "model", "--out", name)
     assert isinstance(failed.exception, InputError)
     assert failed.exception.message.startswith(f"{name}: ")
     assert "checked" not in failed.exception.message
-    assert {file.name for file in tmp_path.iterdir()} == {"cache", "model", "folder.onnx"}
+    assert {file.name for file in tmp_path.iterdir()} == {"model", "folder", "folder.onnx"}
+
+
+def test_a_missing_package_is_said_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lookalike.cli.export._pictures", None)
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    model_of("simple_cnn").save_pretrained(tmp_path / "model")
+    failed = run(tmp_path / "model", "--out", tmp_path / "m.onnx")
+    assert isinstance(failed.exception, InputError)
+    assert "onnxscript" in failed.exception.message
+    assert "export" in failed.exception.remedy

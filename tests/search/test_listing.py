@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from lookalike.errors import InputError
 from lookalike.models.pretrained import load
 from lookalike.search.embedder import Embedder
 from lookalike.search.ingest import ingest
-from lookalike.search.listing import Item, listing_of
+from lookalike.search.listing import Item, listing_of, listings_of
 from lookalike.search.store.base import Rejected
 from lookalike.search.store.sqlite import SqliteStore
 from small_gallery import model_folder
@@ -194,6 +195,27 @@ def test_a_catalog_of_a_folder_or_zip(store: SqliteStore, embedder: Embedder, tm
     assert numbers(ingest(store, embedder, inside)) == {"added": 12, "reused": 12}
     assert numbers(ingest(store, embedder, inside)) == {"skipped": 12}
     assert {Path(path).parent.name for path in rows_of(store)} == {"cat", "dog", "owl"}
+
+
+@pytest.mark.parametrize("name", ["pets.zip", "PETS.ZIP", "pets.tar.gz"])
+def test_an_archive_is_no_image_and_it_is_said_what_to_do(name: str, tmp_path: Path) -> None:
+    (tmp_path / "my files").mkdir()
+    archive = zip_of(class_folders(tmp_path / "pets"), tmp_path / "my files" / name)
+    for sources in ([archive], [tmp_path / "pets", str(archive)]):
+        with pytest.raises(InputError, match="archive") as error:
+            listings_of(sources)
+        assert str(archive) in error.value.message
+        assert "Unpack it" in error.value.remedy
+        assert (f"lookalike data import '{archive}' --name NAME" in error.value.remedy) == name.lower().endswith(".zip")
+
+
+def test_an_archive_among_all_that_a_folder_holds_is_passed_over(tmp_path: Path) -> None:
+    folder = class_folders(tmp_path / "pets")
+    zip_of(folder / "cat", folder / "cats.zip")
+    for labelled in (True, False):
+        listings = listings_of([str(path) for path in folder.iterdir()], folder_labels=labelled)
+        assert {Path(one.path).suffix for listing in listings for one in listing.items()} == {".jpg"}
+        assert sum((listing.passed_over for listing in listings), Counter()) == {".zip": 1}
 
 
 def test_a_catalogs_file_that_is_gone_is_rejected(tmp_path: Path) -> None:

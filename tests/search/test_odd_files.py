@@ -208,3 +208,12 @@ def test_a_file_larger_than_any_picture_is_not_read(
     with SqliteStore.create(tmp_path / "g", about(embedder)) as store:
         assert numbers(ingest(store, embedder, large)) == {"rejected": 1}
         assert "1,048,576 MiB are too many" in store.rejected()[0].reason
+
+
+def test_the_largest_photos_of_phones_are_added(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for size in ((8192, 6144), (12000, 9000)):
+        Image.new("L", size, 100).save(tmp_path / "photos" / f"{size[0]}.jpg")
+    embedder = Embedder(load(model_folder(tmp_path / "model")))
+    with SqliteStore.create(tmp_path / "g", about(embedder)) as store:
+        assert numbers(ingest(store, embedder, tmp_path / "photos")) == {"added": 2}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import time
 import zlib
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from plain_engine import PlainEngine
 from serve_client import client_of, encoded, form
 from starlette.testclient import TestClient
@@ -39,6 +41,16 @@ def test_the_labels_are_those_of_the_model(client: TestClient, model: Pretrained
     assert [each["class_id"] for each in result["labels"]] == [each.class_id for each in expected]
     got = [each["probability"] for each in result["labels"]]
     np.testing.assert_allclose(got, [each.probability for each in expected], atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(8192, 6144), (12000, 9000)])
+def test_the_largest_photos_of_phones_are_taken(size: tuple[int, int], client: TestClient, model: Pretrained) -> None:
+    file = io.BytesIO()
+    Image.new("L", size, 100).save(file, "JPEG")
+    answer = client.post("/v1/recognise?top=1", content=file.getvalue(), headers=JPEG)
+    assert answer.status_code == 200
+    ((expected),) = model.predict([np.full((32, 32, 3), 100, np.uint8)], top=1)
+    assert answer.json()["results"][0]["labels"][0]["label"] == expected[0].label
 
 
 def test_several_images_are_answered_in_their_order(client: TestClient, model: Pretrained) -> None:

@@ -58,13 +58,14 @@ def export(
 
     A file that is too far off is not kept. Without --images they are compared by built-in pictures.
     """
-    from lookalike.models.export import ENDINGS
+    from lookalike.models.export import ENDINGS, check_target
     from lookalike.models.export import export as write
     from lookalike.models.exported import compare, read_exported
     from lookalike.models.pretrained import load
 
-    loaded = load(model)
     path = out or Path(f"model{ENDINGS[format.value]}")
+    check_target(path, format.value, precision.value)
+    loaded = load(model)
     pictures = _pictures(images, loaded)
     half = len(pictures) // 2 if precision is Precision.int8 else 0
     agreements: list[Agreement] = []

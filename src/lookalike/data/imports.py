@@ -12,15 +12,17 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from lookalike.data.folder import Tree, is_image, read_folder
+from lookalike.data.folder import Tree, is_image, open_zip, read_folder
 from lookalike.data.folder import top_of as top_of_folders
 from lookalike.data.hugging_face import Copy, shards_at, unpack
 from lookalike.data.known import recognise, title_of
 from lookalike.data.partial import half_made, sweep
+from lookalike.data.scan import read_regular
 from lookalike.data.tiny_imagenet import NAME as TINY
 from lookalike.data.unpack import unpack_zip
 from lookalike.errors import InputError
 from lookalike.files import rename_durably
+from lookalike.image import MAX_BYTES
 
 TABLES = {".csv", ".tsv"}
 
@@ -96,15 +98,25 @@ def _copy(source: Path, target: Path, progress: Progress | None) -> None:
     is_part = is_image if known is None else known.is_part
     places = {name: name.removeprefix(top) for name in tree.files if name.startswith(top) and is_part(name)}
     if tree.container == "zip":
+        with open_zip(source) as archive:
+            for name in places:
+                if archive.getinfo(name).file_size > MAX_BYTES:
+                    raise _too_large(source / name)
         unpack_zip(source, target, places=places, progress=progress)
         return
     for done, (name, place) in enumerate(places.items(), start=1):
         try:
-            data = (source / name).read_bytes()
+            data = read_regular(source / name, MAX_BYTES + 1)
         except OSError as error:
             raise InputError(f"{source / name}: cannot be read ({error.strerror}).", "Restore it.") from None
+        if len(data) > MAX_BYTES:
+            raise _too_large(source / name)
         _write(target / place, data)
         _report(progress, done, len(places))
+
+
+def _too_large(path: Path) -> InputError:
+    return InputError(f"{path}: more than {MAX_BYTES // 2**20} MiB are too many for a picture.", "Remove it.")
 
 
 def _write(place: Path, data: bytes) -> None:

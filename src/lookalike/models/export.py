@@ -9,6 +9,7 @@ JSON; of a PyTorch file in its extra file `lookalike.json`.
 from __future__ import annotations
 
 import copy
+import importlib.util
 import json
 import logging
 import os
@@ -34,6 +35,7 @@ Format = Literal["onnx", "torch"]
 Precision = Literal["float32", "int8"]
 ENDINGS: dict[Format, str] = {"onnx": ".onnx", "torch": ".pt2"}
 OPSET = 18
+NEEDED = ("onnx", "onnxscript", "onnxruntime")  # packages, to write an ONNX file and to check it
 CALIBRATION = 256  # images that int8 is fitted to, at most
 BATCH = 64
 
@@ -132,12 +134,7 @@ def export(
     Raises:
         InputError: a package is missing, another ending, int8 without images, or a folder that cannot be written.
     """
-    if path.suffix != ENDINGS[format]:
-        raise InputError(f"{path}: not the ending of the format {format}.", f"End the name in {ENDINGS[format]}.")
-    if precision == "int8" and format != "onnx":
-        raise InputError("int8 is there for ONNX only.", "Use --format onnx, or --precision float32.")
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"{path}: no such folder.", "Name a file in a folder that exists.")
+    check_target(path, format, precision)
     beside = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
         if format == "torch":
@@ -156,6 +153,36 @@ def export(
         raise InputError(f"{path}: cannot be written ({error.strerror or error}).", "Choose another place.") from None
     finally:
         beside.unlink(missing_ok=True)
+
+
+def check_target(path: Path, format: Format = "onnx", precision: Precision = "float32") -> None:
+    """Refuse what `export` could not write, before any work is done.
+
+    Args:
+        path: as for `export`.
+        format: likewise.
+        precision: likewise.
+
+    Raises:
+        InputError: another ending, int8 for PyTorch, a folder that cannot be written, or a package is missing.
+    """
+    if path.suffix != ENDINGS[format]:
+        raise InputError(f"{path}: not the ending of the format {format}.", f"End the name in {ENDINGS[format]}.")
+    if precision == "int8" and format != "onnx":
+        raise InputError("int8 is there for ONNX only.", "Use --format onnx, or --precision float32.")
+    try:
+        is_folder, has_folder = path.is_dir(), path.absolute().parent.is_dir()
+    except OSError as error:  # a name that is too long
+        raise InputError(f"{path}: cannot be written ({error.strerror or error}).", "Choose another place.") from None
+    if is_folder:
+        raise InputError(f"{path}: a folder.", "Give the name of a file.")
+    if not has_folder:
+        raise InputError(f"{path}: no such folder.", "Name a file in a folder that exists.")
+    if not os.access(path.absolute().parent, os.W_OK):
+        raise InputError(f"{path}: its folder cannot be written to.", "Choose another place.")
+    for name in NEEDED if format == "onnx" else ():
+        if importlib.util.find_spec(name) is None:
+            raise missing(f"the package {name} is not installed.", "export")
 
 
 def _traced(model: Pretrained) -> torch.export.ExportedProgram:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import glob
 import os
+import shlex
 import stat
 import zipfile
 from collections import Counter
@@ -20,7 +21,17 @@ from lookalike.data.catalog import UNLABELLED, Catalog
 from lookalike.data.folder import is_image, open_zip
 from lookalike.data.hugging_face import shards_at
 from lookalike.data.read import BUILTIN, read
-from lookalike.data.scan import MEDIA, Scan, count_kind, has_image, modified_ns, printable, read_regular, sentence
+from lookalike.data.scan import (
+    MEDIA,
+    Scan,
+    count_kind,
+    has_image,
+    kind_of,
+    modified_ns,
+    printable,
+    read_regular,
+    sentence,
+)
 from lookalike.data.sources import installed
 from lookalike.errors import InputError
 from lookalike.image import MAX_BYTES
@@ -29,6 +40,7 @@ from lookalike.search.store.base import Rejected, Value
 
 FEW = 10  # tables in a folder that are looked at
 TABLES = frozenset({".csv", ".tsv", ".parquet"})
+ARCHIVES = frozenset({".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar"})
 
 Source = str | Path | Catalog
 
@@ -100,9 +112,14 @@ def listings_of(sources: Iterable[Source], *, folder_labels: bool = True) -> lis
         InputError: as `listing_of`.
     """
     sources = list(sources)
-    whole = _folder_of_all(sources) if folder_labels else None
-    labels = None if whole is None else FolderLabels(whole)
-    listings = [listing_of(source, folder_labels=folder_labels, labels=labels) for source in sources]
+    whole = _folder_of_all(sources)
+    labels = None if whole is None or not folder_labels else FolderLabels(whole)
+    listings = [
+        listing_of(source, folder_labels=folder_labels, labels=labels)
+        if whole is None or not _is_archive(source)
+        else Listing(str(source), lambda: iter(()), lambda: 0, passed_over=Counter([kind_of(str(source))]))
+        for source in sources
+    ]
     folders = [one for one in listings if one.labels is not None]
     given = {os.path.abspath(one.name) for one in listings if one.is_list}  # noqa: PTH100
     for one in folders:
@@ -114,6 +131,13 @@ def listings_of(sources: Iterable[Source], *, folder_labels: bool = True) -> lis
     if folders:
         listings = [replace(one, items=partial(_filled, one, folders)) if one.is_list else one for one in listings]
     return sorted(listings, key=lambda one: not one.is_list)
+
+
+def _is_archive(source: Source) -> bool:
+    if isinstance(source, Catalog):
+        return False
+    path = Path(source).expanduser()
+    return path.suffix.lower() in ARCHIVES and path.is_file()
 
 
 def _tables_in(folder: str | None) -> list[str]:
@@ -166,7 +190,7 @@ def listing_of(source: Source, *, folder_labels: bool = True, labels: FolderLabe
         labels: those of a folder above the source, to be used for it.
 
     Raises:
-        InputError: nothing there, or nothing that a gallery can be filled with.
+        InputError: nothing there, an archive, or nothing else that a gallery can be filled with.
     """
     if isinstance(source, Catalog):
         return Listing(source.name, partial(_of_catalog, source), lambda: len(source), is_list=True)
@@ -185,12 +209,21 @@ def listing_of(source: Source, *, folder_labels: bool = True, labels: FolderLabe
             from lookalike.search.lists import list_of
 
             return list_of(path)
+        if _is_archive(path):
+            raise InputError(f"{path}: an archive is not a source of images.", _how_to_unpack(path))
         return Listing(str(source), partial(_of_files, [str(path)]), lambda: 1)
     if glob.has_magic(str(path)):
         return _of_pattern(path, folder_labels)
     if isinstance(source, str) and (source == BUILTIN or installed(source) is not None):
         return listing_of(read(source))
     raise InputError(f"{source}: no such file or folder, and no data set of this name.", "Check the path.")
+
+
+def _how_to_unpack(path: Path) -> str:
+    remedy = "Unpack it, and give the folder that holds the images."
+    if path.suffix.lower() != ".zip":
+        return remedy
+    return f"{remedy} Class folders: 'lookalike data import {shlex.quote(str(path))} --name NAME', and give NAME."
 
 
 def file_item(path: str, *, folder_label: str | None = None, metadata: Mapping[str, Value] | None = None) -> Found:
