@@ -114,6 +114,14 @@ def tiff_of_directories(count: int) -> bytes:
     return tiff_of(fields, bytes(64) + chain[:-4] + bytes(4), start + 64)
 
 
+def tiff_of_wide_directories(count: int) -> bytes:
+    """`count` directories of 100 fields."""
+    fields, start = gray_tiff(8, 8)
+    places = [start + 64 + 1206 * number for number in range(count)]
+    chain = b"".join(struct.pack("<H1200xI", 100, place) for place in [*places[1:], 0])
+    return tiff_of(fields, bytes(64) + chain, places[0])
+
+
 def tiff_of_strips(count: int) -> bytes:
     """One row of a pixel in each."""
     fields, start = gray_tiff(1, count)
@@ -132,10 +140,26 @@ def ppm_of_odd_white(count: int) -> bytes:
     return b"P5\n%d 1\n254\n" % count + bytes(count)
 
 
+def ppm_of_odd_white_of_16_bits(count: int) -> bytes:
+    return b"P5\n%d 1\n65534\n" % count + bytes(2 * count)
+
+
+def ppm_of_comments(count: int) -> bytes:
+    return b"P2\n2 1\n255\n" + b"#\n" * count + b"1 1 "
+
+
 def bmp_of_run_lengths(count: int) -> bytes:
     """`count` runs of one pixel."""
-    data = b"\x01\x07" * count
-    head = struct.pack("<IiiHHIIiiII", 40, count, 1, 1, 8, 1, len(data), 0, 0, 256, 0)
+    return bmp_of_runs(b"\x01\x07" * count, count)
+
+
+def bmp_of_empty_run_lengths(count: int) -> bytes:
+    """A pixel, and `count` runs that find no room in its row."""
+    return bmp_of_runs(b"\x01\x07" * count, 1, 2)
+
+
+def bmp_of_runs(data: bytes, width: int, height: int = 1) -> bytes:
+    head = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(data), 0, 0, 256, 0)
     return b"BM" + struct.pack("<IHHI", 54 + 1024 + len(data), 0, 0, 54 + 1024) + head + bytes(1024) + data
 
 
@@ -151,10 +175,14 @@ KINDS: dict[str, tuple[Callable[[int], bytes], int, int]] = {  # what makes it; 
     "GIF, blocks": (gif_of_blocks, 3999, 1_000_000),
     "GIF, one long comment": (gif_of_one_long_comment, 7990, 1_000_000),
     "TIFF, fields": (tiff_of_fields, 990, 20_000),
+    "TIFF, wide directories": (tiff_of_wide_directories, 990, 2000),
     "TIFF, values": (tiff_of_values, 1_999_000, 3_000_000),
     "TIFF, directories": (tiff_of_directories, 9990, 1_000_000),
     "TIFF, strips": (tiff_of_strips, 200_000, 400_000),
-    "PPM, text": (ppm_of_text, 8_000_000, 9_000_000),
-    "PPM, odd white": (ppm_of_odd_white, 8_000_000, 9_000_000),
-    "BMP, run lengths": (bmp_of_run_lengths, 8_000_000, 9_000_000),
+    "PPM, text": (ppm_of_text, 3_000_000, 3_100_000),
+    "PPM, odd white": (ppm_of_odd_white, 3_000_000, 3_100_000),
+    "PPM, odd white of 16 bits": (ppm_of_odd_white_of_16_bits, 3_000_000, 3_100_000),
+    "PPM, comments": (ppm_of_comments, 1000, 8_000_000),
+    "BMP, run lengths": (bmp_of_run_lengths, 2_999_000, 3_100_000),
+    "BMP, empty run lengths": (bmp_of_empty_run_lengths, 2_999_000, 8_000_000),
 }

@@ -48,6 +48,14 @@ def test_the_scans_of_a_large_jpeg_count_more() -> None:
         bounds.check(bytes(data))
 
 
+def test_a_long_comment_before_the_size_is_soon_read() -> None:
+    start = time.thread_time()
+    bounds.check(b"P5\n" + b"#" * 60_000 + b"\n8 8\n255\n" + bytes(64))
+    with pytest.raises(InputError, match="without its size in the first 65,536 bytes"):
+        bounds.check(b"P5\n" + b"#" * 70_000 + b"\n8 8\n255\n" + bytes(64))
+    assert time.thread_time() - start < 1
+
+
 def test_scans_are_not_looked_for_in_metadata_or_behind_the_end() -> None:
     data = jpeg_of_scans(10)
     inside = b"\xff\xec" + (60_000).to_bytes(2) + b"\xff\xda" * 29_999

@@ -22,11 +22,13 @@ PNG_PROFILES = 4
 WEBP_CHUNKS = 5000
 GIF_BLOCKS = 8000  # before the first picture; sub-blocks count
 TIFF_DIRECTORIES = 10_000
-TIFF_FIELDS = 1000  # of one directory
+TIFF_FIELDS = 1000  # of one directory, and
+TIFF_ALL_FIELDS = 100_000  # of all of them
 TIFF_VALUES = 2_000_000  # of all fields that are not plain bytes
 TIFF_STRIPS = 200_000
-SLOW_BYTES = 8 << 20  # of a form that Pillow decodes byte by byte in Python, and
-SLOW_VALUES = 8_000_000  # the pixels, or values, of such
+SLOW_BYTES = 16 << 20  # of a form that Pillow decodes byte by byte in Python, and
+SLOW_VALUES = 3_000_000  # the pixels, values or runs of such: up to 2.3 µs each
+PPM_COMMENTS = 1000  # Pillow copies up to a MiB for each
 
 MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # of a JPEG; not stuffing, padding or restarts
 FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})  # the markers that give height and width
@@ -160,7 +162,7 @@ def _tiff(data: bytes, where: str) -> None:
     inline = struct.calcsize(offset)
     todo = [struct.unpack_from(offset, data, 8 if large else 4)[0]]
     seen: set[int] = set()
-    values = plain = 0
+    values = plain = total = 0
     while todo:
         place = todo.pop()
         if not place or place in seen or place >= len(data):
@@ -171,6 +173,9 @@ def _tiff(data: bytes, where: str) -> None:
         (fields,) = struct.unpack_from(order + count_of, data, place)
         if fields > TIFF_FIELDS:
             raise _refuse(where, fields, "fields of a TIFF's directory")
+        total += fields
+        if total > TIFF_ALL_FIELDS:
+            raise _refuse(where, total, "fields of a TIFF, or more,")
         place += struct.calcsize(count_of)
         found: dict[int, int] = {}
         strips = 0
@@ -215,7 +220,7 @@ def _bmp(data: bytes, where: str) -> None:
     width, height = struct.unpack_from("<ii", data, 18)
     (compression,) = struct.unpack_from("<I", data, 30)
     if compression in {1, 2}:  # run lengths
-        _check_slow(where, len(data), abs(width * height), "a BMP of run lengths")
+        _check_slow(where, len(data), max(abs(width * height), len(data) // 2), "a BMP of run lengths")
 
 
 def _pnm(data: bytes, where: str) -> None:
@@ -224,12 +229,14 @@ def _pnm(data: bytes, where: str) -> None:
     wanted = PNM_NUMBERS.get(kind)
     if wanted is None:
         return
-    text = re.sub(rb"#[^\r\n]*[\r\n]", b"", head[len(kind) + 1 :])  # Pillow knows comments within a number
+    text = re.sub(rb"#[^\r\n]*[\r\n]?", b"", head[len(kind) + 1 :])  # Pillow knows comments within a number
     numbers = [int(one) if one.isdigit() and len(one) <= 10 else -1 for one in text.split(maxsplit=wanted)[:wanted]]
     if len(numbers) < wanted or -1 in numbers:
         raise InputError(f"{where}: a PPM file without its size in the first {PNM_HEAD:,} bytes.", REMEDY)
     values = numbers[0] * numbers[1] * (3 if kind in {b"P3", b"P6"} else 1)
     if kind in {b"P1", b"P2", b"P3"}:
+        if (comments := data.count(b"#")) > PPM_COMMENTS:
+            raise _refuse(where, comments, "comments of a PPM")
         _check_slow(where, len(data), values, "a PPM of text")
     elif kind == b"P6" or kind == b"P5":
         most = numbers[2]
@@ -239,7 +246,7 @@ def _pnm(data: bytes, where: str) -> None:
 
 def _check_slow(where: str, size: int, values: int, what: str) -> None:
     """Of forms that are decoded slowly."""
-    if size > 2 * SLOW_BYTES or values > SLOW_VALUES:
+    if size > SLOW_BYTES or values > SLOW_VALUES:
         raise InputError(
             f"{where}: {values:,} values in {size / 2**20:,.0f} MiB are too many for {what}.", "Save it as PNG."
         )
