@@ -52,7 +52,8 @@ def test_a_gallery_opens_and_answers_the_same(kept: Path) -> None:
             (row,) = gallery.store.get([id])
             assert row is not None
             assert (row.path.endswith(path), row.label) == (True, label)
-            scores = {hit.row.id: hit.score for hit in gallery.search(IMAGE, k=18, threshold=None).hits}
+            found = gallery.search(IMAGE, k=18, threshold=None)
+            scores = {hit.row.id: hit.score for hit in (*found.same, *found.hits)}
             assert scores[id] == pytest.approx(score, abs=2e-3)
         np.testing.assert_allclose(gallery.store.vectors([1])[0], EXPECTED["embedding of row 1"], atol=2e-3)
 

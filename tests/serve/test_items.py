@@ -25,7 +25,7 @@ def test_what_is_added_is_found(client: TestClient, gallery_place: Path) -> None
     answer = client.post("/v1/items?label=a%20gnu", files=form(data))
     assert answer.status_code == 200
     assert answer.json() == {"items": [{"id": 13, "added": True, "label": "a gnu"}]}
-    hits = client.post("/v1/search?k=1", files=form(data)).json()["hits"]
+    hits = client.post("/v1/search?k=1", files=form(data)).json()["same"]
     assert [(hit["id"], hit["label"]) for hit in hits] == [(13, "a gnu")]
     item = client.get("/v1/items/13").json()
     assert item["name"] == f"upload:{item['digest']}"
@@ -34,7 +34,7 @@ def test_what_is_added_is_found(client: TestClient, gallery_place: Path) -> None
     with Gallery.open(gallery_place) as gallery:  # as any other reader sees it
         assert len(gallery) == 13
         assert not gallery.verify().faults
-        assert gallery.search(data, k=1).hits[0].row.id == 13
+        assert gallery.search(data, k=1).same[0].row.id == 13
 
 
 def test_the_same_bytes_are_one_item(client: TestClient, photos: Path) -> None:

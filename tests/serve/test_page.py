@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 from browsing import Sight, ask, file_of, transfer
+from PIL import Image
 from serve_client import encoded
 from serve_process import serving
 
@@ -32,8 +34,12 @@ def url(gallery_of: Callable[[Path], Path], calibrated_model: Path, browser: obj
 
 @pytest.fixture(scope="module")
 def cat(photos: Path) -> bytes:
-    """A picture that is in the gallery."""
-    return (photos / "cat" / "1.png").read_bytes()
+    """The pixels of a picture that is in the gallery, in a file that is not."""
+    file = io.BytesIO()
+    with Image.open(photos / "cat" / "1.png") as image:
+        image.save(file, "PNG", compress_level=1)
+    assert file.getvalue() != (photos / "cat" / "1.png").read_bytes()
+    return file.getvalue()
 
 
 def labels(page: Page) -> list[str]:
@@ -82,6 +88,7 @@ def test_a_chosen_picture_is_shown_recognised_and_compared(page: Page, url: str,
         re.compile(r"among 12 pictures (< 1|\d+)\s(ms|s), compared with every one")
     )
     expect(page.locator("#live")).to_contain_text(re.compile(r"It shows \w+, .*look-alikes, the closest: cat, 1.00\."))
+    expect(page.locator("#same")).to_be_hidden()
     expect(page.locator("#wall .frame.loaded")).to_have_count(len(expected))
 
 
@@ -260,9 +267,10 @@ def test_a_picture_is_added_found_and_removed(page: Page, url: str) -> None:
     page.keyboard.press("Enter")
     done = page.locator("#done")
     expect(done).to_contain_text("Added as item 13, gnu.")
-    expect(page.locator("#wall li")).to_have_count(13)
-    assert labels(page)[0] == "gnu"
     expect(page.locator("#status")).to_contain_text("among 13 pictures")
+    expect(page.locator("#same")).to_contain_text("The very same file is in the collection: ")
+    expect(page.locator("#wall li")).to_have_count(12)
+    assert "gnu" not in labels(page)
     done.get_by_role("link").click()
     expect(page.locator("#title")).to_have_text("gnu")
     expect(page.locator("#wall li")).to_have_count(12)
@@ -277,11 +285,14 @@ def test_a_picture_is_added_found_and_removed(page: Page, url: str) -> None:
     assert httpx.get(f"{url}v1/items/13").status_code == 404
     page.go_back()
     expect(page.locator("#wall li")).to_have_count(12)
+    expect(page.locator("#same")).to_be_hidden()
     assert "gnu" not in labels(page)
 
 
-def test_a_picture_that_is_there_is_not_added_again(page: Page, url: str, cat: bytes) -> None:
-    ask(page, url, cat)
+def test_a_picture_that_is_there_is_said_and_not_added_again(page: Page, url: str, photos: Path) -> None:
+    ask(page, f"{url}?threshold=none", (photos / "cat" / "1.png").read_bytes())
+    expect(page.locator("#wall li")).to_have_count(11)
+    expect(page.locator("#same")).to_have_text("The very same file is in the collection: 1.png.")
     page.get_by_text("Add it to the collection", exact=True).click()
     page.get_by_role("button", name="Add", exact=True).click()
     expect(page.locator("#done")).to_have_text("It was there already, as item 2, cat.")

@@ -31,7 +31,9 @@ def test_an_image_finds_what_the_gallery_finds(client: TestClient, gallery_place
     assert tree["threshold"] is None
     assert [hit["id"] for hit in tree["hits"]] == [hit.row.id for hit in expected.hits]
     np.testing.assert_allclose([hit["score"] for hit in tree["hits"]], [hit.score for hit in expected.hits], atol=1e-3)
-    first = tree["hits"][0]
+    (first,) = tree["same"]
+    assert [first["id"]] == [hit.row.id for hit in expected.same]
+    assert first["id"] not in {hit["id"] for hit in tree["hits"]}
     assert (first["label"], first["name"]) == ("cat", "1.png")
     assert first["score"] == pytest.approx(1, abs=1e-3)
     assert first["thumbnail"] == f"/v1/items/{first['id']}/thumbnail"

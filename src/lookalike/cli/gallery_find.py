@@ -128,6 +128,7 @@ def _as_tree(
                 "query": query if isinstance(query, int) else str(query),
                 "exact": each.exact,
                 "hits": [{"score": round(hit.score, 6), **_as_row(hit.row)} for hit in each.hits],
+                "same": [_as_row(hit.row) for hit in each.same],
             }
             for query, each in zip(queries, found, strict=True)
         ],
@@ -137,6 +138,7 @@ def _as_tree(
 def _as_text(query: Any, found: Found) -> str:
     name = f"row {query}" if isinstance(query, int) else str(query)
     lines = [f"{name}  ({'exact' if found.exact else 'approximate'})"]
+    lines += [f"  the same file: {hit.row.id}  {hit.row.path}" for hit in found.same]
     for hit in found.hits:
         words = [hit.row.path] if hit.row.label is None else [hit.row.label, hit.row.path]
         lines.append(f"  {hit.score:6.3f}  {hit.row.id:>8}  {'  '.join(words)}")

@@ -31,7 +31,7 @@ def prepare(picture: Picture, size: int, where: str = "image", *, crop_mode: Cro
         InputError: a file that is missing or is not a whole image, or an array of another shape or type.
     """
     if isinstance(picture, str | Path):
-        return decode(_read(Path(picture)), size, crop_mode=crop_mode, where=str(picture))
+        return decode(read_picture(picture), size, crop_mode=crop_mode, where=str(picture))
     if isinstance(picture, bytes):
         return decode(picture, size, crop_mode=crop_mode, where=where)
     if isinstance(picture, np.ndarray):
@@ -44,9 +44,14 @@ def prepare(picture: Picture, size: int, where: str = "image", *, crop_mode: Cro
     )
 
 
-def _read(path: Path) -> bytes:
+def read_picture(path: str | Path) -> bytes:
+    """The bytes of an image file.
+
+    Raises:
+        InputError: it is missing, may not be read, or is larger than any image that is decoded.
+    """
     try:
-        return read_file(path)
+        return read_file(Path(path))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}).", "Check the path.") from None
 

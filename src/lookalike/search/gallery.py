@@ -239,19 +239,22 @@ class Gallery:
         threshold: Threshold = "default",
         exact: bool = False,
         fingerprint: str | None = None,
+        digest: bytes | None = None,
     ) -> Found | list[Found]:
         """The rows most alike to a picture, a row or a vector.
 
         Args:
             query: a picture (path, bytes of a file, Pillow image, (H, W, 3) uint8), the id of a row, or a vector (D,)
                 of floating numbers; or several: a list of any of these, (Q, D) vectors, (N, H, W, 3) pictures. A row
-                is not its own answer.
+                is not its own answer, whether it is named by its id or by its path, and other rows of the same file,
+                byte for byte, are in `Found.same` and not among the answers.
             k: answers at most.
             where: only rows of this label and metadata: `{"label": ["cat", "dog"], "year": 2012}`.
             threshold: the least cosine of an answer; "calibrated": that of `calibrate`; "default": likewise where the
                 gallery was calibrated, else none; None: none.
             exact: compare with all rows.
             fingerprint: of the model that made the vectors given, where it is known.
+            digest: SHA-256 (32 bytes) of the file that the one vector given is of, where it is known; for `Found.same`.
 
         Returns:
             What was found and whether all rows were compared; of several queries, a list of it.
@@ -265,7 +268,9 @@ class Gallery:
         several = are_several(query)
         queries: list[Query] = list(query) if several else [query]  # type: ignore[arg-type, list-item]
         limit = self.threshold(threshold)
-        found = answers(self.store, lambda: self.embedder, queries, k, where=where, threshold=limit, exact=exact)
+        found = answers(
+            self.store, lambda: self.embedder, queries, k, where=where, threshold=limit, exact=exact, digest=digest
+        )
         return found if several else found[0]
 
     def threshold(self, threshold: Threshold = "default") -> float | None:

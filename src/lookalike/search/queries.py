@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 
 import numpy as np
@@ -18,6 +22,7 @@ if TYPE_CHECKING:
 
 BATCH = 64  # pictures decoded at a time
 MOST = 1 << 31  # answers; more cannot be asked of a database
+COPIES = 4  # rows of a query's own file that are looked for at first
 
 Query: TypeAlias = "Picture | int | np.integer[Any] | NDArray[np.floating[Any]]"
 
@@ -32,6 +37,7 @@ class How(TypedDict, total=False):
     threshold: Threshold
     exact: bool
     fingerprint: str | None
+    digest: bytes | None
 
 
 def are_several(query: object) -> bool:
@@ -96,27 +102,54 @@ def answers(
     where: Where | None,
     threshold: float | None,
     exact: bool,
+    digest: bytes | None = None,
 ) -> list[Found]:
-    """The answers to queries; a row is not its own. For the arguments see `vectors_of` and `Store.search`."""
+    """The answers to queries. A row is not its own answer, asked for by its id or its path; other rows of the same file
+    are in `Found.same`. For the arguments see `vectors_of`, `Store.search`, and `digest` `Gallery.search`.
+    """
     if k < 1:
         raise InputError(f"k must be at least 1, not {k}.", "10 is usual.")
     if not queries:
         return []
+    if digest is not None and len(queries) > 1:
+        raise InputError("a digest belongs to one query.", "Ask with one vector at a time, or without a digest.")
     k = min(k, MOST)
-    own = [id_of(query) for query in queries]
-    more = any(id is not None for id in own)  # one more, as a row finds itself
-    vectors = vectors_of(queries, store, embedder)
-    found = store.search(vectors, k + more, where=where, threshold=threshold, exact=exact)
-    if not more:
-        return found
-    return [
-        Found([hit for hit in each.hits if hit.row.id != id][:k], each.exact)
-        for each, id in zip(found, own, strict=True)
-    ]
+    vectors, digests = vectors_of(queries, store, embedder)
+    own = [_own_of(query, known or digest) for query, known in zip(queries, digests, strict=True)]
+    more = COPIES if any(one.digest for one in own) else 0
+    while True:
+        found = store.search(vectors, k + more, where=where, threshold=threshold, exact=exact)
+        told = [_told_apart(each, one, k) for each, one in zip(found, own, strict=True)]
+        enough = (len(some.hits) >= k or len(each.hits) < k + more for some, each in zip(told, found, strict=True))
+        if not more or all(enough):
+            return told
+        more *= 8  # many copies of one file
 
 
-def vectors_of(queries: Sequence[Query], store: Store, embedder: Callable[[], Embedder]) -> NDArray[np.float32]:
-    """The vectors of queries.
+@dataclass(frozen=True)
+class Own:
+    """What tells the rows of a query's own file: its id, its absolute path, and the SHA-256 of its content."""
+
+    id: int | None = None
+    path: str | None = None
+    digest: bytes | None = None
+
+
+def _own_of(query: Query, digest: bytes | None) -> Own:
+    path = os.path.abspath(query) if isinstance(query, str | Path) else None  # noqa: PTH100 - as rows have it: links kept
+    return Own(id_of(query), path, digest)
+
+
+def _told_apart(found: Found, own: Own, k: int) -> Found:
+    others = [hit for hit in found.hits if hit.row.id != own.id and hit.row.path != own.path]
+    same = [hit for hit in others if hit.row.digest == own.digest]
+    return Found([hit for hit in others if hit.row.digest != own.digest][:k], found.exact, same[:k])
+
+
+def vectors_of(
+    queries: Sequence[Query], store: Store, embedder: Callable[[], Embedder]
+) -> tuple[NDArray[np.float32], list[bytes | None]]:
+    """The vectors of queries, and the SHA-256 of the files that they are of.
 
     Args:
         queries: pictures as `lookalike.models.prepare` takes them, ids of rows, and vectors (D,).
@@ -124,13 +157,14 @@ def vectors_of(queries: Sequence[Query], store: Store, embedder: Callable[[], Em
         embedder: gives what turns pictures into vectors; called where there is a picture.
 
     Returns:
-        (Q, D) float32 of length 1.
+        (Q, D) float32 of length 1; and for each query a digest, None of vectors and pixels.
 
     Raises:
         InputError: a picture that cannot be read, an id that is not there, a vector of another dimension or that has no
             direction; or what is none of these.
     """
     found = np.empty((len(queries), store.about.dim), np.float32)
+    digests: list[bytes | None] = [None] * len(queries)
     pictures: list[int] = []
     rows: list[tuple[int, int]] = []
     for place, query in enumerate(queries):
@@ -142,21 +176,28 @@ def vectors_of(queries: Sequence[Query], store: Store, embedder: Callable[[], Em
             pictures.append(place)
     if rows:
         ids = [id for _, id in rows]
-        for id, row in zip(ids, store.get(ids), strict=True):
+        for (place, id), row in zip(rows, store.get(ids), strict=True):
             if row is None:
                 raise InputError(f"the gallery has no row {id}.", "Ids are in the answers of a search; see also info.")
+            digests[place] = row.digest
         found[[place for place, _ in rows]] = store.vectors(ids)
     for low in range(0, len(pictures), BATCH):
         some = pictures[low : low + BATCH]
-        found[some] = _embedded([(queries[place], name_of(queries[place], place)) for place in some], embedder())
-    return found
+        found[some], known = _embedded([(queries[place], name_of(queries[place], place)) for place in some], embedder())
+        for place, digest in zip(some, known, strict=True):
+            digests[place] = digest
+    return found, digests
 
 
-def _embedded(named: Sequence[tuple[Any, str]], embedder: Embedder) -> NDArray[np.float32]:
-    from lookalike.models.prepare import prepare
+def _embedded(named: Sequence[tuple[Any, str]], embedder: Embedder) -> tuple[NDArray[np.float32], list[bytes | None]]:
+    from lookalike.models.prepare import prepare, read_picture
 
-    size, mode = embedder.size, embedder.crop_mode
-    return embedder.vectors(np.stack([prepare(picture, size, name, crop_mode=mode) for picture, name in named]))
+    pixels, digests = [], []
+    for picture, name in named:
+        data = read_picture(picture) if isinstance(picture, str | Path) else picture  # once: it may be a pipe
+        digests.append(hashlib.sha256(data).digest() if isinstance(data, bytes) else None)
+        pixels.append(prepare(data, embedder.size, name, crop_mode=embedder.crop_mode))
+    return embedder.vectors(np.stack(pixels)), digests
 
 
 def _unit(vector: NDArray[np.floating[Any]], about: About, name: str) -> NDArray[np.float32]:

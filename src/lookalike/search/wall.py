@@ -103,7 +103,13 @@ def write_wall(
         return Tile(pictures[row.id], row, score, calibrated is not None and score >= calibrated)
 
     shown = [
-        (one.name, data_uri(one.picture), one.found.exact, [tile(hit.row, hit.score) for hit in one.found.hits])
+        (
+            one.name,
+            data_uri(one.picture),
+            one.found.exact,
+            [hit.row for hit in one.found.same],
+            [tile(hit.row, hit.score) for hit in one.found.hits],
+        )
         for one in asked
     ]
     template = (HERE / "wall.html.j2").read_text(encoding="utf-8")

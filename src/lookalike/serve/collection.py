@@ -88,8 +88,10 @@ class Collection:
         labels: Sequence[str],
         threshold: Threshold,
         exact: bool,
+        digest: bytes | None = None,
     ) -> tuple[Found, float | None]:
-        """The rows most alike to a vector (D,) or row, and the least score that was asked of them.
+        """The rows most alike to a vector (D,) or row, and the least score that was asked of them. `digest` is the
+        SHA-256 of the vector's file, whose own rows are told apart.
 
         Raises:
             RefusedError: 404, no such row; 422, no calibrated threshold, or too large an answer; 503.
@@ -101,8 +103,8 @@ class Collection:
                 raise RefusedError(422, "threshold: the gallery has no calibrated one.", calibrate_first(gallery.about))
             if isinstance(query, int):
                 _known(gallery, query)
-            found = gallery.search(query, k, where=where, threshold=threshold, exact=exact)
-            self._check_size([hit.row for hit in found.hits])
+            found = gallery.search(query, k, where=where, threshold=threshold, exact=exact, digest=digest)
+            self._check_size([hit.row for hit in (*found.same, *found.hits)])
             return found, gallery.threshold(threshold)
 
         return await self._search.run(work)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 import unicodedata
 from typing import Annotated
@@ -43,7 +44,9 @@ def routes(service: Service) -> APIRouter:
     router = APIRouter(responses=FAULTS, dependencies=[Depends(check_parameters)])
 
     async def outputs_of(request: Request, count: int | None = None) -> Outputs:
-        files = await images_in(service, request, count)
+        return await outputs_for(request, await images_in(service, request, count))
+
+    async def outputs_for(request: Request, files: list[bytes]) -> Outputs:
         with service.batcher.places(len(files)):
             return await while_wanted(request, lambda: _through(service, files))
 
@@ -76,35 +79,43 @@ def routes(service: Service) -> APIRouter:
         label: Labels = None,
         exact: Exact = False,
     ) -> schemas.Search:
-        """The items of the gallery most alike to an image, or to one of them, which is then left out."""
+        """The items of the gallery most alike to an image, or to one of them, which is then left out. Items of the very
+        same file, byte for byte, are told apart, in `same`.
+        """
         start = time.perf_counter()
         _check_most("k", k, service)
         collection = service.collection
         limit = threshold_of(threshold)
         labels = [checked_label(one) for one in label or ()]
         query: NDArray[np.float32] | int
+        digest = None
         if id is None:
-            query = (await outputs_of(request, 1)).vectors[0]
+            files = await images_in(service, request, 1)
+            digest = await service.pictures.run(lambda: hashlib.sha256(files[0]).digest())
+            query = (await outputs_for(request, files)).vectors[0]
         elif "content-type" in request.headers:
             raise RefusedError(422, "an id and an image.", "Leave one out.")
         else:
             query = id
         found, least = await while_wanted(
-            request, lambda: collection.search(query, k, labels=labels, threshold=limit, exact=exact)
+            request, lambda: collection.search(query, k, labels=labels, threshold=limit, exact=exact, digest=digest)
         )
         names = service.settings.shows_names
-        hits = [
-            schemas.Hit(
-                id=hit.row.id,
-                score=hit.score,
-                label=hit.row.label,
-                name=name_of(hit.row) if names else None,
-                metadata=dict(hit.row.metadata),
-                thumbnail=thumbnail_of(hit.row.id),
-            )
-            for hit in found.hits
-        ]
-        return schemas.Search(took_ms=_since(start), exact=found.exact, threshold=least, hits=hits)
+        hits, same = (
+            [
+                schemas.Hit(
+                    id=hit.row.id,
+                    score=hit.score,
+                    label=hit.row.label,
+                    name=name_of(hit.row) if names else None,
+                    metadata=dict(hit.row.metadata),
+                    thumbnail=thumbnail_of(hit.row.id),
+                )
+                for hit in some
+            ]
+            for some in (found.hits, found.same)
+        )
+        return schemas.Search(took_ms=_since(start), exact=found.exact, threshold=least, hits=hits, same=same)
 
     @router.post("/v1/embed", openapi_extra=image_body(several=True), summary="Vectors of images")
     async def embed(request: Request) -> schemas.Embedding:

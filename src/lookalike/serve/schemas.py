@@ -71,12 +71,15 @@ class Hit(Answer):
 
 
 class Search(Answer):
-    """The rows most alike, the likest first. `exact`: all rows were compared. `threshold`: the least score, or null."""
+    """The rows most alike, the likest first. `exact`: all rows were compared. `threshold`: the least score, or null.
+    `same`: rows of the very file that was asked with, byte for byte, k of them at most; they are not among the hits.
+    """
 
     took_ms: float = Field(examples=[3.1])
     exact: bool
     threshold: float | None = Field(examples=[0.71])
     hits: list[Hit]
+    same: list[Hit]
 
 
 class Embedding(Answer):

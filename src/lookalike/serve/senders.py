@@ -107,6 +107,8 @@ class TimelyProtocol(H11Protocol):
 
     def pause_writing(self) -> None:
         """Not all of an answer has left at once."""
+        if self._turned_away:
+            return
         super().pause_writing()
         self._answer = self.cycle
         if self._leaving is None:

@@ -141,10 +141,15 @@ class Hit:
 
 @dataclass(frozen=True)
 class Found:
-    """Answers to one query, the likeliest first; of equal scores the lower id. `exact`: all rows were compared."""
+    """Answers to one query, the likeliest first; of equal scores the lower id. `exact`: all rows were compared.
+
+    `same`: rows of the very file that was asked with, byte for byte, as many as answers were asked for at most. They
+    pass the filter and the threshold, and are not among the answers.
+    """
 
     hits: list[Hit]
     exact: bool
+    same: list[Hit] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import { at, cosine, count, el } from "./words.js";
 
 const KEPT_PICTURES = 20; // that "back" finds again
 const KEPT_ANSWERS = 40;
+const SHOWN_COPIES = 3; // of a file that is in the collection more than once
 const HOPELESS = [404, 409, 413, 415, 422]; // statuses of questions that would be answered the same again
 
 const pictures = new Map(); // number → File; the number is in the history's state
@@ -139,6 +140,7 @@ async function open(next, scroll = 0) {
   notice.quiet();
   notice.hush();
   tally.clear();
+  at("same").hidden = true;
   panel.resetForms();
   recognised.say("");
   wall.clear();
@@ -195,6 +197,7 @@ async function search() {
     if (signal.aborted) return;
     notice.quiet();
     found = answer;
+    showSame(answer.same);
     await wall.show(answer.hits);
     if (!signal.aborted) limit();
   } catch (error) {
@@ -245,10 +248,27 @@ function limit() {
   if (shown) at("nothing").hidden = true;
   else if (hits.length) tally.nothing(`Nothing here is as alike as ${cosine(least)}.`, `The closest has ${cosine(hits[0].score)}.`, `Lower it to see the closest ${hits.length}`, showAll);
   else if (view.labels.length) tally.nothing(`No other picture has ${view.labels.length === 1 ? "this label" : "one of these labels"}.`, "", "Look at all labels", () => change({ labels: [] }));
-  else if (question.id) tally.nothing("This is the only picture of the collection.");
+  else if (question.id || found.same.length) tally.nothing("This is the only picture of the collection.");
   else if (about.keys.write === "off") tally.nothing("The collection is empty.", "Fill it with: lookalike gallery add GALLERY PICTURES");
   else tally.nothing("The collection is empty.", "Add this picture as its first.");
   tellSoon();
+}
+
+/** Say which items are of the very file that was asked with: they are not among the look-alikes. */
+function showSame(hits) {
+  const links = hits.slice(0, SHOWN_COPIES).map(({ id, label, name }) => linkTo(id, name ?? label ?? `item ${id}`));
+  const words = links.flatMap((link, place) => (place ? [", ", link] : [link]));
+  at("same").replaceChildren("The very same file is in the collection: ", ...words, hits.length > links.length ? " …" : ".");
+  at("same").hidden = hits.length === 0;
+}
+
+function linkTo(id, textContent) {
+  const link = el("a", { href: place.write(id, view), textContent });
+  link.addEventListener("click", (click) => {
+    click.preventDefault();
+    go({ id });
+  });
+  return link;
 }
 
 /** Lower the threshold so far that every hit is shown. */
@@ -275,12 +295,7 @@ async function addPicture(event) {
     const { id, added, label } = await collection.add(asked.file, at("add-label").value.trim(), { waiting: notice.waiting });
     changed();
     if (question !== asked) return;
-    const link = el("a", { href: place.write(id, view), textContent: `item ${id}` });
-    link.addEventListener("click", (click) => {
-      click.preventDefault();
-      go({ id });
-    });
-    panel.done(added ? "Added as " : "It was there already, as ", link, label ? `, ${label}.` : ".");
+    panel.done(added ? "Added as " : "It was there already, as ", linkTo(id, `item ${id}`), label ? `, ${label}.` : ".");
     await search();
   } catch (error) {
     if (question === asked) failed(error, () => at("add-form").requestSubmit());
