@@ -25,7 +25,7 @@ def main() -> None:
         model, pictures = Path(sys.argv[1]), Path(sys.argv[2])
     else:
         drawn = synthetic.catalog(size=48, train_per_class=60, val_per_class=10, test_per_class=0, cache=work / "drawn")
-        changes = [f"data.source={drawn.root}", "data.image_size=48", "training.epochs=15"]
+        changes = [f"data.source={drawn.root}", "data.image_size=48", "training.epochs=4", "training.precision=float32"]
         model = fit(recipe.load("demo", changes), root=work / "runs", name="drawn").model_dir
         pictures = drawn.root / "train"
 
@@ -33,6 +33,7 @@ def main() -> None:
     with lookalike.Gallery.create(work / "pictures.gallery", model) as gallery:
         report = gallery.add(pictures)
         print(f"{report.added} pictures added, {report.rejected} could not be read")
+        threshold = gallery.calibrate().threshold  # by the labels, which are the names of the folders
 
     # Later, in another program: the model is loaded once a picture is to be understood.
     with lookalike.Gallery.open(work / "pictures.gallery") as gallery:
@@ -42,10 +43,9 @@ def main() -> None:
         for hit in found.hits:
             print(f"  {hit.score:.3f}  {hit.row.path}")
 
-        # By the id of a row; only as much alike as pairs of different classes are once in a hundred times.
-        if gallery.about.threshold is not None:
-            alike = gallery.search(query.id, k=50, threshold="calibrated")
-            print(f"{len(alike.hits)} others reach {gallery.about.threshold:.3f}, the cosine of 1 % false matches")
+        # By the id of a row; only as much alike as pairs of different labels are once in a hundred times.
+        alike = gallery.search(query.id, k=50, threshold="calibrated")
+        print(f"{len(alike.hits)} others reach {threshold:.3f}, which 1 % of the pairs of different labels do")
 
         gallery.write_wall(work / "wall.html", query.path, found)
         print(f"look at {work / 'wall.html'}")

@@ -28,7 +28,7 @@ def main() -> None:
         pictures = drawn.root
 
     # A shipped recipe with changes; the result is a folder with model, report and receipt.
-    changes = [f"data.source={pictures}", "data.image_size=48", "training.epochs=25"]
+    changes = [f"data.source={pictures}", "data.image_size=48", "training.epochs=8", "training.precision=float32"]
     run = fit(recipe.load("demo", changes), root=work / "runs", name="mine")
     results = run.receipt()["results"]
     print(f"top-1 {results['top1']:.1%} on {results['n']} pictures that it has not seen")
