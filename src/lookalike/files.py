@@ -14,7 +14,7 @@ def sync(path: Path) -> None:
     Raises:
         OSError: the disk does not take them.
     """
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

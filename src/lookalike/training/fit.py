@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,6 +20,7 @@ from lookalike.data.read import read
 from lookalike.data.scan import sentence
 from lookalike.errors import InputError
 from lookalike.evaluation.protocols import named
+from lookalike.files import sync
 from lookalike.models.start import check_blind, fingerprint_of, timm_start
 from lookalike.recipe import Recipe
 from lookalike.run import Run, commit
@@ -182,11 +182,7 @@ def to_disk(run: Run) -> None:
     files = [*run.model_dir.iterdir(), run.receipt_path, run.report_path]
     for path in [*(file for file in files if file.is_file()), run.model_dir, run.path]:
         with suppress(PermissionError):  # Windows opens no folders
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            sync(path)
 
 
 def read_material(recipe: Recipe) -> Material:
