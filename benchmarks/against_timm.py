@@ -24,7 +24,7 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-from lookalike.cores import cores
+from lookalike.hardware import cores
 from lookalike.run import hardware
 
 BATCH, SIZE, CLASSES = 256, 64, 200
@@ -41,7 +41,7 @@ OURS = """
 import sys, time
 from pathlib import Path
 from lookalike.data.pack import pack
-from lookalike.data.read import read
+from lookalike.data.registry import read
 from lookalike.recipe import Recipe
 from lookalike.run import Run
 from lookalike.training.distributed import join

@@ -25,15 +25,15 @@ from numpy.typing import NDArray
 import lookalike
 from lookalike.data.catalog import Catalog
 from lookalike.data.pack import Pack, pack
-from lookalike.data.read import read
+from lookalike.data.registry import load_dataset
 from lookalike.evaluation.calibration import fit_temperature, log_softmax, unknown_threshold
 from lookalike.evaluation.classification import summary
-from lookalike.evaluation.measure_retrieval import measure_retrieval
+from lookalike.evaluation.evaluate import measure_retrieval
+from lookalike.evaluation.pair_similarity import match_threshold
 from lookalike.evaluation.protocols import named
 from lookalike.evaluation.retrieval import recall_at_k
-from lookalike.evaluation.similarities import match_threshold
-from lookalike.models.folder import CARD, DEFAULT_FOLDER
-from lookalike.models.pretrained import Pretrained
+from lookalike.models.pretrained import ImageModel
+from lookalike.models.serialization import CARD, DEFAULT_FOLDER
 from lookalike.run import commit, hardware
 
 TENTH = 10
@@ -59,13 +59,13 @@ def lay_out_twin(catalog: Catalog, folder: Path) -> None:
                 link.symlink_to(source)
 
 
-def likeliest(model: Pretrained, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+def likeliest(model: ImageModel, images: NDArray[np.uint8]) -> NDArray[np.float64]:
     """(N,) the probability of the likeliest class."""
     logits = model.logits(images, batch_size=256).astype(np.float64)
     return np.asarray(np.exp(log_softmax(logits / model.config.temperature)).max(1))
 
 
-def measure_twin(twin: Pretrained, catalog: Catalog) -> dict[str, Any]:
+def measure_twin(twin: ImageModel, catalog: Catalog) -> dict[str, Any]:
     """What the twin makes of the validation pictures of the classes that it never saw."""
     val = pack(catalog.select(catalog.rows_of("val")), twin.config.image_size)
     left_out = held_out(catalog.class_ids)
@@ -88,9 +88,9 @@ def measure_twin(twin: Pretrained, catalog: Catalog) -> dict[str, Any]:
     }
 
 
-def measure_cars(model: Pretrained, source: str) -> dict[str, Any]:
+def measure_cars(model: ImageModel, source: str) -> dict[str, Any]:
     """Recall on Cars196, of which the model saw nothing."""
-    divided = named("cars196-zero-shot").divide(read(source))
+    divided = named("cars196-zero-shot").divide(load_dataset(source))
     test: Pack = pack(divided.test, model.config.image_size, crop_mode=model.config.crop_mode)
     results = measure_retrieval(model, divided, test).results
     return {"remark": divided.remark, "recall": {k: results[f"recall_at_{k}"] for k in KS}}
@@ -100,7 +100,7 @@ def make(run: Path, twin: Path, data: str, cars: str) -> None:
     """Write the folder of the model and its receipt."""
     sources = commit()  # before the model's own files change
     found = lookalike.load(run)
-    catalog = read(data)
+    catalog = load_dataset(data)
     val = pack(catalog.select(catalog.rows_of("val")), found.config.image_size)
     images = np.asarray(val.images)
     found.save_pretrained(DEFAULT_FOLDER, precision="float16")
@@ -112,7 +112,7 @@ def make(run: Path, twin: Path, data: str, cars: str) -> None:
         "match_threshold": match_threshold(model.embed(images, batch_size=256), val.labels),
         "unknown_threshold": unknown_threshold(logits, temperature),
     }
-    Pretrained(model.network, model.config.model_copy(update=measures)).save_pretrained(DEFAULT_FOLDER)
+    ImageModel(model.network, model.config.model_copy(update=measures)).save_pretrained(DEFAULT_FOLDER)
     model = lookalike.load()
     numbers = summary(logits, val.labels, class_names=catalog.class_names, temperature=temperature)
     receipt = {
@@ -174,7 +174,7 @@ def main() -> None:
     making.add_argument("--cars", default="cars196")
     given = parser.parse_args()
     if given.verb == "twin":
-        lay_out_twin(read(given.data), given.folder)
+        lay_out_twin(load_dataset(given.data), given.folder)
     else:
         make(given.run, given.twin, given.data, given.cars)
 

@@ -21,16 +21,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lookalike.models.pretrained import Pretrained, load
+from lookalike.models.inference import Embedder
+from lookalike.models.pretrained import ImageModel, load
+from lookalike.models.runtime import OnnxRuntime
 from lookalike.run import hardware
-from lookalike.search.embedder import Embedder
-from lookalike.serve.engine import OnnxEngine
 
 Run = Callable[[NDArray[np.uint8]], object]
 PACKAGES = ("torch", "onnxruntime")
 
 
-def eager(model: Pretrained) -> Run:
+def eager(model: ImageModel) -> Run:
     """PyTorch in float32, one forward for both outputs, as anyone would write it."""
     mean, std = 255 * model.mean, 255 * model.std
 
@@ -72,7 +72,7 @@ def main() -> None:
     print(f"{model.config.name} at {size} px, medians of {given.rounds} rounds")
     print("batch   eager/s   ONNX Runtime/s   ratio   gallery/s   ratio")
     with tempfile.TemporaryDirectory() as cache:
-        engines: list[Run] = [eager(model), OnnxEngine(model, given.threads, Path(cache)).run, Embedder(model).vectors]
+        engines: list[Run] = [eager(model), OnnxRuntime(model, given.threads, Path(cache)).run, Embedder(model).vectors]
         for batch in given.batches:
             pictures = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), np.uint8)
             rounds = [[rate(run, pictures, given.seconds) for run in engines] for _ in range(given.rounds)]

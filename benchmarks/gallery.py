@@ -123,16 +123,16 @@ class Data:
 
 def gallery_build(data: Data, folder: Path) -> list[Line]:
     """From vectors to durable rows and index."""
-    from lookalike.search.store.base import About, NewRow
-    from lookalike.search.store.sqlite import SqliteStore
+    from lookalike.gallery.store.base import GalleryInfo, NewItem
+    from lookalike.gallery.store.sqlite import SqliteStore
 
     start = time.perf_counter()
-    with SqliteStore.create(folder / "b.gallery", About("0" * 64, data.vectors.shape[1])) as store:
+    with SqliteStore.create(folder / "b.gallery", GalleryInfo("0" * 64, data.vectors.shape[1])) as store:
         for first in range(0, len(data.vectors), BATCH):
             vectors = data.vectors[first : first + BATCH].astype(np.float32)
             store.add(
                 [
-                    NewRow(f"images/{n:09}.jpg", b"%032d" % n, vector, label=f"shelf {data.shelves[n]}")
+                    NewItem(f"images/{n:09}.jpg", b"%032d" % n, vector, label=f"shelf {data.shelves[n]}")
                     for n, vector in enumerate(vectors, first)
                 ]
             )
@@ -143,7 +143,7 @@ def gallery_build(data: Data, folder: Path) -> list[Line]:
 
 def gallery_search(data: Data, folder: Path) -> list[Line]:
     """Approximate, exact, and with a filter that passes 1 %."""
-    from lookalike.search.store.sqlite import SqliteStore
+    from lookalike.gallery.store.sqlite import SqliteStore
 
     def ask(query: int, **how: Any) -> Any:
         return store.search(data.queries[query], K, **how)[0]

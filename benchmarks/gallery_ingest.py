@@ -115,16 +115,16 @@ def plain(model_folder: str, pictures: Path, place: Path) -> Callable[[], dict[s
 
 def ours(model_folder: str, pictures: Path, place: Path, compute: str) -> Callable[[], dict[str, float]]:
     """The gallery's way, ready to be measured."""
+    from lookalike.gallery.ingest import ingest
+    from lookalike.gallery.store.base import GalleryInfo
+    from lookalike.gallery.store.sqlite import SqliteStore
+    from lookalike.models.inference import Embedder
     from lookalike.models.pretrained import load
-    from lookalike.search.embedder import Embedder
-    from lookalike.search.ingest import ingest
-    from lookalike.search.store.base import About
-    from lookalike.search.store.sqlite import SqliteStore
 
     embedder = Embedder(load(model_folder), compute)  # type: ignore[arg-type]
 
     def run() -> dict[str, float]:
-        with SqliteStore.create(place, About(embedder.fingerprint, embedder.dim)) as store:
+        with SqliteStore.create(place, GalleryInfo(embedder.fingerprint, embedder.dim)) as store:
             rows = ingest(store, embedder, pictures).added
         size = sum(file.stat().st_size for file in place.iterdir())
         return {"rows": rows, "bytes": size, "bfloat16": embedder.bfloat16}

@@ -5,7 +5,7 @@
 
 Every size of the recipe's `training.resolution` is compiled and timed first, by whole steps of the training loop's own
 parts. The number of epochs follows from these rates and the seconds given; the schedule is made for it. Then the run is
-trained by `lookalike.training.fit`, as `lookalike train` does it. OUT gets the run folder without its checkpoints as a
+trained by `lookalike.training.run`, as `lookalike train` does it. OUT gets the run folder without its checkpoints as a
 tar file, in parts of 15 MB (`cat run.tar.* | tar -x`), and `rates.json`: images a second by size, seconds of compiling.
 """
 
@@ -23,14 +23,14 @@ import torch
 from lookalike import recipe as recipes
 from lookalike.data.loader import Loader
 from lookalike.data.pack import Pack, pack
-from lookalike.data.read import read
+from lookalike.data.registry import load_dataset
 from lookalike.recipe import Recipe
 from lookalike.run import Run, hardware
 from lookalike.training import optim
 from lookalike.training.distributed import join
-from lookalike.training.fit import Watch, fit
 from lookalike.training.loop import resolution
-from lookalike.training.task import make_task
+from lookalike.training.objective import create_objective
+from lookalike.training.run import Watch, fit
 
 PART_BYTES = 15_000_000
 TIMED_STEPS = 30
@@ -51,10 +51,10 @@ def rate_of(recipe: Recipe, training: Pack, size: int, device: torch.device) -> 
         seed=settings.seed,
         device=device,
     )
-    task = make_task(recipe, classes)
+    task = create_objective(recipe, classes)
     network = task.network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = optim.make_optimizer(network, task.loss, recipe.optimizer)
-    average = optim.Average(network, settings.ema) if settings.ema else None
+    average = optim.ModelEma(network, settings.ema) if settings.ema else None
     model: Any = torch.compile(network) if settings.compile else network
     network.train()
 
@@ -115,7 +115,7 @@ def main() -> None:
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")
     recipe = recipes.load(given.recipe, [*given.changes, f"data.source={given.data}"])
-    catalog = read(given.data)
+    catalog = load_dataset(given.data)
     training = pack(catalog.select(catalog.rows_of("train")), recipe.data.image_size)
     print(f"{time.perf_counter() - begin:.1f} s: {len(training.images)} images packed", flush=True)
 

@@ -19,9 +19,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from lookalike.models.build import build
+from lookalike.models.registry import create_model
 from lookalike.run import hardware
-from lookalike.training.kept_memory import kept_memory
+from lookalike.training.malloc import keep_freed_memory
 
 BATCH = 256
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -33,12 +33,12 @@ NETWORKS: dict[str, dict[str, Any]] = {
 
 def seconds(name: str, size: int, steps: int, kept: bool) -> float:
     """Of one step, by so many; two more at the start are not counted."""
-    network = build(name.split()[0], 200, NETWORKS[name]).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    network = create_model(name.split()[0], 200, NETWORKS[name]).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, nesterov=True)
     x = torch.randn(BATCH, 3, size, size).to(memory_format=torch.channels_last)
     labels = torch.randint(0, 200, (BATCH,))
     start = 0.0
-    with kept_memory(torch.device("cpu")) if kept else contextlib.nullcontext():
+    with keep_freed_memory(torch.device("cpu")) if kept else contextlib.nullcontext():
         for number in range(-2, steps):
             if number == 0:
                 start = time.perf_counter()

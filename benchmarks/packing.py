@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from lookalike.data.pack import pack
-from lookalike.data.read import read
+from lookalike.data.registry import load_dataset
 from lookalike.run import hardware
 
 PLAIN = 5000
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("data", help="a data set's name, a folder, zip, CSV or Parquet file")
     parser.add_argument("--size", type=int, default=64, help="pixels of a side")
     arguments = parser.parse_args()
-    catalog = read(arguments.data)
+    catalog = load_dataset(arguments.data)
     catalog = catalog.select(np.flatnonzero(catalog.splits != "test"))
     some = np.random.default_rng(0).permutation(len(catalog))[:PLAIN]
     plain = np.empty((len(some), arguments.size, arguments.size, 3), np.uint8)

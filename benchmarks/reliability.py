@@ -59,12 +59,12 @@ from PIL import Image
 
 from lookalike import Gallery
 from lookalike.errors import LookalikeError
+from lookalike.gallery.store.base import NewItem
+from lookalike.gallery.store.sqlite import SqliteStore
 from lookalike.image import decode
-from lookalike.models.build import build
-from lookalike.models.config import ModelConfig
-from lookalike.models.pretrained import Pretrained, load
-from lookalike.search.store.base import NewRow
-from lookalike.search.store.sqlite import SqliteStore
+from lookalike.models.pretrained import ImageModel, load
+from lookalike.models.registry import create_model
+from lookalike.models.serialization import ModelConfig
 
 HERE = Path(__file__).parent
 CLASSES = ("cat", "dog", "emu")
@@ -176,7 +176,7 @@ class Bench:
             mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), class_names=CLASSES, class_ids=CLASSES,
         )  # fmt: skip
         torch.manual_seed(seed)
-        Pretrained(build(config.name, config.num_classes, config.options), config).save_pretrained(self.model)
+        ImageModel(create_model(config.name, config.num_classes, config.options), config).save_pretrained(self.model)
         self.photos = folder / "photos"
         for number in range(EACH * len(CLASSES)):
             self.write(self.photos, number)
@@ -334,7 +334,7 @@ class Trial:
             return rows
 
         def read(say: Say) -> None:
-            from lookalike.search.transfer import Exported
+            from lookalike.gallery.export import Exported
 
             say(json.dumps({row.path: row.label for rows in Exported(target).rows() for row in rows}))
 
@@ -670,7 +670,7 @@ def postgres(bench: Bench) -> None:
     sys.path.insert(0, str(HERE.parent / "tests" / "search"))
     from postgres_server import new_server, remove
 
-    from lookalike.search.store.postgres import PostgresStore
+    from lookalike.gallery.store.postgres import PostgresStore
 
     record = bench.record("postgres", "rows added, server killed")
     about = load(bench.model)
@@ -688,7 +688,7 @@ def postgres(bench: Bench) -> None:
                 with PostgresStore.open(server.dsn, "photos", write=True, exact_below=EXACT_BELOW) as store:
                     for start in range(0, len(vectors), 20):
                         some = [f"{number}-{i}" for i in range(start, start + 20)]
-                        rows = [NewRow(name, name.encode(), v) for name, v in zip(some, vectors[start:], strict=False)]
+                        rows = [NewItem(name, name.encode(), v) for name, v in zip(some, vectors[start:], strict=False)]
                         store.add(rows)
                         say(" ".join(["kept", *some]))
 
@@ -776,7 +776,7 @@ def main() -> None:
         with_failing_calls(sys.argv)
     torch.set_num_threads(1)  # children are forked
     for late in ("ingest", "transfer", "embedder", "store.approximate", "store.upkeep", "store.verify"):
-        importlib.import_module(f"lookalike.search.{late}")  # now, and not in each child
+        importlib.import_module(f"lookalike.gallery.{late}")  # now, and not in each child
     records = []
     for part in given.parts:
         with tempfile.TemporaryDirectory(prefix="lookalike-reliability-") as folder:

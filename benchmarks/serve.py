@@ -38,11 +38,11 @@ import numpy as np
 from PIL import Image
 
 import lookalike
+from lookalike.gallery.store.base import GalleryInfo, NewItem
+from lookalike.gallery.store.sqlite import SqliteStore
 from lookalike.image import decode
-from lookalike.models.folder import DEFAULT
+from lookalike.models.serialization import DEFAULT
 from lookalike.run import hardware
-from lookalike.search.store.base import About, NewRow
-from lookalike.search.store.sqlite import SqliteStore
 
 HERE = Path(__file__).parent
 PARTS = ("ready", "one", "many", "steady", "over")
@@ -70,7 +70,7 @@ def make_gallery(place: Path, rows: int) -> None:
     thumbnail = io.BytesIO()
     Image.new("RGB", (64, 64), "teal").save(thumbnail, "JPEG")
     centres = random.standard_normal((LABELS, model.embedding_dim), np.float32)
-    about = About(model.fingerprint, model.embedding_dim, DEFAULT, model.config.image_size)
+    about = GalleryInfo(model.fingerprint, model.embedding_dim, DEFAULT, model.config.image_size)
     with SqliteStore.create(place, about) as store:
         for start in range(0, rows, BATCH):
             kinds = random.integers(0, LABELS, min(BATCH, rows - start))
@@ -78,7 +78,7 @@ def make_gallery(place: Path, rows: int) -> None:
             vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
             store.add(
                 [
-                    NewRow(
+                    NewItem(
                         f"images/{start + n:09}.jpg", b"%032d" % (start + n), vector,
                         label=f"kind {kinds[n]}", thumbnail=thumbnail.getvalue(), look=start + n,
                     )

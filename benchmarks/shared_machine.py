@@ -36,7 +36,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
-from lookalike.cores import cores, set_short_waits
+from lookalike.hardware import cores, set_short_waits
 
 SETTINGS: dict[str, dict[str, str]] = {
     "default": {},
@@ -64,10 +64,10 @@ def training(precision: str, batch: int) -> Callable[[], int]:
 
     from lookalike.recipe import Recipe
     from lookalike.training import optim
-    from lookalike.training.task import make_task
+    from lookalike.training.objective import create_objective
 
     recipe = Recipe.from_yaml(f"model: {{name: weave}}\ntraining: {{batch_size: {batch}, precision: {precision}}}\n")
-    network = make_task(recipe, 200).network.to(memory_format=torch.channels_last).train()
+    network = create_objective(recipe, 200).network.to(memory_format=torch.channels_last).train()
     optimizer = optim.make_optimizer(network, nn.Identity(), recipe.optimizer)
     x = torch.randn(batch, 3, PIXELS, PIXELS).to(memory_format=torch.channels_last)
     y = torch.randint(0, 200, (batch,))
@@ -88,7 +88,7 @@ def embedding() -> Callable[[], int]:
     import numpy as np
 
     import lookalike
-    from lookalike.search.embedder import Embedder, lone_threads
+    from lookalike.models.inference import Embedder, lone_threads
 
     embedder = Embedder(lookalike.load())
     batches = np.random.default_rng(0).integers(0, 256, (8, 32, embedder.size, embedder.size, 3), np.uint8)
@@ -154,12 +154,12 @@ def work(batch: int) -> None:
         set_short_waits()
     import torch
 
-    from lookalike.training.kept_memory import kept_memory
+    from lookalike.training.malloc import keep_freed_memory
 
     made: dict[str, Callable[[], int]] = {}
     services = serving()
     try:
-        with kept_memory(torch.device("cpu")):  # as a training does
+        with keep_freed_memory(torch.device("cpu")):  # as a training does
             for line in sys.stdin:
                 task, seconds = line.split()
                 if task not in made:

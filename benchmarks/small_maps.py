@@ -14,8 +14,8 @@ import time
 import torch
 import torch.nn.functional as F
 
-from lookalike.models import convolution
-from lookalike.models.build import build
+from lookalike.models import layers
+from lookalike.models.registry import create_model
 from lookalike.run import hardware
 
 BATCH = 256
@@ -29,12 +29,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3, help="of each in a round")
     arguments = parser.parse_args()
     options = {"stem": "patch"} if "resnet" in arguments.model else {}
-    network = build(arguments.model, 200, options).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    network = create_model(arguments.model, 200, options).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, foreach=True)
     labels = torch.randint(0, 200, (BATCH,))
 
     def seconds(x: torch.Tensor, most: int) -> float:
-        convolution.MOST_POSITIONS = most
+        layers.MOST_POSITIONS = most
         start = time.perf_counter()
         for _ in range(arguments.steps):
             with torch.autocast("cpu", torch.bfloat16):
@@ -44,7 +44,7 @@ def main() -> None:
             optimizer.zero_grad(set_to_none=True)
         return (time.perf_counter() - start) / arguments.steps
 
-    most = convolution.MOST_POSITIONS
+    most = layers.MOST_POSITIONS
     machine = hardware()
     print(f"{machine['cores']} cores of {machine['cpu']}, PyTorch {torch.__version__}, bf16, batch {BATCH}")
     print(f"{arguments.model}, medians of {arguments.rounds} rounds\npixels   plain images/s   ours images/s   ratio")

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from lookalike import recipe as recipes
 from lookalike.run import Run, hardware
-from lookalike.training.fit import fit
+from lookalike.training.run import fit
 
 
 def curve(run: Run) -> list[tuple[float, float]]:

@@ -27,9 +27,9 @@ from lookalike.recipe import Recipe
 from lookalike.run import Run, hardware
 from lookalike.training import optim
 from lookalike.training.distributed import join
-from lookalike.training.kept_memory import kept_memory
 from lookalike.training.loop import train
-from lookalike.training.task import make_task
+from lookalike.training.malloc import keep_freed_memory
+from lookalike.training.objective import create_objective
 
 CLASSES = 200
 
@@ -45,7 +45,7 @@ def made_up(count: int) -> Pack:
 
 def bare_step(recipe: Recipe, size: int) -> Any:
     """A function that does one forward, backward and step on a batch that stays the same."""
-    network = make_task(recipe, CLASSES).network.to(memory_format=torch.channels_last).train()
+    network = create_objective(recipe, CLASSES).network.to(memory_format=torch.channels_last).train()
     optimizer = optim.make_optimizer(network, nn.Identity(), recipe.optimizer)
     x = torch.randn(recipe.training.batch_size, 3, size, size).to(memory_format=torch.channels_last)
     y = torch.randint(0, CLASSES, (len(x),))
@@ -79,7 +79,7 @@ def main() -> None:
     validation = Pack(images.images[:batch], images.catalog.select(range(batch)), (), Path())
     bare, loop = [], []
     for number in range(arguments.rounds):
-        with kept_memory(torch.device("cpu")):  # as the loop does
+        with keep_freed_memory(torch.device("cpu")):  # as the loop does
             step()
             start = time.perf_counter()
             for _ in range(arguments.steps):

@@ -26,14 +26,14 @@ from lookalike import recipe as recipes
 from lookalike.data.loader import Loader
 from lookalike.data.pack import pack
 from lookalike.evaluation.evaluate import outputs_of
-from lookalike.evaluation.figures import Line, line_chart, percent, plain
 from lookalike.evaluation.retrieval import recall_at_k
-from lookalike.models.pretrained import Pretrained
+from lookalike.models.pretrained import ImageModel
 from lookalike.recipe import Recipe
+from lookalike.reports.charts import Line, line_chart, percent, plain
 from lookalike.training import loop, optim
-from lookalike.training.finish import Material, config_of
-from lookalike.training.fit import read_material
-from lookalike.training.task import make_task
+from lookalike.training.finalize import Material, config_of
+from lookalike.training.objective import create_objective
+from lookalike.training.run import read_material
 
 K, THRESHOLD = 8, 0.75
 SMALL = ["data.protocol=builtin-zero-shot", "data.image_size=32"]
@@ -67,7 +67,7 @@ def train(recipe: Recipe, material: Material, to: Path) -> list[Point]:
         for side in ("train", "test")
     )
     classes = len(training.catalog.class_names)
-    task = make_task(recipe, classes)
+    task = create_objective(recipe, classes)
     task.network.to(memory_format=torch.channels_last)
     optimizer = optim.make_optimizer(task.network, task.loss, recipe.optimizer)
     loader = Loader(
@@ -87,9 +87,7 @@ def train(recipe: Recipe, material: Material, to: Path) -> list[Point]:
     losses: list[float] = []
     task.network.train()
     for step in range(total):
-        optim.set_rate(
-            optimizer, optim.learning_rate(recipe.schedule, recipe.optimizer.lr, step, total), head_only=False
-        )
+        optim.set_lr(optimizer, optim.lr_at(recipe.schedule, recipe.optimizer.lr, step, total), head_only=False)
         batch = loader.batch(step, loop.resolution(settings, step / total, data.image_size))
         with torch.autocast("cpu", torch.bfloat16):
             outputs = task.network(batch.images)
@@ -119,7 +117,7 @@ def train(recipe: Recipe, material: Material, to: Path) -> list[Point]:
             print("  ".join(f"{name} {value:.3f}" for name, value in point.items()), flush=True)
             curve.append(point)
             losses.clear()
-    Pretrained(task.network, config_of(recipe, training.catalog, material.remark, None)).save_pretrained(to)
+    ImageModel(task.network, config_of(recipe, training.catalog, material.remark, None)).save_pretrained(to)
     return curve
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import lookalike
 from lookalike import recipe
 from lookalike.data import synthetic
-from lookalike.training.fit import fit
+from lookalike.training.run import fit
 
 
 def main() -> None:

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lookalike.models.build import build
-from lookalike.models.config import ModelConfig
-from lookalike.models.pretrained import Pretrained
-from lookalike.search.store.base import NewRow
+from lookalike.gallery.store.base import NewItem
+from lookalike.models.pretrained import ImageModel
+from lookalike.models.registry import create_model
+from lookalike.models.serialization import ModelConfig
 
 SIZE = 32
 ANIMALS = ("cat", "dog", "emu")
@@ -30,7 +30,7 @@ def model_folder(folder: Path, *, seed: int = 0, threshold: float | None = None)
         match_threshold=threshold,
     )
     torch.manual_seed(seed)
-    Pretrained(build(config.name, config.num_classes, config.options), config).save_pretrained(folder)
+    ImageModel(create_model(config.name, config.num_classes, config.options), config).save_pretrained(folder)
     return folder
 
 
@@ -50,14 +50,14 @@ def album(folder: Path, *, each: int = 4) -> Path:
     return folder
 
 
-def rows(count: int, dim: int, *, seed: int = 0) -> list[NewRow]:
+def rows(count: int, dim: int, *, seed: int = 0) -> list[NewItem]:
     """Rows of random vectors, with labels, metadata and hashes."""
     rng = np.random.default_rng(seed)
     vectors = rng.standard_normal((count, dim)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     looks = rng.integers(1, 1 << 64, count, dtype=np.uint64).tolist()
     return [
-        NewRow(
+        NewItem(
             f"/photos/{i:04d}.jpg",
             i.to_bytes(32, "big"),
             vectors[i],

@@ -17,8 +17,8 @@ from typer.testing import CliRunner, Result
 
 from faulty_server import Page, Site, serving
 from lookalike.cli.main import app
-from lookalike.data.read import read
-from lookalike.data.sources import HUB, SOURCES, File, Mirror, Source
+from lookalike.data.download import HUB, SOURCES, File, Mirror, Source
+from lookalike.data.registry import load_dataset
 from lookalike.errors import DownloadError, InputError
 from small_sets import class_folders, hugging_face, tiny_imagenet, zip_of
 
@@ -103,7 +103,7 @@ def test_get_downloads_checks_unpacks_and_says_what_is_next(offered: Page, site:
     assert result.stdout == f"{TINY} is in {home / TINY}\nNext: lookalike data check {TINY}\n"
     assert result.stderr == "", "quiet where there is no terminal"
     assert [path.name for path in home.iterdir()] == [TINY]
-    assert len(read(TINY)) == 19
+    assert len(load_dataset(TINY)) == 19
     again = lookalike("get", TINY)
     assert again.exit_code == 0
     assert again.stdout == f"{TINY} is there already, in {home / TINY}\n"
@@ -114,7 +114,7 @@ def test_get_into_another_folder(offered: Page, home: Path, tmp_path: Path) -> N
     result = lookalike("get", TINY, "--into", tmp_path / "other")
     assert result.stdout.splitlines()[-1] == f"Next: lookalike data check {tmp_path / 'other' / TINY}"
     assert not home.exists()
-    assert len(read(tmp_path / "other" / TINY)) == 19
+    assert len(load_dataset(tmp_path / "other" / TINY)) == 19
     assert "there already" in lookalike("get", TINY, "--into", tmp_path / "other").stdout
 
 
@@ -138,7 +138,7 @@ def test_get_goes_to_the_hub_when_the_official_server_does_not_answer(
     assert result.exit_code == 0
     assert "It has no test images." in result.stdout
     assert [path.name for path in home.iterdir()] == [TINY]
-    assert len(read(TINY)) == 15
+    assert len(load_dataset(TINY)) == 15
 
 
 def test_get_asks_a_mirror_of_ones_own_first(offered: Page, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +200,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from test_cli_data import TINY, small_source
-from lookalike.data.sources import SOURCES
+from lookalike.data.download import SOURCES
 SOURCES[TINY] = small_source(sys.argv[2], Path(sys.argv[3]).read_bytes())
 sys.argv = ["lookalike", "data", "get", TINY]
 from lookalike.cli.main import run
@@ -294,7 +294,7 @@ def test_import_makes_a_set_that_every_command_knows_by_name(home: Path, tmp_pat
     result = lookalike("import", class_folders(tmp_path / "my pets"), "--name", "pets")
     assert result.stdout == f"pets is in {home / 'pets'}\nNext: lookalike data check pets\n"
     assert lookalike("check", "pets").exit_code == 0
-    assert len(read("pets")) == 12
+    assert len(load_dataset("pets")) == 12
 
 
 def test_import_of_the_official_zip_is_what_get_would_have_made(home: Path, tmp_path: Path) -> None:
@@ -302,7 +302,7 @@ def test_import_of_the_official_zip_is_what_get_would_have_made(home: Path, tmp_
     path = zip_of(official, tmp_path / "tiny-imagenet-200.zip", "tiny-imagenet-200/")
     assert lookalike("import", path, "--name", TINY).exit_code == 0
     assert "there already" in lookalike("get", TINY).stdout
-    assert len(read(TINY)) == 19
+    assert len(load_dataset(TINY)) == 19
 
 
 def test_import_into_another_folder_names_the_path(home: Path, tmp_path: Path) -> None:

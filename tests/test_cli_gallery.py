@@ -21,7 +21,7 @@ from typer.testing import CliRunner, Result
 
 import lookalike
 from lookalike import Gallery
-from lookalike.cli.gallery_words import parse_threshold, parse_where
+from lookalike.cli.console import parse_threshold, parse_where
 from lookalike.cli.main import app
 from lookalike.errors import InputError
 from small_gallery import album, model_folder, picture

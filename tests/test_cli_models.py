@@ -10,8 +10,8 @@ from typer.testing import CliRunner, Result
 
 from lookalike.cli.models import models
 from lookalike.errors import InputError
-from lookalike.models.build import NETWORKS, options_of
 from lookalike.models.profile import profile_of
+from lookalike.models.registry import NETWORKS, options_of
 
 app = typer.Typer()
 app.command()(models)
@@ -45,7 +45,7 @@ def test_json_holds_the_numbers_for_the_size_asked_for() -> None:
 
 @pytest.mark.parametrize("name", ["weave", "cubs_resnet_3"])
 def test_one_network_shows_its_options_as_a_recipe_would_write_them(name: str) -> None:
-    from lookalike.models.build import build
+    from lookalike.models.registry import create_model
     from lookalike.recipe import Recipe
 
     result = run(name)
@@ -53,7 +53,7 @@ def test_one_network_shows_its_options_as_a_recipe_would_write_them(name: str) -
     shown = [line.strip() for line in result.stdout.splitlines() if "model.options." in line]
     recipe = Recipe.from_yaml(f"model:\n  name: {name}\n", overrides=shown)
     assert recipe.model.options.keys() == options_of(name).keys()
-    build(name, 5, recipe.model.options)
+    create_model(name, 5, recipe.model.options)
 
 
 def test_an_unknown_network_names_the_nearest() -> None:

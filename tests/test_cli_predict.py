@@ -14,9 +14,9 @@ from typer.testing import CliRunner, Result
 
 from lookalike.cli.predict import predict
 from lookalike.errors import InputError
-from lookalike.models.build import build
-from lookalike.models.config import ModelConfig
-from lookalike.models.pretrained import Pretrained, load
+from lookalike.models.pretrained import ImageModel, load
+from lookalike.models.registry import create_model
+from lookalike.models.serialization import ModelConfig
 
 app = typer.Typer()
 app.command()(predict)
@@ -38,11 +38,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         class_ids=IDS,
     )
     torch.manual_seed(0)
-    network = build(config.name, config.num_classes, config.options)
+    network = create_model(config.name, config.num_classes, config.options)
     with torch.no_grad():
         network.head.weight *= 200
     folder = tmp_path_factory.mktemp("runs") / "model"
-    Pretrained(network, config).save_pretrained(folder)
+    ImageModel(network, config).save_pretrained(folder)
     return folder
 
 
@@ -99,7 +99,7 @@ def test_json_holds_what_the_model_says(model: Path, tmp_path: Path, flip: bool)
 def test_what_no_class_reaches_is_unknown(model: Path, tmp_path: Path, limit: float | None, unknown: bool) -> None:
     loaded = load(model)
     config = loaded.config.model_copy(update={"unknown_threshold": limit})
-    Pretrained(loaded.network, config).save_pretrained(tmp_path / "model")
+    ImageModel(loaded.network, config).save_pretrained(tmp_path / "model")
     path = picture(tmp_path / "a.png", 0)
     header, *lines = run("-m", tmp_path / "model", path, "--top", 2).stdout.splitlines()
     assert header == str(path)
@@ -205,7 +205,7 @@ def test_a_damaged_test_picture_leaves_no_file(model: Path, tiny: Path, tmp_path
 def test_a_model_of_other_classes_cannot_take_part(tiny: Path, tmp_path: Path, model: Path) -> None:
     loaded = load(model)
     config = loaded.config.model_copy(update={"class_ids": ("cat", "dog", "emu")})
-    Pretrained(loaded.network, config).save_pretrained(tmp_path / "pets")
+    ImageModel(loaded.network, config).save_pretrained(tmp_path / "pets")
     fault = refusal("-m", tmp_path / "pets", tiny, "--submission", tmp_path / "out.txt")
     assert "the model knows a class 'cat'" in fault.message
 

@@ -10,7 +10,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from lookalike.cli.progress import again, watching
+from lookalike.cli.console import again, watching
 
 
 def said_of(left: BaseException, *, stopped: bool = True) -> str:

@@ -17,8 +17,8 @@ from lookalike.cli.main import app
 from lookalike.data import synthetic
 from lookalike.errors import InputError
 from lookalike.models.pretrained import load
+from lookalike.reproduce import results_page, study
 from lookalike.run import Run
-from lookalike.training import results, study
 
 RECIPE = """
 data: {image_size: 32, protocol: half-zero-shot, sampler: {classes: 3, images: 4}, augment: {crop: pad}}
@@ -191,9 +191,9 @@ def test_a_study_trains_first_what_its_runs_start_from(
     for words in ("embedding", "features", "softmax", "Recall@1"):
         assert words in said.stdout
     page = (tmp_path / "docs" / "results.md").read_text()
-    receipts = results.read_receipts(tmp_path / "docs" / "receipts")
+    receipts = results_page.read_receipts(tmp_path / "docs" / "receipts")
     assert receipts.keys() == {"base-short-cubs_resnet_2", "cars-short-cubs_resnet_2", "cars-short-softmax"}
-    assert page == results.whole_page(receipts)
+    assert page == results_page.whole_page(receipts)
     recall = found["views"]["softmax"]["recall_at_1"]
     assert f"| 4 | classifier | cross_entropy | softmax | {100 * recall:.2f} |" in page
 
@@ -244,7 +244,7 @@ def test_a_run_goes_on_without_the_model_it_started_from(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("lookalike.training.fit.finish", stop)
+        patch.setattr("lookalike.training.run.finish", stop)
         assert lookalike(*command, *changes).exit_code != 0
     shutil.rmtree(start)
     said = lookalike(*command, *changes, "--resume")

@@ -24,11 +24,11 @@ from lookalike import Gallery
 from lookalike import recipe as recipes
 from lookalike.cli import main
 from lookalike.data import synthetic
-from lookalike.models.build import build
-from lookalike.models.config import ModelConfig
-from lookalike.models.pretrained import Pretrained
+from lookalike.models.pretrained import ImageModel
+from lookalike.models.registry import create_model
+from lookalike.models.serialization import ModelConfig
+from lookalike.reproduce import results_page, study
 from lookalike.run import Run
-from lookalike.training import results, study
 from small_gallery import model_folder
 
 RECIPE = """
@@ -220,7 +220,7 @@ def test_top_5_and_temperature_are_said_where_they_say_something(lookalike: Comm
         class_names=synthetic.CLASS_NAMES,
         class_ids=synthetic.CLASS_NAMES,
     )
-    Pretrained(build(config.name, config.num_classes, config.options), config).save_pretrained(here / "model")
+    ImageModel(create_model(config.name, config.num_classes, config.options), config).save_pretrained(here / "model")
     said = lookalike("evaluate", here / "model", album)
     assert said.code == 0, said.err
     assert [line.split()[0] for line in said.out.splitlines()] == [
@@ -285,7 +285,7 @@ def test_reproduce_trains_prints_the_table_and_writes_the_page(
     assert said.out.splitlines()[-1] == "written  docs/results.md"
     runs = [Run(here / "runs" / f"small-30m-{name}") for name in ("resnet18", "cubs_resnet_2")]
     receipts = {run.path.name: run.receipt() for run in runs}
-    assert (here / "docs" / "results.md").read_text() == results.page("small", receipts)
+    assert (here / "docs" / "results.md").read_text() == results_page.page("small", receipts)
     assert sorted(path.stem for path in (here / "docs" / "receipts").iterdir()) == sorted(receipts)
     assert f"{100 * receipts['small-30m-resnet18']['results']['top1']:.2f} %" in said.out
 
@@ -601,7 +601,7 @@ def test_reproduce_refuses(arguments: list[str], what: str, lookalike: Command, 
 def test_options_that_another_network_does_not_have_can_be_taken_away() -> None:
     model = recipes.load("demo", ["model.name=simple_cnn", "model.options={}"]).model
     with torch.device("meta"):
-        assert build(model.name, 4, model.options).head.out_features == 4
+        assert create_model(model.name, 4, model.options).head.out_features == 4
 
 
 def test_without_a_compiler_nothing_is_compiled(album: Path, here: Path) -> None:

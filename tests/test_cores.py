@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from lookalike.cores import SET_BY_USER, SHORT_WAITS, set_short_waits
+from lookalike.hardware import SET_BY_USER, SHORT_WAITS, set_short_waits
 
 CLEAN = {name: value for name, value in os.environ.items() if name not in SET_BY_USER}
 

@@ -14,7 +14,7 @@ from typer.main import get_command
 from lookalike import __version__, recipe
 from lookalike.cli.main import app
 from lookalike.recipe import Recipe
-from lookalike.training import results
+from lookalike.reproduce import results_page
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -100,12 +100,12 @@ def test_every_recipe_and_override_shown_is_valid(page: Path) -> None:
 
 
 def test_the_results_page_and_the_readme_show_what_the_receipts_say() -> None:
-    receipts = results.read_receipts(ROOT / "docs" / "receipts")
+    receipts = results_page.read_receipts(ROOT / "docs" / "receipts")
     assert receipts
-    assert (ROOT / "docs" / "results.md").read_text() == results.whole_page(receipts)
+    assert (ROOT / "docs" / "results.md").read_text() == results_page.whole_page(receipts)
     readme = (ROOT / "README.md").read_text()
-    assert results.headline("tiny-imagenet", receipts) in readme
-    assert results.retrieval_headline("cars196", receipts) in readme
+    assert results_page.headline("tiny-imagenet", receipts) in readme
+    assert results_page.retrieval_headline("cars196", receipts) in readme
 
 
 def test_the_changelog_knows_this_version() -> None:

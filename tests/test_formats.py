@@ -12,12 +12,12 @@ import pytest
 from typer.testing import CliRunner
 
 from lookalike.cli.main import app
-from lookalike.models.exported import read_exported
-from lookalike.models.prepare import prepare
+from lookalike.gallery.gallery import Gallery
+from lookalike.gallery.store.sqlite import SqliteStore
+from lookalike.image import prepare
+from lookalike.models.export import read_exported
 from lookalike.models.pretrained import load
 from lookalike.run import Run
-from lookalike.search.gallery import Gallery
-from lookalike.search.store.sqlite import SqliteStore
 
 FORMATS = Path(__file__).parent / "formats"
 EXPECTED: dict[str, Any] = json.loads((FORMATS / "expected.json").read_text())

@@ -238,7 +238,7 @@ def test_the_largest_photos_of_phones_are_decoded(size: tuple[int, int]) -> None
     exif = Image.Exif()
     exif[0x0112] = 6
     data = encoded(Image.new("L", size, 100), "JPEG", exif=exif)
-    picture = image_module.read(data, 64)
+    picture = image_module.load_image(data, 64)
     assert picture.height > picture.width  # upright
     assert picture.width * picture.height < size[0] * size[1] / 60  # decoded small
     np.testing.assert_array_equal(decode(data, 64), np.full((64, 64, 3), 100))

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 from PIL import Image
 
-from lookalike.looks import NOISE, difference_hashes
+from lookalike.image import NOISE, dhash
 
 
 def drawn(count: int, height: int, width: int) -> np.ndarray:
@@ -34,7 +34,7 @@ def slow_hash(image: np.ndarray) -> int:
 
 def test_the_hash_is_that_of_the_obvious_way() -> None:
     images = drawn(70, 40, 36)
-    hashes = difference_hashes(images)
+    hashes = dhash(images)
     assert hashes.dtype == np.uint64
     assert hashes.tolist() == [slow_hash(image) for image in images]
 
@@ -46,11 +46,11 @@ def test_a_copy_saved_again_and_smaller_is_near_and_another_picture_is_not() -> 
         file = io.BytesIO()
         Image.fromarray(image).resize((48, 48)).save(file, "JPEG", quality=60)
         again.append(np.asarray(Image.open(file).resize((64, 64))))
-    near = np.bitwise_count(difference_hashes(images) ^ difference_hashes(np.stack(again)))
-    far = np.bitwise_count(difference_hashes(images) ^ difference_hashes(images[::-1]))
+    near = np.bitwise_count(dhash(images) ^ dhash(np.stack(again)))
+    far = np.bitwise_count(dhash(images) ^ dhash(images[::-1]))
     assert near.max() <= 5 < far.min()
 
 
 def test_a_picture_of_one_colour_has_the_hash_nought() -> None:
-    assert difference_hashes(np.full((2, 9, 9, 3), 200, np.uint8)).tolist() == [0, 0]
-    assert difference_hashes(np.empty((0, 8, 8, 3), np.uint8)).tolist() == []
+    assert dhash(np.full((2, 9, 9, 3), 200, np.uint8)).tolist() == [0, 0]
+    assert dhash(np.empty((0, 8, 8, 3), np.uint8)).tolist() == []

@@ -7,7 +7,7 @@
 
 Importing the package loads nothing heavy and changes nothing in the process; each public name is imported when it is
 first used. If that loads PyTorch, its OpenMP threads are told to wait asleep, unless the environment says how they wait
-(`lookalike.cores`).
+(`lookalike.hardware`).
 """
 
 from __future__ import annotations
@@ -16,15 +16,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lookalike import data as data
+    from lookalike.gallery.gallery import Gallery as Gallery
     from lookalike.models.pretrained import load as load
-    from lookalike.search.gallery import Gallery as Gallery
 
 __version__ = "0.1.0"
 __all__ = ["Gallery", "__version__", "data", "load"]
 
 _LAZY = {
-    "Gallery": ("lookalike.search.gallery", "Gallery"),
+    "Gallery": ("lookalike.gallery.gallery", "Gallery"),
     "data": ("lookalike.data", ""),
     "load": ("lookalike.models.pretrained", "load"),
 }
@@ -33,7 +32,7 @@ _LAZY = {
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'lookalike' has no attribute '{name}'")
-    from lookalike.cores import short_waits
+    from lookalike.hardware import short_waits
 
     module_name, attribute = _LAZY[name]
     with short_waits():

@@ -11,7 +11,10 @@ import re
 from collections.abc import Iterable
 
 SECRETS = ("password", "sslpassword", "passwd", "pwd", "oauth_client_secret", "secret_key", "access_token", "token")
+
+
 COVER = "***"
+
 
 # What follows the user's name in a URL up to the last "@", also one with "/" or "?" in it, as nobody should write it;
 # a path collapses "//" to "/". A number that is not followed by "@" is a port; other text there is a password without
@@ -21,7 +24,11 @@ _LOGIN = re.compile(
     r"(?:\S{0,1000}@|(?!\d{0,9}(?:[/?#,:'\")]|\s|$))(?:[^\n@]{0,200}@|[^\s/?#]{1,500}))",
     re.IGNORECASE,
 )
+
+
 _OPTION = re.compile(r"[?&]([\w%]{1,60})=")
+
+
 _WORD = re.compile(
     rf"(?<![\w?&%])((?:{'|'.join(SECRETS[:5])})\s{{0,9}}=\s{{0,9}})(?:'(?:[^'\\]|\\.){{0,1000}}'?|(?:[^\s'\\]|\\.){{1,1000}})",
     re.IGNORECASE,
@@ -107,3 +114,18 @@ def is_secret(option: str) -> bool:
     from urllib.parse import unquote
 
     return unquote(option).lower() in SECRETS
+
+
+# Numbers with their nouns.
+
+
+def counted(count: int, noun: str) -> str:
+    """A number with its noun.
+
+    >>> [counted(n, noun) for n, noun in ((1, "class"), (2, "class"), (3000, "query"), (0, "image"))]
+    ['1 class', '2 classes', '3,000 queries', '0 images']
+    """
+    if count == 1:
+        return f"1 {noun}"
+    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + ("es" if noun.endswith("s") else "s")
+    return f"{count:,} {plural}"

@@ -10,30 +10,45 @@ import os
 import threading
 import warnings
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from lookalike import bounds
-from lookalike.deep import as_eight_bits, has_deep_colour, is_deep
+from lookalike.color_profiles import to_srgb
+from lookalike.deep_pixels import as_eight_bits, has_deep_colour, is_deep
 from lookalike.errors import InputError
-from lookalike.profiles import to_srgb
 
 EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 )
+
+
 CropMode = Literal["center", "squash"]  # how a picture becomes a square: cut evenly, or stretched
 
+
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # JPEG includes MPO, the double pictures of phones
+
+
 MAX_PIXELS = 150_000_000  # the largest photos of phones have 108; more is a mistake or an attack
+
+
 MAX_BYTES = 2**29  # of one file; an image of `MAX_PIXELS` is smaller, however badly it is packed
+
+
 LARGE = 25_000_000  # pixels: of larger images one at a time is decoded, as it may take 15 bytes for each
+
+
 DRAFT = 3  # a large JPEG is decoded at this many times the size that is wanted, at least; resizing does the rest
 
+
 ORIENTATION = 0x0112  # the EXIF tag; how each of its values is undone
+
+
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -44,10 +59,16 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
+
 _one_large = threading.Lock()
 
+
 Image.init()  # every plugin now: `open` looks formats up by name, and threads must not load them all at once
+
+
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # MAX_PIXELS is our own, stricter check
+
+
 warnings.filterwarnings("ignore", module=r"PIL\.")  # of odd tags and EXIF: a picture is whole, or it is refused
 
 
@@ -62,7 +83,7 @@ def decode(
     """Decode an image.
 
     EXIF orientation is applied; gray, palette and CMYK images become RGB, and colours with an embedded ICC profile
-    become sRGB; deeper pixels become 8-bit ones (`lookalike.deep` says how white is found); transparency becomes
+    become sRGB; deeper pixels become 8-bit ones (`lookalike.deep_pixels` says how white is found); transparency becomes
     white; of an animation the first picture is taken. Resizing is antialiased (bicubic). By default it keeps
     proportions: the picture covers the target and what sticks out is cut off evenly; squashing keeps all of the picture
     instead. A picture that has the size already is returned as it is.
@@ -83,7 +104,7 @@ def decode(
             that would keep the decoder busy (see `lookalike.bounds`), or a box that holds nothing of the picture.
     """
     target = (size, size) if isinstance(size, int) else size
-    image = read(data, None if target is None or box is not None else max(target), where=where)
+    image = load_image(data, None if target is None or box is not None else max(target), where=where)
     if box is not None:
         image = _crop(image, box, where)
     if target is not None:
@@ -105,7 +126,7 @@ def read_file(path: Path) -> bytes:
     return data
 
 
-def read(data: bytes, size: int | None = None, *, where: str = "image") -> Image.Image:
+def load_image(data: bytes, size: int | None = None, *, where: str = "image") -> Image.Image:
     """The whole picture, loaded, upright and RGB: what `decode` cuts from.
 
     Args:
@@ -287,3 +308,98 @@ def _cover(image: Image.Image, height: int, width: int) -> Image.Image:
     left_edge, top_edge = (image.width - part_width) / 2, (image.height - part_height) / 2
     part = (left_edge, top_edge, left_edge + part_width, top_edge + part_height)
     return image.resize((width, height), Image.Resampling.BICUBIC, box=part)
+
+
+# What a picture looks like, in 64 bits: re-encoded, scaled or slightly changed copies differ in few of them.
+
+NOISE = 1.0  # gray levels: a step that is not larger is none, so that flat parts give the same bits
+
+
+ROWS, COLUMNS = 8, 9
+
+
+CHUNK = 64  # images as floating numbers at a time
+
+
+def dhash(images: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """Whether it gets lighter from each cell of an 8 × 9 grid to the next on its right.
+
+    Args:
+        images: (N, H, W, 3) uint8, RGB.
+
+    Returns:
+        (N,) uint64, the cell at the top left in the highest bit. 0: nothing gets lighter anywhere, as in a picture of
+        one colour.
+    """
+    height, width = images.shape[1:3]
+    down, across = means(height, ROWS), np.repeat(means(width, COLUMNS), 3, axis=1) / 3  # (8, H), (9, 3 W)
+    hashes = np.empty(len(images), np.uint64)
+    for start in range(0, len(images), CHUNK):
+        lines = images[start : start + CHUNK].reshape(-1, 3 * width).astype(np.float32)
+        cells = down @ (lines @ across.T).reshape(-1, height, COLUMNS)  # (n, 8, 9)
+        bits = np.packbits((cells[:, :, 1:] - cells[:, :, :-1]) > NOISE, axis=2)  # (n, 8, 1) uint8
+        hashes[start : start + CHUNK] = bits.reshape(-1, 8).view(">u8")[:, 0]
+    return hashes
+
+
+@cache
+def means(pixels: int, cells: int) -> NDArray[np.float32]:
+    """(cells, pixels) float32: each row averages its share of a line of pixels, those at the edges in part."""
+    edges = np.linspace(0, pixels, cells + 1)
+    places = np.arange(pixels)
+    covered = np.clip(np.minimum(edges[1:, None], places + 1) - np.maximum(edges[:-1, None], places), 0, None)
+    return np.asarray(covered / covered.sum(1, keepdims=True), np.float32)
+
+
+# One picture in any form as a model's input: upright, RGB, square.
+
+Picture: TypeAlias = Image.Image | str | Path | bytes | NDArray[np.uint8]
+
+
+def prepare(picture: Picture, size: int, where: str = "image", *, crop_mode: CropMode = "center") -> NDArray[np.uint8]:
+    """A picture as RGB of `size` x `size` pixels, by the rules of `lookalike.image.decode`.
+
+    Args:
+        picture: a Pillow image, the path or the bytes of an image file, or RGB (H, W, 3) uint8.
+        size: side of the square in pixels.
+        where: what to call the picture in an error, when it is no path.
+        crop_mode: "center" to keep proportions, "squash" to keep the whole picture.
+
+    Returns:
+        RGB, (size, size, 3) uint8.
+
+    Raises:
+        InputError: a file that is missing or is not a whole image, or an array of another shape or type.
+    """
+    if isinstance(picture, str | Path):
+        return decode(read_picture(picture), size, crop_mode=crop_mode, where=str(picture))
+    if isinstance(picture, bytes):
+        return decode(picture, size, crop_mode=crop_mode, where=where)
+    if isinstance(picture, np.ndarray):
+        return from_pillow(_from_array(picture, where), size, crop_mode=crop_mode, where=where)
+    if isinstance(picture, Image.Image):
+        return from_pillow(picture, size, crop_mode=crop_mode, where=where)
+    raise InputError(
+        f"{where}: a {type(picture).__name__} is not a picture.",
+        "Give a Pillow image, a path, the bytes of a file, or an array.",
+    )
+
+
+def read_picture(path: str | Path) -> bytes:
+    """The bytes of an image file.
+
+    Raises:
+        InputError: it is missing, may not be read, or is larger than any image that is decoded.
+    """
+    try:
+        return read_file(Path(path))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}).", "Check the path.") from None
+
+
+def _from_array(array: NDArray[np.uint8], where: str) -> Image.Image:
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
+        raise InputError(
+            f"{where}: an array of {array.dtype} {array.shape} is not a picture.", "Give uint8 of shape (H, W, 3), RGB."
+        )
+    return Image.fromarray(np.ascontiguousarray(array))

@@ -1,7 +1,7 @@
 """What a run is: a typed description of data, network and training, read from YAML and `key=value` overrides.
 
-A recipe is found by name among the ones shipped in `lookalike/recipes` (`tiny_imagenet/30m/resnet18`), or by path.
-Unknown keys are refused with the nearest valid one; the resolved recipe in a run folder reads back equal.
+A recipe is found by name among the ones shipped in `lookalike/reproduce/recipes` (`tiny_imagenet/30m/resnet18`), or by
+path. Unknown keys are refused with the nearest valid one; the resolved recipe in a run folder reads back equal.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from lookalike.errors import InputError, nearest
 
-SHIPPED = Path(__file__).parent / "recipes"
+SHIPPED = Path(__file__).parent / "reproduce" / "recipes"
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Scalar = str | int | float | bool | None

@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from lookalike import __version__
-from lookalike.cores import cores
 from lookalike.errors import InputError, nearest
+from lookalike.hardware import cores
 from lookalike.recipe import Recipe
 
 LONGEST_NAME = 100  # bytes; file systems take 255, with what is hung on to it

@@ -17,14 +17,13 @@ from typer.testing import CliRunner
 
 from faulty_server import Page, Site, serving
 from lookalike.cli.main import app
-from lookalike.data import cars196, doctor
-from lookalike.data.cars196 import looks_like_cars196, read_cars196
-from lookalike.data.cars196_labels import classes, label_of
+from lookalike.data import cars196, check
+from lookalike.data.cars196 import classes, label_of, looks_like_cars196, read_cars196
 from lookalike.data.catalog import Row
-from lookalike.data.imports import import_dataset
+from lookalike.data.download import HUB, SOURCES
+from lookalike.data.import_dataset import import_dataset
 from lookalike.data.pack import pack
-from lookalike.data.read import read
-from lookalike.data.sources import HUB, SOURCES
+from lookalike.data.registry import load_dataset
 from lookalike.errors import DownloadError, InputError
 from lookalike.image import decode
 from small_sets import hugging_face, zip_of
@@ -347,7 +346,7 @@ def test_a_folder_inside_it_is_recognised_and_the_right_one_named(inside: str, t
     home = halves(tmp_path / "cars")
     assert looks_like_cars196(home / inside)
     with pytest.raises(InputError, match="only a part of Cars196") as caught:
-        read(home / inside)
+        load_dataset(home / inside)
     assert caught.value.remedy == f"Use {home}"
 
 
@@ -374,7 +373,7 @@ def test_every_layout_can_be_imported_and_is_known_by_its_name(
     else:
         source = zip_of(expected, tmp_path / "cars.zip", "x/") if "zip" in layout else expected
     import_dataset(source, "cars196", tmp_path / "sets")
-    catalog = read("cars196")
+    catalog = load_dataset("cars196")
     assert catalog.name == "cars196"
     assert catalog.root == tmp_path / "sets" / "cars196"
     if layout == "parquet":
@@ -390,7 +389,7 @@ def test_what_is_not_cars196_is_not_imported_under_its_name(tmp_path: Path) -> N
 
 
 def test_the_doctor_counts_it_against_the_official_set(tmp_path: Path) -> None:
-    report = doctor.check(read_cars196(halves(tmp_path / "cars")), workers=1)
+    report = check.check(read_cars196(halves(tmp_path / "cars")), workers=1)
     assert report.usable
     assert report.zero_shot == (6, 6)
     assert report.differences == [
@@ -433,7 +432,7 @@ def test_get_tries_the_mirrors_in_turn(hub: Site, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["data", "get", "cars196"])
     assert result.exit_code == 0, result.exception
     assert "This copy has no boxes. The official server is gone since 2023." in result.stdout
-    catalog = read("cars196")
+    catalog = load_dataset("cars196")
     assert [len(catalog.rows_of(split)) for split in ("train", "test")] == [24, 16]
     assert sorted(set(catalog.labels.tolist())) == list(LABELS)
 
@@ -463,12 +462,12 @@ def test_real_images(tmp_path: Path) -> None:
     subprocess.run(["tar", "-xf", SAMPLE, "--no-same-owner", "-C", tmp_path], check=True)
     meta = loadmat(tmp_path / "cars196" / "devkit" / "cars_meta.mat", squeeze_me=True)
     assert tuple(meta["class_names"].tolist()) == classes(), "the official list is the devkit's"
-    catalog = read(tmp_path / "cars196")
+    catalog = load_dataset(tmp_path / "cars196")
     assert catalog.name == "cars196"
     assert catalog.remark == (
         "cropped part: 480 of the 16,185 images, 24 of the 196 classes, already cropped to their boxes"
     )
-    assert doctor.zero_shot_counts(catalog) == (240, 240)
+    assert check.zero_shot_counts(catalog) == (240, 240)
     assert set(catalog.boxes) == {None}
     images = pack(catalog.select(np.arange(0, 480, 48)), 32, cache=tmp_path / "packs").images
     assert images.shape == (10, 32, 32, 3)

@@ -18,7 +18,7 @@ from PIL import Image
 from lookalike.data import copies as module
 from lookalike.data.catalog import Catalog, Row
 from lookalike.data.copies import Leak, leak, same_bytes
-from lookalike.data.folder import read_folder, with_drawn_validation, with_validation
+from lookalike.data.image_folder import read_folder, with_drawn_validation, with_validation
 from lookalike.data.pack import pack
 from lookalike.data.tables import read_table
 

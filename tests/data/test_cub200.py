@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from lookalike.data import cub200, doctor
+from lookalike.data import check, cub200
 from lookalike.data.cub200 import looks_like_cub200, read_cub200
-from lookalike.data.imports import import_dataset
-from lookalike.data.read import read
+from lookalike.data.import_dataset import import_dataset
+from lookalike.data.registry import load_dataset
 from lookalike.errors import InputError
 from small_sets import jpeg, zip_of
 
@@ -56,10 +56,10 @@ def test_zip_parent_and_import_give_the_same(home: Path, tmp_path: Path) -> None
     official = read_cub200(home)
     for source in (zipped, home.parent):
         assert looks_like_cub200(source)
-        assert read(source).ids == official.ids
-        assert read(source).boxes == official.boxes
+        assert load_dataset(source).ids == official.ids
+        assert load_dataset(source).boxes == official.boxes
     made = import_dataset(zipped, "cub200", tmp_path / "sets")
-    assert read(made).ids == official.ids
+    assert load_dataset(made).ids == official.ids
     assert not (made / "README").exists()
 
 
@@ -74,7 +74,7 @@ def test_listed_images_that_are_missing_are_left_out(home: Path) -> None:
 
 
 def test_the_doctor_knows_its_counts(home: Path) -> None:
-    report = doctor.check(read_cub200(home), workers=1)
+    report = check.check(read_cub200(home), workers=1)
     assert "train: 4 images, not 5,994" in report.differences
     assert "zero-shot, first 100 classes: 6 images, not 5,864" in report.differences
     assert sum(cub200.COUNTS.values()) == sum(cub200.ZERO_SHOT) == 11_788

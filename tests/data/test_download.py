@@ -15,8 +15,7 @@ import pytest
 
 from faulty_server import Page, Site, serving
 from lookalike.data import download as downloads
-from lookalike.data.download import download, hold
-from lookalike.data.sources import HUB, File, Mirror, Source
+from lookalike.data.download import HUB, File, Mirror, Source, download, hold
 from lookalike.errors import DownloadError, InputError
 
 BODY = bytes(range(256)) * 2048  # 512 KiB
@@ -413,7 +412,7 @@ LIMITED = """
 import resource, sys
 from pathlib import Path
 from lookalike.data.download import download
-from lookalike.data.sources import File, Mirror, Source
+from lookalike.data.download import File, Mirror, Source
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
 url, checksum, size, folder = sys.argv[1:]
 source = Source("", "", 0, (Mirror("one", (File("set.zip", url, checksum, int(size)),)),), ())

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from lookalike.data.folder import read_folder
 from lookalike.data.hugging_face import Copy, shards_at, unpack
+from lookalike.data.image_folder import read_folder
 from lookalike.data.synthetic import CLASS_NAMES, render
 from lookalike.data.tiny_imagenet import CLASSES, read_tiny_imagenet
 from lookalike.errors import InputError

@@ -13,7 +13,7 @@ import torch
 from lookalike.data import augment
 from lookalike.data.loader import AUGMENT, Loader
 from lookalike.data.pack import pack
-from lookalike.data.sampler import ClassBalanced, RowSampler, Shuffled, seeded
+from lookalike.data.sampler import BatchSampler, PKSampler, ShuffledSampler, seeded
 from lookalike.data.tiny_imagenet import read_tiny_imagenet
 from lookalike.recipe import Augment, Data
 
@@ -41,7 +41,7 @@ def loader(
     settings: Augment = PLAIN,
     seed: int = 0,
     device: str = "cpu",
-    sampler: RowSampler | None = None,
+    sampler: BatchSampler | None = None,
 ) -> Loader:
     return Loader(
         images(count),
@@ -77,14 +77,14 @@ def test_golden_batches(count: int, batch_size: int, seed: int) -> None:
 
 def test_without_a_sampler_every_image_comes_once_an_epoch() -> None:
     made = loader(20, 5)
-    assert isinstance(made.sampler, Shuffled)
+    assert isinstance(made.sampler, ShuffledSampler)
     assert len(made) == 20
     assert [made.epoch_of(step) for step in (0, 1, 4, 10)] == [0.0, 0.25, 1.0, 2.5]
     assert sorted(np.concatenate([made.rows(step) for step in range(4)])) == list(range(20))
 
 
 def test_a_sampler_says_which_images_a_batch_has() -> None:
-    sampler = ClassBalanced(labels(23), 3, 2, 4)
+    sampler = PKSampler(labels(23), 3, 2, 4)
     made = loader(sampler=sampler)
     for step in (0, 7):
         batch = made.batch(step, 8)

@@ -23,7 +23,7 @@ from PIL import Image
 
 from lookalike.data import pack as packs
 from lookalike.data.catalog import UNLABELLED, Catalog, Row
-from lookalike.data.folder import read_folder
+from lookalike.data.image_folder import read_folder
 from lookalike.data.pack import Pack, pack
 from lookalike.data.synthetic import render
 from lookalike.data.tiny_imagenet import read_tiny_imagenet
@@ -282,7 +282,7 @@ KILLED = """
 import sys
 from pathlib import Path
 from lookalike.data import pack as packs
-from lookalike.data.folder import read_folder
+from lookalike.data.image_folder import read_folder
 packs.CHUNK = 4
 def wait(done, total):
     print(done, flush=True)

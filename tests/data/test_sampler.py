@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lookalike.data.sampler import ClassBalanced, Deck, RowSampler, Shuffled, seeded
+from lookalike.data.sampler import BatchSampler, Deck, PKSampler, ShuffledSampler, seeded
 from lookalike.errors import InputError
 
 
@@ -23,7 +23,7 @@ LABELS = of_sizes(9, 4, 7, 5, 12, 4, 6)
 
 @given(count=st.integers(1, 30), batch_size=st.integers(1, 70), epochs=st.integers(1, 4), seed=st.integers(0, 2**63))
 def test_shuffled_has_every_image_once_an_epoch(count: int, batch_size: int, epochs: int, seed: int) -> None:
-    made = Shuffled(count, batch_size, seed)
+    made = ShuffledSampler(count, batch_size, seed)
     batches = [made.rows(step) for step in range(-(-count * epochs // batch_size))]
     assert {len(rows) for rows in batches} == {batch_size}
     stream = np.concatenate(batches)
@@ -34,10 +34,10 @@ def test_shuffled_has_every_image_once_an_epoch(count: int, batch_size: int, epo
 
 @pytest.mark.parametrize(
     "make",
-    [lambda seed: Shuffled(23, 6, seed), lambda seed: ClassBalanced(LABELS, 4, 3, seed)],
+    [lambda seed: ShuffledSampler(23, 6, seed), lambda seed: PKSampler(LABELS, 4, 3, seed)],
     ids=["shuffled", "balanced"],
 )
-def test_a_batch_is_a_function_of_seed_and_step(make: type[RowSampler]) -> None:
+def test_a_batch_is_a_function_of_seed_and_step(make: type[BatchSampler]) -> None:
     made = make(0)
     forwards = [made.rows(step).tolist() for step in range(40)]
     for step in (39, 0, 17, 16, 3, 38, 39, 1):
@@ -48,12 +48,12 @@ def test_a_batch_is_a_function_of_seed_and_step(make: type[RowSampler]) -> None:
 
 
 def test_epochs_are_counted_in_images() -> None:
-    made = ClassBalanced(LABELS, 2, 2, 0)
+    made = PKSampler(LABELS, 2, 2, 0)
     assert len(made) == len(LABELS) == 47
     assert made.batch_size == 4
     assert [made.epoch_of(step) for step in (0, 47, 94)] == [0.0, 4.0, 8.0]
-    assert [Shuffled(20, 5, 0).epoch_of(step) for step in (0, 1, 4, 10)] == [0.0, 0.25, 1.0, 2.5]
-    assert len(Shuffled(20, 5, 0)) == 20
+    assert [ShuffledSampler(20, 5, 0).epoch_of(step) for step in (0, 1, 4, 10)] == [0.0, 0.25, 1.0, 2.5]
+    assert len(ShuffledSampler(20, 5, 0)) == 20
 
 
 @given(
@@ -65,7 +65,7 @@ def test_epochs_are_counted_in_images() -> None:
 @settings(max_examples=60, deadline=None)
 def test_every_batch_has_p_classes_with_k_images_each(sizes: list[int], classes: int, images: int, seed: int) -> None:
     labels, classes = of_sizes(*sizes), min(classes, len(sizes))
-    made = ClassBalanced(labels, classes, images, seed)
+    made = PKSampler(labels, classes, images, seed)
     seen: Counter[int] = Counter()
     for step in range(25):
         rows = made.rows(step)
@@ -86,7 +86,7 @@ def test_every_batch_has_p_classes_with_k_images_each(sizes: list[int], classes:
 
 def test_the_images_of_a_class_come_evenly() -> None:
     """Each once before any comes again, though three do not divide any class but two."""
-    made = ClassBalanced(LABELS, 7, 3, 5)
+    made = PKSampler(LABELS, 7, 3, 5)
     seen = np.zeros(len(LABELS), dtype=int)
     for step in range(50):
         np.add.at(seen, made.rows(step), 1)
@@ -102,13 +102,13 @@ def labels_are(label: int) -> np.ndarray:
 
 def test_large_and_small_classes_come_equally_often() -> None:
     labels = of_sizes(100, 2, 2, 2, 2)
-    made = ClassBalanced(labels, 2, 2, 0)
+    made = PKSampler(labels, 2, 2, 0)
     seen = Counter(labels[np.concatenate([made.rows(step) for step in range(50)])].tolist())
     assert seen == dict.fromkeys(range(5), 40)
 
 
 def test_classes_meet_in_ever_new_company() -> None:
-    made = ClassBalanced(np.arange(20).repeat(2), 5, 2, 0)
+    made = PKSampler(np.arange(20).repeat(2), 5, 2, 0)
     company = {frozenset(made.rows(step)[::2] // 2) for step in range(200)}
     assert len(company) > 190
     together = {pair for group in company for pair in ((a, b) for a in group for b in group if a < b)}
@@ -117,7 +117,7 @@ def test_classes_meet_in_ever_new_company() -> None:
 
 def test_classes_without_images_do_not_matter() -> None:
     labels = of_sizes(3, 3, 3) * 5  # 0, 5, 10
-    rows = ClassBalanced(labels, 3, 2, 0).rows(0)
+    rows = PKSampler(labels, 3, 2, 0).rows(0)
     assert set(labels[rows]) == {0, 5, 10}
 
 
@@ -156,7 +156,7 @@ GOLDEN = [[29, 44, 27, 8, 35, 17], [1, 26, 11, 28, 39, 3]]
 
 def test_golden_batches() -> None:
     """What a seed means must not change: runs are made again from it."""
-    made = ClassBalanced(LABELS, 3, 2, 11)
+    made = PKSampler(LABELS, 3, 2, 11)
     assert [made.rows(step).tolist() for step in (0, 12)] == GOLDEN
 
 
@@ -172,7 +172,7 @@ def test_golden_batches() -> None:
 )
 def test_what_cannot_be_sampled_is_refused(labels: list[int], classes: int, images: int, says: str) -> None:
     with pytest.raises(InputError) as caught:
-        ClassBalanced(np.array(labels, dtype=np.int64), classes, images, 0)
+        PKSampler(np.array(labels, dtype=np.int64), classes, images, 0)
     assert says in caught.value.message
     assert caught.value.remedy
 

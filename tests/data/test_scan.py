@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from lookalike.data import doctor
-from lookalike.data.folder import read_folder
-from lookalike.data.read import read
+from lookalike.data import check
+from lookalike.data.image_folder import read_folder
+from lookalike.data.registry import load_dataset
 from lookalike.data.scan import NO_FILE, Scan, has_image, in_words, modified_ns, read_regular, sentence
 from lookalike.errors import InputError
 from small_sets import class_folders, jpeg
@@ -30,7 +30,7 @@ def test_links_that_loop_end_and_real_folders_come_before_links(tmp_path: Path) 
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "1.jpg").write_bytes(jpeg(99))
     assert names(root) == [f"{c}/{n}.jpg" for c in ("cat", "dog", "owl") for n in range(3)] + ["zebra/1.jpg"]
-    catalog = read(root)
+    catalog = load_dataset(root)
     assert Counter(catalog.class_names[label] for label in catalog.labels) == {"cat": 3, "dog": 3, "owl": 3, "zebra": 1}
 
 
@@ -51,7 +51,7 @@ def test_pipes_and_hidden_files_are_left_out_and_other_kinds_are_counted(tmp_pat
         (root / name).write_bytes(b"")
     (root / "owl" / "w.jfif").write_bytes(jpeg(5))
     (root / "owl" / "gone.png").symlink_to(root / "nowhere.png")
-    report = doctor.check(read(root))
+    report = check.check(load_dataset(root))
     assert report.passed_over == {".heic": 2, "(none)": 1, ".txt": 1, NO_FILE: 2}
     assert report.to_json()["passed_over"] == report.passed_over
     assert sum(report.counts["train"].values()) + sum(report.counts["val"].values()) == 12 + 2
@@ -63,7 +63,7 @@ def test_kinds_in_a_zip_are_counted(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "pets.zip", "w") as archive:
         for name in ("cat/1.jpg", "dog/1.jpe", "dog/film.mov", "__MACOSX/cat/._1.jpg", "cat/._1.jpg"):
             archive.writestr(name, jpeg(1))
-    catalog = read(tmp_path / "pets.zip")
+    catalog = load_dataset(tmp_path / "pets.zip")
     assert (catalog.paths, dict(catalog.passed_over)) == (["cat/1.jpg", "dog/1.jpe"], {".mov": 1})
 
 
@@ -93,13 +93,13 @@ def test_names_that_are_not_utf8_are_named_with_their_bytes(tmp_path: Path) -> N
     root = class_folders(tmp_path / "pets")
     (root / "owl").rename(Path(os.fsdecode(os.fsencode(root) + b"/ow\xeb")))
     with pytest.raises(InputError, match=r"'ow\\xeb/0.jpg' is not UTF-8, nor are 3 others") as caught:
-        read(root)
+        load_dataset(root)
     assert caught.value.remedy == "Rename it."
     caught.value.message.encode()
     bad = Path(os.fsdecode(os.fsencode(tmp_path) + b"/p\xe9ts"))
     class_folders(bad)
     with pytest.raises(InputError, match=r"'p\\xe9ts' is not UTF-8"):
-        read(bad)
+        load_dataset(bad)
 
 
 @pytest.mark.parametrize("below", ["", "train/"])
@@ -115,7 +115,7 @@ def test_class_names_that_look_the_same_are_one_class(tmp_path: Path, below: str
     table = tmp_path / "list.csv"
     rows = [f"d/{below}{name}/1.jpg,{name}\n" for name in (composed, decomposed, other)]
     table.write_text("path,label\n" + "".join(rows))
-    assert read(table).class_names == (composed, other)
+    assert load_dataset(table).class_names == (composed, other)
 
 
 def test_only_regular_files_are_read(tmp_path: Path) -> None:

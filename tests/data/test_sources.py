@@ -8,7 +8,7 @@ from pathlib import Path
 import platformdirs
 import pytest
 
-from lookalike.data.sources import HUB, SOURCES, data_home, installed, mirrors_of
+from lookalike.data.download import HUB, SOURCES, data_home, installed, mirrors_of
 from lookalike.data.tiny_imagenet import COUNTS, NAME
 
 

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lookalike.data.unpack import Limits, unpack_zip
+from lookalike.data.unpack import ZipLimits, unpack_zip
 from lookalike.errors import InputError
 
 KIB = 1 << 10
@@ -146,7 +146,7 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "too large": (lambda path: make(path, ("a", noise(9 * MIB)), how=zipfile.ZIP_STORED), "MiB would come out"),
     "bomb": (lambda path: make(path, ("a", bytes(2 * MIB))), "MiB would come out"),
 }
-LIMITS = Limits(files=100, size_bytes=8 * MIB, ratio=50, small_bytes=64 * KIB)
+LIMITS = ZipLimits(files=100, size_bytes=8 * MIB, ratio=50, small_bytes=64 * KIB)
 
 
 @pytest.mark.parametrize(("build", "reason"), BAD.values(), ids=BAD)
@@ -196,7 +196,7 @@ def test_what_comes_out_is_counted_whatever_the_table_of_contents_says(
     monkeypatch.setattr(zipfile.ZipFile, "getinfo", lying)
     monkeypatch.setattr(zipfile.ZipFile, "open", watched)
     with pytest.raises(InputError, match="more comes out of it than"):
-        unpack_zip(path, target, limits=Limits(small_bytes=MIB + 1, ratio=1))
+        unpack_zip(path, target, limits=ZipLimits(small_bytes=MIB + 1, ratio=1))
     assert opened == ["0", "1"], "it stopped in the second of five"
     assert list(target.iterdir()) == []
 
@@ -204,7 +204,7 @@ def test_what_comes_out_is_counted_whatever_the_table_of_contents_says(
 def test_members_that_share_their_bytes_are_counted_each(target: Path) -> None:
     path = overlapping(target.parent / "quine.zip", members=9, size=MIB)
     with pytest.raises(InputError, match="MiB would come out of it"):
-        unpack_zip(path, target, limits=Limits(small_bytes=5 * MIB))
+        unpack_zip(path, target, limits=ZipLimits(small_bytes=5 * MIB))
     assert list(target.iterdir()) == []
 
 
@@ -217,9 +217,9 @@ def test_small_zips_may_shrink_well(target: Path) -> None:
 
 def test_the_limits_leave_room_for_real_sets() -> None:
     tiny_imagenet = 248_100_043
-    assert Limits().allowed(tiny_imagenet) > 10 * tiny_imagenet
-    assert Limits().allowed(500 << 30) == Limits().size_bytes
-    assert Limits().allowed(1) == Limits().small_bytes
+    assert ZipLimits().allowed(tiny_imagenet) > 10 * tiny_imagenet
+    assert ZipLimits().allowed(500 << 30) == ZipLimits().size_bytes
+    assert ZipLimits().allowed(1) == ZipLimits().small_bytes
 
 
 def test_no_room_is_said_beforehand(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:

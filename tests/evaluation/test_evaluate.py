@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lookalike.evaluation.evaluate import logits_of
-from lookalike.models.build import build
+from lookalike.models.registry import create_model
 
 MEAN, STD = (0.48, 0.45, 0.4), (0.28, 0.27, 0.3)
 CPU = torch.device("cpu")
@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 def network() -> nn.Module:
     """A network with batch norm that has seen some data, left in training mode."""
     torch.manual_seed(0)
-    network = build("weave", 4, {"widths": [16, 32], "pairs": [1, 1]})
+    network = create_model("weave", 4, {"widths": [16, 32], "pairs": [1, 1]})
     with torch.no_grad():
         for _ in range(3):
             network(torch.randn(8, 3, 16, 16))

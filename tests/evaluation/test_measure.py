@@ -11,15 +11,14 @@ from PIL import Image
 
 from lookalike.data import synthetic
 from lookalike.data.catalog import UNLABELLED, Catalog, Row
-from lookalike.data.read import read
+from lookalike.data.registry import load_dataset
 from lookalike.errors import InputError
 from lookalike.evaluation.classification import summary
-from lookalike.evaluation.evaluate import logits_of
-from lookalike.evaluation.measure import in_classes_of, measure, read_as_trained
+from lookalike.evaluation.evaluate import in_classes_of, logits_of, measure, read_as_trained
 from lookalike.image import decode
-from lookalike.models.build import build
-from lookalike.models.config import ModelConfig
-from lookalike.models.pretrained import Pretrained
+from lookalike.models.pretrained import ImageModel
+from lookalike.models.registry import create_model
+from lookalike.models.serialization import ModelConfig
 
 SIZE = 16
 ANIMALS = synthetic.CLASS_NAMES[:3]
@@ -45,10 +44,10 @@ def album(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def catalog(album: Path) -> Catalog:
-    return read(album)
+    return load_dataset(album)
 
 
-def model_of(ids: tuple[str, ...], *, temperature: float = 1.0) -> Pretrained:
+def model_of(ids: tuple[str, ...], *, temperature: float = 1.0) -> ImageModel:
     """A model whose answers depend on the image and on the id of the class, not on the class's place."""
     config = ModelConfig(
         name="weave",
@@ -62,13 +61,13 @@ def model_of(ids: tuple[str, ...], *, temperature: float = 1.0) -> Pretrained:
         dataset="animals",
     )
     torch.manual_seed(0)
-    network = build(config.name, config.num_classes, config.options)
+    network = create_model(config.name, config.num_classes, config.options)
     with torch.no_grad():
         network(torch.randn(8, 3, SIZE, SIZE))
         order = [sorted(ids).index(mark) for mark in ids]
         network.head.weight.copy_(network.head.weight.clone()[order] * 50)
         network.head.bias.copy_(network.head.bias.clone()[order])
-    return Pretrained(network, config)
+    return ImageModel(network, config)
 
 
 def test_the_results_are_those_of_the_logits(catalog: Catalog) -> None:
@@ -156,14 +155,16 @@ def test_validation_images_are_those_that_the_model_was_not_trained_on(tmp_path:
 
     older = model_of(tuple(ANIMALS)).config
     config = older.model_copy(update={"val_fraction": 0.4, "split_seed": 7})
-    trained_with = validation(read(tmp_path, val_fraction=0.4, split_seed=7))
+    trained_with = validation(load_dataset(tmp_path, val_fraction=0.4, split_seed=7))
     assert len(trained_with) == 12
-    assert trained_with != validation(read(tmp_path, val_fraction=0.4)), "a seed that is lost would be seen"
+    assert trained_with != validation(load_dataset(tmp_path, val_fraction=0.4)), "a seed that is lost would be seen"
     assert validation(read_as_trained(tmp_path, config)) == trained_with
-    assert validation(read_as_trained(tmp_path, older)) == validation(read(tmp_path))
+    assert validation(read_as_trained(tmp_path, older)) == validation(load_dataset(tmp_path))
     asked = read_as_trained(tmp_path, config, val_fraction=0.2, split_seed=0)
-    assert validation(asked) == validation(read(tmp_path, val_fraction=0.2))
-    assert validation(read_as_trained(tmp_path, older, split_seed=7)) == validation(read(tmp_path, split_seed=7))
+    assert validation(asked) == validation(load_dataset(tmp_path, val_fraction=0.2))
+    assert validation(read_as_trained(tmp_path, older, split_seed=7)) == validation(
+        load_dataset(tmp_path, split_seed=7)
+    )
 
 
 def test_progress_is_told_to_the_end(catalog: Catalog) -> None:

@@ -12,8 +12,8 @@ import pytest
 from lookalike.data.catalog import Catalog, Row, Split
 from lookalike.data.synthetic import CLASS_NAMES, families
 from lookalike.errors import InputError
-from lookalike.evaluation.protocol_words import protocol_words
 from lookalike.evaluation.protocols import PROTOCOLS, Divided, card, named
+from lookalike.reports.protocol_table import protocol_words
 
 
 def catalog(

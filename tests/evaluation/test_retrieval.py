@@ -15,17 +15,18 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from lookalike.errors import InputError
-from lookalike.evaluation import neighbours, retrieval
-from lookalike.evaluation.clustering import nmi
-from lookalike.evaluation.intervals import bootstrap
+from lookalike.evaluation import knn as neighbours
+from lookalike.evaluation import retrieval
 from lookalike.evaluation.retrieval import (
+    bootstrap,
     map_at_r,
+    nmi,
     per_query,
     precision_at_1,
     r_precision,
     recall_at_k,
     relevant_in_top_k,
-    summary,
+    retrieval_summary,
     threshold_recall_at_k,
 )
 
@@ -126,7 +127,7 @@ def spread(count: int, classes: int, seed: int = 0) -> tuple[NDArray[np.float32]
 
 def test_the_functions_give_the_numbers_of_the_one_pass() -> None:
     vectors, labels = spread(300, 20)
-    numbers = summary(vectors, labels, draws=5)
+    numbers = retrieval_summary(vectors, labels, draws=5)
     assert recall_at_k(vectors, labels) == {k: numbers[f"recall_at_{k}"] for k in (1, 2, 4, 8)}
     assert relevant_in_top_k(vectors, labels, (4,)) == {4: numbers["relevant_in_top_4"]}
     assert threshold_recall_at_k(vectors, labels, (4,)) == {4: numbers["threshold_recall_at_4"]}
@@ -181,14 +182,14 @@ def test_copies_in_the_query_s_group_are_not_found() -> None:
 
 def test_the_summary_is_json_and_counts() -> None:
     vectors = np.vstack([np.eye(4), np.eye(4)])
-    numbers = json.loads(json.dumps(summary(vectors, [0, 1, 2, 3, 0, 1, 2, 9], draws=50)))
+    numbers = json.loads(json.dumps(retrieval_summary(vectors, [0, 1, 2, 3, 0, 1, 2, 9], draws=50)))
     assert (numbers["queries"], numbers["excluded"], numbers["gallery"], numbers["dim"]) == (6, 2, 8, 4)
     assert numbers["recall_at_1"] == numbers["map_at_r"] == 1
     assert numbers["intervals"]["recall_at_1"] == [1, 1]
     assert set(numbers["intervals"]) == set(numbers) - {
         "queries", "excluded", "gallery", "dim", "threshold", "nmi", "intervals",
     }  # fmt: skip
-    assert "nmi" not in summary(vectors, [0, 1, 2, 3, 0, 1, 2, 9], draws=2, with_nmi=False)
+    assert "nmi" not in retrieval_summary(vectors, [0, 1, 2, 3, 0, 1, 2, 9], draws=2, with_nmi=False)
 
 
 def test_intervals_are_seeded_and_as_wide_as_theory_says() -> None:
@@ -237,4 +238,4 @@ def test_bad_input_is_refused_by_name(labels: list[int], options: dict[str, Any]
 
 def test_embeddings_that_are_no_numbers_are_refused() -> None:
     with pytest.raises(InputError, match="row 1 is not all finite"):
-        summary([[1.0, 0.0], [np.nan, 1.0]], [0, 0])
+        retrieval_summary([[1.0, 0.0], [np.nan, 1.0]], [0, 0])

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from lookalike.models.build import build
-from lookalike.models.cubs import CubsChannel, CubsSpatial, Similarities, Similarity, Sum
+from lookalike.models.cubs import CubsChannel, CubsSpatial, Similarity, SimilarityMatrices, Sum
+from lookalike.models.registry import create_model
 
 KINDS: list[Similarity] = ["cosine", "squared_difference"]
 
@@ -176,7 +176,7 @@ def test_a_weight_is_the_same_over_what_it_is_not_about() -> None:
 
 def test_on_a_gpu_autocast_leaves_the_matrix_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seen on tensors without content, which need no GPU; PyTorch's autocast treats them like real ones."""
-    similarities = Similarities("cosine")
+    similarities = SimilarityMatrices("cosine")
     was = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
     torch.set_autocast_enabled("cuda", True)
     torch.set_autocast_dtype("cuda", torch.bfloat16)
@@ -222,14 +222,16 @@ SMALL = {"width": 8, "features": 32, "tokens": 8, "dim": 4}
 def test_blocks_stand_where_they_are_placed(
     which: int, channel: bool, spatial: bool, placement: str, times: int
 ) -> None:
-    network = build(f"cubs_resnet_{which}", 5, {**SMALL, "placement": placement})
+    network = create_model(f"cubs_resnet_{which}", 5, {**SMALL, "placement": placement})
     assert count(network, CubsChannel) == channel * times
     assert count(network, CubsSpatial) == spatial * times
     assert isinstance(network.blocks[-1], {1: Sum, 2: CubsChannel, 3: CubsSpatial}.get(which, nn.Sequential))
 
 
 def test_four_and_five_are_the_two_orders() -> None:
-    four, five = (build(f"cubs_resnet_{which}", 5, {**SMALL, "placement": "last"}).blocks[-1] for which in (4, 5))
+    four, five = (
+        create_model(f"cubs_resnet_{which}", 5, {**SMALL, "placement": "last"}).blocks[-1] for which in (4, 5)
+    )
     assert [type(block) for block in four] == [CubsChannel, CubsSpatial]
     assert [type(block) for block in five] == [CubsSpatial, CubsChannel]
     channel, spatial = four
@@ -239,7 +241,7 @@ def test_four_and_five_are_the_two_orders() -> None:
 
 
 def test_one_is_the_sum() -> None:
-    block = build("cubs_resnet_1", 5, {**SMALL, "placement": "last"}).blocks[-1]
+    block = create_model("cubs_resnet_1", 5, {**SMALL, "placement": "last"}).blocks[-1]
     channel, spatial = block.blocks
     x = torch.randn(2, 64, 4, 4)
     torch.testing.assert_close(block(x), channel(x) + spatial(x))
@@ -247,8 +249,8 @@ def test_one_is_the_sum() -> None:
 
 def test_without_its_blocks_it_is_resnet18() -> None:
     torch.manual_seed(0)
-    network = build("cubs_resnet_2", 5, {**SMALL, "placement": "last"}).eval()
-    plain = build("resnet18", 5, {"width": 8}).eval()
+    network = create_model("cubs_resnet_2", 5, {**SMALL, "placement": "last"}).eval()
+    plain = create_model("resnet18", 5, {"width": 8}).eval()
     plain.load_state_dict({k: v for k, v in network.state_dict().items() if not k.startswith("blocks.8.")})
     x = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(network.blocks[-1](plain.forward_features(x)), network.forward_features(x))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import lookalike
-from lookalike.models.folder import DEFAULT_FOLDER
+from lookalike.models.serialization import DEFAULT_FOLDER
 
 RECEIPT = Path(__file__).parents[2] / "docs" / "default-model.json"
 

@@ -18,11 +18,10 @@ from typer.testing import CliRunner
 from lookalike.cli.export import export as verb
 from lookalike.errors import InputError
 from lookalike.image import CropMode
-from lookalike.models.build import build
-from lookalike.models.config import ModelConfig
-from lookalike.models.export import Format, export
-from lookalike.models.exported import OnnxModel, compare, read_exported
-from lookalike.models.pretrained import Pretrained
+from lookalike.models.export import Format, OnnxModel, compare, export, read_exported
+from lookalike.models.pretrained import ImageModel
+from lookalike.models.registry import create_model
+from lookalike.models.serialization import ModelConfig
 from lookalike.recipe import Head
 
 pytest.importorskip("onnxruntime", reason="the extra export is not installed")
@@ -46,7 +45,7 @@ HEADS = {
 }
 
 
-def model_of(name: str, head: Head | None = None, seed: int = 0) -> Pretrained:
+def model_of(name: str, head: Head | None = None, seed: int = 0) -> ImageModel:
     """A network of random weights, with statistics of batch norms that are not those of the beginning."""
     config = ModelConfig(
         name=name,
@@ -61,12 +60,12 @@ def model_of(name: str, head: Head | None = None, seed: int = 0) -> Pretrained:
         unknown_threshold=0.4,
     )
     torch.manual_seed(seed)
-    network = build(name, 3, config.options, head)
+    network = create_model(name, 3, config.options, head)
     network.train()
     with torch.no_grad():
         for _ in range(3):
             network(torch.randn(16, 3, 32, 32))
-    return Pretrained(network.eval(), config)
+    return ImageModel(network.eval(), config)
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +208,7 @@ def test_the_program_in_the_how_to_agrees_with_predict_on_photos(
     program = page.split("```python\n")[1].split("```")[0]
     monkeypatch.chdir(tmp_path)
     plain = model_of("resnet18")
-    model = Pretrained(plain.network, plain.config.model_copy(update={"crop_mode": crop_mode}))
+    model = ImageModel(plain.network, plain.config.model_copy(update={"crop_mode": crop_mode}))
     export(model, Path("pets.onnx"))
     coarse = np.random.default_rng(1).integers(0, 256, (5, 4, 3), np.uint8)
     photo = Image.fromarray(coarse).resize((60, 80), Image.Resampling.BICUBIC)

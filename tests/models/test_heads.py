@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from lookalike.errors import InputError
-from lookalike.models.build import build
-from lookalike.models.config import ModelConfig
 from lookalike.models.heads import EmbeddingHead, EmbeddingNetwork, GeM
-from lookalike.models.pretrained import Pretrained, load
-from lookalike.models.start import start_from
+from lookalike.models.inference import Embedder
+from lookalike.models.init_backbone import start_from
+from lookalike.models.pretrained import ImageModel, load
+from lookalike.models.registry import create_model
+from lookalike.models.serialization import ModelConfig
 from lookalike.recipe import Head, Model
-from lookalike.search.embedder import Embedder
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "simple_cnn": {},
@@ -56,8 +56,8 @@ def test_every_head_gives_unit_vectors_and_passes_a_gradient(pooling: Any, kind:
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_a_head_stands_in_the_place_of_every_networks_classifier(name: str) -> None:
-    plain = build(name, 200, OPTIONS[name])
-    network = build(name, 7, OPTIONS[name], Head(dim=9))
+    plain = create_model(name, 200, OPTIONS[name])
+    network = create_model(name, 7, OPTIONS[name], Head(dim=9))
     assert isinstance(network, EmbeddingNetwork)
     x = torch.randn(2, 3, 64, 64)
     network.eval()
@@ -70,12 +70,12 @@ def test_a_head_stands_in_the_place_of_every_networks_classifier(name: str) -> N
     assert [name for name, p in network.named_parameters() if p.grad is None] == []
 
 
-def pretrained(name: str = "resnet18", head: Head | None = None, seed: int = 0, **changes: Any) -> Pretrained:
+def pretrained(name: str = "resnet18", head: Head | None = None, seed: int = 0, **changes: Any) -> ImageModel:
     about = {"options": OPTIONS[name], "image_size": 32, "mean": (0.5,) * 3, "std": (0.3,) * 3, "head": head}
     names = ("a", "b", "c")
     config = ModelConfig(name=name, class_names=names, class_ids=names, **{**about, **changes})
     torch.manual_seed(seed)
-    return Pretrained(build(name, 3, config.options, head), config)
+    return ImageModel(create_model(name, 3, config.options, head), config)
 
 
 def test_a_model_of_embeddings_comes_back_the_same_and_refuses_to_name_classes(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_a_start_gives_the_backbone_and_leaves_the_head(
     trained.save_pretrained(tmp_path)
     model = Model(name="resnet18", options=OPTIONS["resnet18"], init=str(tmp_path), head=to_head)
     torch.manual_seed(2)
-    network = build(model.name, 5, model.options, to_head)
+    network = create_model(model.name, 5, model.options, to_head)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     start = start_from(network, model)
     assert (start.model, start.dataset, start.fingerprint) == (str(tmp_path), "pets", trained.fingerprint)
@@ -149,7 +149,7 @@ def test_a_start_gives_the_backbone_and_leaves_the_head(
 def test_a_start_of_another_network_is_refused_and_changes_nothing(tmp_path: Path) -> None:
     pretrained("cubs_resnet_2").save_pretrained(tmp_path / "cubs")
     pretrained(options={"width": 16, "stem": "patch"}).save_pretrained(tmp_path / "wide")
-    network = build("resnet18", 5, OPTIONS["resnet18"])
+    network = create_model("resnet18", 5, OPTIONS["resnet18"])
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     for folder, words in (("cubs", "is a cubs_resnet_2, not a resnet18"), ("wide", "does not fit the network")):
         model = Model(name="resnet18", options=OPTIONS["resnet18"], init=str(tmp_path / folder))
@@ -162,4 +162,4 @@ def test_blocks_that_the_start_lacks_are_not_left_at_random(tmp_path: Path) -> N
     pretrained("cubs_resnet_2", options={**OPTIONS["cubs_resnet_2"], "placement": "last"}).save_pretrained(tmp_path)
     model = Model(name="cubs_resnet_2", options=OPTIONS["cubs_resnet_2"], init=str(tmp_path))
     with pytest.raises(InputError, match="does not fit the network"):
-        start_from(build(model.name, 5, model.options), model)
+        start_from(create_model(model.name, 5, model.options), model)

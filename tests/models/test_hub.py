@@ -19,9 +19,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from lookalike.models.build import build
-from lookalike.models.config import ModelConfig
-from lookalike.models.pretrained import Pretrained
+from lookalike.models.pretrained import ImageModel
+from lookalike.models.registry import create_model
+from lookalike.models.serialization import ModelConfig
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -117,7 +117,7 @@ def test_a_model_goes_to_the_hub_and_comes_back(hub: Hub, tmp_path: Path) -> Non
         class_ids=("cat", "dog"),
     )
     torch.manual_seed(0)
-    model = Pretrained(build(config.name, 2, config.options), config)
+    model = ImageModel(create_model(config.name, 2, config.options), config)
     model.save_pretrained(tmp_path / "model")
     pushed = with_hub(
         hub, tmp_path / "a", f"import lookalike; lookalike.load({str(tmp_path / 'model')!r}).push_to_hub('owner/pets')"

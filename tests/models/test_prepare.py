@@ -10,8 +10,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from lookalike.errors import InputError
-from lookalike.image import UPRIGHT, CropMode, decode
-from lookalike.models.prepare import prepare
+from lookalike.image import UPRIGHT, CropMode, decode, prepare
 
 ORIENTATION = 0x0112
 CROP_MODES: tuple[CropMode, ...] = ("center", "squash")

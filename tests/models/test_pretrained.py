@@ -21,15 +21,15 @@ from PIL import Image
 
 import lookalike
 from lookalike.errors import InputError
-from lookalike.models.build import build
-from lookalike.models.config import ModelConfig, describe
-from lookalike.models.pretrained import Prediction, Pretrained, load
+from lookalike.models.pretrained import ImageModel, Prediction, load
+from lookalike.models.registry import create_model
+from lookalike.models.serialization import ModelConfig, describe
 
 NAMES = ("goldfish", "lemon", "bell pepper", "sea slug", "teapot", "wok")
 SIZE = 32
 
 
-def make(seed: int = 0, **changes: Any) -> Pretrained:
+def make(seed: int = 0, **changes: Any) -> ImageModel:
     """A small network with random weights; `changes` to its configuration."""
     about: dict[str, Any] = {
         "name": "weave",
@@ -43,20 +43,20 @@ def make(seed: int = 0, **changes: Any) -> Pretrained:
     }
     config = ModelConfig(**about)
     torch.manual_seed(seed)
-    network = build(config.name, config.num_classes, config.options)
+    network = create_model(config.name, config.num_classes, config.options)
     with torch.no_grad():
         network.head.weight *= 100  # away from "all classes alike"
     network.train()(torch.randn(8, 3, SIZE, SIZE))  # batch-norm statistics of their own
-    return Pretrained(network, config)
+    return ImageModel(network, config)
 
 
 @pytest.fixture(scope="module")
-def model() -> Pretrained:
+def model() -> ImageModel:
     return make()
 
 
 @pytest.fixture
-def folder(model: Pretrained, tmp_path: Path) -> Path:
+def folder(model: ImageModel, tmp_path: Path) -> Path:
     model.save_pretrained(tmp_path / "model")
     return tmp_path / "model"
 
@@ -66,7 +66,7 @@ def images() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (5, SIZE, SIZE, 3), dtype=np.uint8)
 
 
-def by_hand(model: Pretrained, images: np.ndarray) -> torch.Tensor:
+def by_hand(model: ImageModel, images: np.ndarray) -> torch.Tensor:
     """Normalised input, (N, 3, H, W)."""
     scaled = (images / 255.0 - np.array(model.config.mean)) / np.array(model.config.std)
     return torch.from_numpy(scaled.astype(np.float32)).permute(0, 3, 1, 2)
@@ -75,7 +75,7 @@ def by_hand(model: Pretrained, images: np.ndarray) -> torch.Tensor:
 # What it answers
 
 
-def test_logits_are_the_network_on_the_normalised_picture(model: Pretrained, images: np.ndarray) -> None:
+def test_logits_are_the_network_on_the_normalised_picture(model: ImageModel, images: np.ndarray) -> None:
     logits = model.logits(images)
     assert logits.dtype == np.float32
     assert logits.shape == (5, 6)
@@ -84,12 +84,12 @@ def test_logits_are_the_network_on_the_normalised_picture(model: Pretrained, ima
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_the_batch_size_changes_nothing(model: Pretrained, images: np.ndarray) -> None:
+def test_the_batch_size_changes_nothing(model: ImageModel, images: np.ndarray) -> None:
     np.testing.assert_allclose(model.logits(images, batch_size=2), model.logits(images), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(model.embed(images, batch_size=2), model.embed(images), atol=1e-5)
 
 
-def test_flip_averages_with_the_mirrored_picture(model: Pretrained, images: np.ndarray) -> None:
+def test_flip_averages_with_the_mirrored_picture(model: ImageModel, images: np.ndarray) -> None:
     mirrored = np.ascontiguousarray(images[:, :, ::-1])
     expected = (model.logits(images) + model.logits(mirrored)) / 2
     np.testing.assert_allclose(model.logits(images, flip=True), expected, rtol=1e-4, atol=1e-4)
@@ -98,7 +98,7 @@ def test_flip_averages_with_the_mirrored_picture(model: Pretrained, images: np.n
     np.testing.assert_allclose(model.embed(images, flip=True), expected, atol=1e-5)
 
 
-def test_vectors_are_pooled_features_of_unit_length(model: Pretrained, images: np.ndarray) -> None:
+def test_vectors_are_pooled_features_of_unit_length(model: ImageModel, images: np.ndarray) -> None:
     vectors = model.embed(images)
     assert vectors.dtype == np.float32
     assert vectors.shape == (5, 32) == (5, model.embedding_dim)
@@ -120,14 +120,14 @@ def test_predictions_are_the_likeliest_classes_with_calibrated_probabilities(ima
         assert [p.probability for p in predictions] == pytest.approx(row[order], abs=1e-5)
 
 
-def test_more_answers_than_classes_are_all_of_them(model: Pretrained, images: np.ndarray) -> None:
+def test_more_answers_than_classes_are_all_of_them(model: ImageModel, images: np.ndarray) -> None:
     (predictions,) = model.predict(images[:1], top=50)
     assert len(predictions) == 6
     assert sum(p.probability for p in predictions) == pytest.approx(1)
     assert isinstance(predictions[0], Prediction)
 
 
-def test_pictures_come_in_any_form_and_size(model: Pretrained, tmp_path: Path) -> None:
+def test_pictures_come_in_any_form_and_size(model: ImageModel, tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     path = tmp_path / "picture.png"
     image = Image.fromarray(rng.integers(0, 256, (50, 80, 3), dtype=np.uint8))
@@ -137,7 +137,7 @@ def test_pictures_come_in_any_form_and_size(model: Pretrained, tmp_path: Path) -
     assert not np.allclose(logits[0], model.logits([image.transpose(Image.Transpose.ROTATE_180)]))
 
 
-def test_no_pictures_give_no_answers(model: Pretrained) -> None:
+def test_no_pictures_give_no_answers(model: ImageModel) -> None:
     assert model.predict([]) == []
     assert model.logits([]).shape == (0, 6)
     assert model.embed([]).shape == (0, 32)
@@ -164,7 +164,7 @@ def test_a_network_that_was_training_answers_as_in_evaluation(images: np.ndarray
         (lambda m: m.logits(np.zeros((1, 8, 8, 3), np.uint8), batch_size=0), "batch_size must be at least 1"),
     ],
 )
-def test_bad_calls_are_refused(model: Pretrained, call: Callable[[Pretrained], object], word: str) -> None:
+def test_bad_calls_are_refused(model: ImageModel, call: Callable[[ImageModel], object], word: str) -> None:
     with pytest.raises(InputError, match=word):
         call(model)
 
@@ -189,7 +189,7 @@ def test_a_configuration_must_make_sense(changes: dict[str, Any]) -> None:
 # That it comes back the same
 
 
-def test_a_folder_comes_back_the_same(model: Pretrained, folder: Path, images: np.ndarray) -> None:
+def test_a_folder_comes_back_the_same(model: ImageModel, folder: Path, images: np.ndarray) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
     loaded = lookalike.load(folder)
     assert loaded.config == model.config
@@ -208,7 +208,7 @@ def test_other_networks_come_back_too(name: str, tmp_path: Path, images: np.ndar
     np.testing.assert_allclose(load(str(tmp_path)).logits(images), model.logits(images), rtol=1e-4, atol=1e-4)
 
 
-def test_the_fingerprint_is_that_of_the_file(model: Pretrained, folder: Path) -> None:
+def test_the_fingerprint_is_that_of_the_file(model: ImageModel, folder: Path) -> None:
     found = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     assert model.fingerprint == load(folder).fingerprint == found
     assert json.loads((folder / "config.json").read_text())["fingerprint"] == found
@@ -224,7 +224,7 @@ def test_the_fingerprint_says_whether_vectors_can_be_compared() -> None:
     assert make(mean=(0.5, 0.5, 0.5)).fingerprint != same
 
 
-def test_float16_is_half_the_size_and_nearly_the_same(model: Pretrained, folder: Path, images: np.ndarray) -> None:
+def test_float16_is_half_the_size_and_nearly_the_same(model: ImageModel, folder: Path, images: np.ndarray) -> None:
     half = folder.with_name("half")
     model.save_pretrained(half, precision="float16")
     sizes = [(path / "model.safetensors").stat().st_size for path in (folder, half)]
@@ -276,7 +276,7 @@ def test_predictions_say_whether_the_picture_is_unknown(images: np.ndarray) -> N
     assert "unknown=" in repr(found[0])
 
 
-def test_a_place_that_is_no_folder_is_refused(model: Pretrained, tmp_path: Path) -> None:
+def test_a_place_that_is_no_folder_is_refused(model: ImageModel, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="file: cannot write a model here"):
         model.save_pretrained(tmp_path / "file")
@@ -475,7 +475,7 @@ def test_a_pickle_is_never_opened(name: str, tmp_path: Path) -> None:
             load(given)
 
 
-def test_a_run_folder_points_at_its_model(model: Pretrained, tmp_path: Path) -> None:
+def test_a_run_folder_points_at_its_model(model: ImageModel, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("name: run\n")
     with pytest.raises(InputError, match="this run has no model yet") as caught:
         load(tmp_path)
@@ -515,12 +515,12 @@ def test_a_device_that_is_not_there(folder: Path) -> None:
 # The Hub
 
 
-def test_a_hub_id_loads_from_the_cache(model: Pretrained, tmp_path: Path, images: np.ndarray) -> None:
+def test_a_hub_id_loads_from_the_cache(model: ImageModel, tmp_path: Path, images: np.ndarray) -> None:
     repository = tmp_path / "models--owner--fishes"
     model.save_pretrained(repository / "snapshots" / ("0" * 40))
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("0" * 40)
-    loaded = Pretrained.from_pretrained("owner/fishes", cache_dir=tmp_path, local_files_only=True)
+    loaded = ImageModel.from_pretrained("owner/fishes", cache_dir=tmp_path, local_files_only=True)
     assert loaded.fingerprint == model.fingerprint
     with pytest.raises(InputError, match="owner/birds: no such folder, and not a model from the Hub: it is not in the"):
-        Pretrained.from_pretrained("owner/birds", cache_dir=tmp_path, local_files_only=True)
+        ImageModel.from_pretrained("owner/birds", cache_dir=tmp_path, local_files_only=True)

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from lookalike.errors import InputError
-from lookalike.models.build import NETWORKS
 from lookalike.models.profile import Profile, profile, profile_of
+from lookalike.models.registry import NETWORKS
 
 
 def test_counts_are_those_done_by_hand() -> None:
@@ -20,10 +20,10 @@ def test_counts_are_those_done_by_hand() -> None:
 
 def test_resnet18_is_as_published() -> None:
     """1.8 billion multiply-adds at 224 pixels with the ImageNet stem (He et al., table 1)."""
-    from lookalike.models.build import build
+    from lookalike.models.registry import create_model
 
     with torch.device("meta"):
-        found = profile(build("resnet18", 1000, {"stem": "imagenet"}), 224)
+        found = profile(create_model("resnet18", 1000, {"stem": "imagenet"}), 224)
     assert found.parameters == 11_689_512
     assert found.flops / 2 == pytest.approx(1.814e9, rel=0.01)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lookalike.errors import InputError
-from lookalike.models.build import build
+from lookalike.models.registry import create_model
 from lookalike.models.resnet import BlurPool, make_stem
 
 
@@ -18,7 +18,7 @@ from lookalike.models.resnet import BlurPool, make_stem
 )
 def test_parameters_are_those_of_the_paper(name: str, parameters: int) -> None:
     with torch.device("meta"):
-        network = build(name, 1000, {"stem": "imagenet"})
+        network = create_model(name, 1000, {"stem": "imagenet"})
     assert sum(p.numel() for p in network.parameters()) == parameters
 
 
@@ -31,7 +31,7 @@ def test_a_stem_has_its_stride(kind: str, stride: int) -> None:
 @pytest.mark.parametrize("blur", [False, True])
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 def test_the_stages_halve_three_times_also_where_the_size_is_odd(name: str, blur: bool) -> None:
-    network = build(name, 5, {"width": 8, "blur": blur})
+    network = create_model(name, 5, {"width": 8, "blur": blur})
     channels = network.num_features
     assert channels == 8 * 8 * (4 if name == "resnet50" else 1)
     assert network.forward_features(torch.randn(2, 3, 32, 32)).shape == (2, channels, 4, 4)
@@ -40,17 +40,17 @@ def test_the_stages_halve_three_times_also_where_the_size_is_odd(name: str, blur
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "cubs_resnet_2"])
 def test_the_last_stage_may_keep_the_size_of_its_maps_with_the_same_parameters(name: str) -> None:
-    plain, kept = (build(name, 5, {"width": 8, "stem": "patch", "last_stride": stride}) for stride in (2, 1))
+    plain, kept = (create_model(name, 5, {"width": 8, "stem": "patch", "last_stride": stride}) for stride in (2, 1))
     x = torch.randn(2, 3, 64, 64)
     assert plain.forward_features(x).shape[2:] == (2, 2)
     assert kept.forward_features(x).shape[2:] == (4, 4)
     kept.load_state_dict(plain.state_dict())  # same names, same shapes
     with pytest.raises(InputError, match="last_stride must be 1 or 2, not 3"):
-        build(name, 5, {"last_stride": 3})
+        create_model(name, 5, {"last_stride": 3})
 
 
 def test_a_block_is_its_shortcut_at_the_start() -> None:
-    network = build("resnet18", 5, {"width": 8}).eval()
+    network = create_model("resnet18", 5, {"width": 8}).eval()
     x = torch.rand(1, 8, 8, 8)
     torch.testing.assert_close(network.blocks[0](x), x)
 
@@ -69,7 +69,7 @@ def test_blur_pool_is_a_binomial_average_of_every_second_place() -> None:
 def moved_by_a_shift(blur: bool, seed: int) -> float:
     """How far the pooled features of smooth pictures move when the pictures move by one pixel, over their length."""
     torch.manual_seed(seed)
-    network = build("resnet18", 5, {"width": 8, "blur": blur}).eval()
+    network = create_model("resnet18", 5, {"width": 8, "blur": blur}).eval()
     with torch.no_grad():
         for block in network.blocks:
             block.branch[-1][1].weight.fill_(0.5)  # the branches, silent at the start, have their say
@@ -90,7 +90,7 @@ def test_with_blur_a_shifted_picture_changes_less() -> None:
 
 
 def test_dropout_acts_in_training_only() -> None:
-    network = build("resnet18", 5, {"width": 8, "dropout": 0.5})
+    network = create_model("resnet18", 5, {"width": 8, "dropout": 0.5})
     x = torch.randn(2, 3, 32, 32)
     assert torch.equal(network.eval()(x), network(x))
     features = network.forward_features(x).mean((2, 3))

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from lookalike.models.build import build
+from lookalike.models.registry import create_model
 
 
 def layers(kind: type[nn.Module]) -> list[nn.Module]:
     with torch.device("meta"):
-        return [module for module in build("simple_cnn", 200).modules() if isinstance(module, kind)]
+        return [module for module in create_model("simple_cnn", 200).modules() if isinstance(module, kind)]
 
 
 def test_the_convolutions_have_the_widths_they_should() -> None:
@@ -33,13 +33,13 @@ def test_the_dense_layers_have_the_sizes_they_should() -> None:
 
 @pytest.mark.parametrize(("size", "side"), [(64, 2), (32, 1), (96, 3), (50, 2)])
 def test_pooling_halves_five_times(size: int, side: int) -> None:
-    network = build("simple_cnn", 5).eval()
+    network = create_model("simple_cnn", 5).eval()
     with torch.no_grad():
         assert network.forward_features(torch.randn(1, 3, size, size)).shape == (1, 512, side, side)
         assert network(torch.randn(1, 3, size, size)).shape == (1, 5)
 
 
 def test_at_64_pixels_the_dense_layers_see_the_map_as_it_is() -> None:
-    network = build("simple_cnn", 5).eval()
+    network = create_model("simple_cnn", 5).eval()
     features = torch.randn(1, 512, 2, 2)
     assert torch.equal(network.pool(features), features)

@@ -10,7 +10,7 @@ import torch
 
 from lookalike.errors import InputError
 from lookalike.extras import install_command
-from lookalike.models.build import build
+from lookalike.models.registry import create_model
 
 HAS_TIMM = importlib.util.find_spec("timm") is not None
 needs_timm = pytest.mark.skipif(not HAS_TIMM, reason="needs the extra timm")
@@ -19,7 +19,7 @@ needs_timm = pytest.mark.skipif(not HAS_TIMM, reason="needs the extra timm")
 @pytest.mark.skipif(HAS_TIMM, reason="timm is installed")
 def test_without_timm_the_extra_is_named() -> None:
     with pytest.raises(InputError, match="timm/resnet18: timm cannot be imported") as caught:
-        build("timm/resnet18", 5)
+        create_model("timm/resnet18", 5)
     assert caught.value.remedy == f"Install it: {install_command('timm')}"
 
 
@@ -34,7 +34,7 @@ def test_without_timm_the_extra_is_named() -> None:
     ],
 )
 def test_a_backbone_keeps_the_promise(name: str, options: dict[str, Any]) -> None:
-    network = build(f"timm/{name}", 5, options).eval()
+    network = create_model(f"timm/{name}", 5, options).eval()
     x = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         assert network(x).shape == (2, 5)
@@ -57,4 +57,4 @@ def test_a_backbone_keeps_the_promise(name: str, options: dict[str, Any]) -> Non
 )
 def test_what_cannot_be_made_is_refused(name: str, options: dict[str, Any], word: str) -> None:
     with pytest.raises(InputError, match=word):
-        build(f"timm/{name}", 5, options)
+        create_model(f"timm/{name}", 5, options)

@@ -11,7 +11,7 @@ from serve_client import client_of
 from starlette.testclient import TestClient
 
 from lookalike import Gallery
-from lookalike.models.pretrained import Pretrained, load
+from lookalike.models.pretrained import ImageModel, load
 from lookalike.serve.settings import Settings
 from small_gallery import album, model_folder
 
@@ -23,7 +23,7 @@ def model_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def model(model_place: Path) -> Pretrained:
+def model(model_place: Path) -> ImageModel:
     """The small model."""
     return load(model_place)
 
@@ -44,7 +44,7 @@ def gallery_place(tmp_path: Path, model_place: Path, photos: Path) -> Path:
 
 
 @pytest.fixture
-def engine(model: Pretrained) -> PlainEngine:
+def engine(model: ImageModel) -> PlainEngine:
     """The slow, obvious engine on the small model."""
     return PlainEngine(model)
 

@@ -11,7 +11,7 @@ import pytest
 from browsing import CHROMIUM, DESKTOP, PATIENCE, Sight, seen
 
 from lookalike import Gallery
-from lookalike.models.pretrained import Pretrained, load
+from lookalike.models.pretrained import ImageModel, load
 from small_gallery import model_folder
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def unsure_model(tmp_path_factory: pytest.TempPathFactory, calibrated_model: Pat
     model = load(calibrated_model)
     place = tmp_path_factory.mktemp("unsure") / "model"
     config = model.config.model_copy(update={"unknown_threshold": 0.99})
-    Pretrained(model.network, config).save_pretrained(place)
+    ImageModel(model.network, config).save_pretrained(place)
     return place
 
 

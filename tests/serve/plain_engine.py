@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lookalike.models.pretrained import Pretrained, load
+from lookalike.models.pretrained import ImageModel, load
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,10 @@ class Outputs:
 
 
 class PlainEngine:
-    """See `lookalike.serve.engine.Engine`."""
+    """See `lookalike.models.runtime.Runtime`."""
 
-    def __init__(self, model: Pretrained | str | Path) -> None:
-        self.model = model if isinstance(model, Pretrained) else load(model)
+    def __init__(self, model: ImageModel | str | Path) -> None:
+        self.model = model if isinstance(model, ImageModel) else load(model)
         config = self.model.config
         self.name = f"{config.name} (plain)"
         self.fingerprint, self.size, self.crop_mode = self.model.fingerprint, config.image_size, config.crop_mode

@@ -18,7 +18,7 @@ from serve_client import encoded, form
 from starlette.testclient import TestClient
 
 from lookalike import __version__
-from lookalike.serve import faults
+from lookalike.serve import errors
 from lookalike.serve.app import application, create_app
 from lookalike.serve.service import Service
 from lookalike.serve.settings import Settings
@@ -270,7 +270,7 @@ def test_the_description_is_whole(client: TestClient) -> None:
         assert operation["description"], path
         if path.startswith("/v1/"):
             said = {int(status) for status in operation["responses"]}
-            assert said >= set(faults.FAULTS), path
+            assert said >= set(errors.FAULTS), path
         if method == "POST":
             assert "multipart/form-data" in operation["requestBody"]["content"]
     for name, schema in tree["components"]["schemas"].items():

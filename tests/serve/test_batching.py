@@ -12,9 +12,9 @@ import pytest
 from numpy.typing import NDArray
 from plain_engine import Outputs, PlainEngine
 
-from lookalike.models.pretrained import Pretrained
+from lookalike.models.pretrained import ImageModel
 from lookalike.serve.batching import Batcher
-from lookalike.serve.refusals import RefusedError
+from lookalike.serve.errors import RefusedError
 
 SIZE = 32
 
@@ -26,7 +26,7 @@ def pictures(count: int, seed: int = 0) -> list[NDArray[np.uint8]]:
 class Held(PlainEngine):
     """The engine, but a turn waits until it is let go."""
 
-    def __init__(self, model: Pretrained) -> None:
+    def __init__(self, model: ImageModel) -> None:
         super().__init__(model)
         self.gate, self.entered = threading.Event(), threading.Event()
         self.error: Exception | None = None
@@ -58,7 +58,7 @@ async def until(true: Callable[[], bool]) -> None:
         await asyncio.sleep(0.005)
 
 
-def test_everyone_gets_their_own(model: Pretrained) -> None:
+def test_everyone_gets_their_own(model: ImageModel) -> None:
     engine = PlainEngine(model)
     counts = [1, 3, 2, 20, 1, 5, 8, 1]
     asked = [pictures(count, seed) for seed, count in enumerate(counts)]
@@ -75,7 +75,7 @@ def test_everyone_gets_their_own(model: Pretrained) -> None:
     assert max(engine.batches) <= 8
 
 
-def test_what_waits_goes_together(model: Pretrained) -> None:
+def test_what_waits_goes_together(model: ImageModel) -> None:
     engine = Held(model)
 
     async def work(batcher: Batcher) -> None:
@@ -90,7 +90,7 @@ def test_what_waits_goes_together(model: Pretrained) -> None:
     assert engine.batches == [1, 8, 3]
 
 
-def test_who_is_alone_does_not_wait(model: Pretrained) -> None:
+def test_who_is_alone_does_not_wait(model: ImageModel) -> None:
     engine = PlainEngine(model)
 
     async def work(batcher: Batcher) -> None:
@@ -101,7 +101,7 @@ def test_who_is_alone_does_not_wait(model: Pretrained) -> None:
     assert engine.batches == [1] * 5
 
 
-def test_what_nobody_waits_for_is_dropped(model: Pretrained) -> None:
+def test_what_nobody_waits_for_is_dropped(model: ImageModel) -> None:
     engine = Held(model)
 
     async def work(batcher: Batcher) -> None:
@@ -119,7 +119,7 @@ def test_what_nobody_waits_for_is_dropped(model: Pretrained) -> None:
     assert engine.batches == [1, 3]
 
 
-def test_there_is_room_for_so_many(model: Pretrained) -> None:
+def test_there_is_room_for_so_many(model: ImageModel) -> None:
     async def work(batcher: Batcher) -> None:
         with batcher.places(6):
             with batcher.places(4):
@@ -140,7 +140,7 @@ def test_there_is_room_for_so_many(model: Pretrained) -> None:
     ("error", "said"),
     [(RuntimeError("/secret/place: no"), "the engine failed."), (MemoryError(), "not enough memory for the engine.")],
 )
-def test_an_engine_that_fails_is_tried_again(model: Pretrained, error: Exception, said: str) -> None:
+def test_an_engine_that_fails_is_tried_again(model: ImageModel, error: Exception, said: str) -> None:
     engine = Held(model)
     engine.error = error
     engine.gate.set()
@@ -158,7 +158,7 @@ def test_an_engine_that_fails_is_tried_again(model: Pretrained, error: Exception
     with_batcher(engine, work)
 
 
-def test_closing_finishes_what_waits(model: Pretrained) -> None:
+def test_closing_finishes_what_waits(model: ImageModel) -> None:
     engine = Held(model)
     batcher = Batcher(engine, 8, 64)
 

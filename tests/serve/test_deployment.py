@@ -15,7 +15,7 @@ from serve_client import client_of
 from typer.main import get_command
 
 from lookalike.cli.main import app
-from lookalike.search.places import Server, place_of
+from lookalike.gallery.store.location import PostgresLocation, parse_location
 from lookalike.serve.settings import READ_KEY, WRITE_KEY, Settings
 
 ROOT = Path(__file__).parents[2]
@@ -102,8 +102,8 @@ def test_the_image_serves_where_it_says(engine: PlainEngine) -> None:
 
 def test_compose_starts_what_the_command_line_takes() -> None:
     options = serve_options(SERVE["command"][1:])
-    place = place_of(options["gallery"])
-    assert isinstance(place, Server)
+    place = parse_location(options["gallery"])
+    assert isinstance(place, PostgresLocation)
     ((user, host, name),) = re.findall(r"//(\w+)@(\w+)/(\w+)$", place.url)
     assert host in COMPOSE["services"]
     assert user == DATABASE["environment"]["POSTGRES_USER"]

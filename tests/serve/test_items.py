@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 
 from lookalike import Gallery
 from lookalike.errors import InputError
-from lookalike.serve import collection
+from lookalike.serve import gallery_pool
 from lookalike.serve.settings import Settings
 from small_gallery import picture
 
@@ -146,7 +146,7 @@ def test_searches_go_on_while_items_are_added(client: TestClient) -> None:
 def test_another_program_may_write_when_this_one_is_idle(
     client: TestClient, gallery_place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(collection, "IDLE", 0.2)
+    monkeypatch.setattr(gallery_pool, "IDLE", 0.2)
     with Gallery.open(gallery_place, write=True) as other:
         other.add(picture(tmp_path / "a.png", 900))
         refused = client.post("/v1/items", files=form(encoded(60)))

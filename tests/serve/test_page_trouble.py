@@ -18,8 +18,8 @@ from serve_client import encoded
 from serve_process import serving
 
 from lookalike import Gallery
-from lookalike.models.pretrained import Pretrained
-from lookalike.search.store.sqlite import EXACT_BELOW
+from lookalike.gallery.store.sqlite import EXACT_BELOW
+from lookalike.models.pretrained import ImageModel
 from lookalike.serve.settings import Settings
 from small_gallery import rows
 
@@ -182,7 +182,7 @@ def test_a_server_that_is_away_and_back(sight: Sight, opened: Site) -> None:
 class Held(PlainEngine):
     """An engine that waits until it is let go."""
 
-    def __init__(self, model: Pretrained) -> None:
+    def __init__(self, model: ImageModel) -> None:
         super().__init__(model)
         self.go = threading.Event()
         self.go.set()
@@ -192,7 +192,7 @@ class Held(PlainEngine):
         return super().run(pictures)
 
 
-def test_a_busy_server_is_asked_again(sight: Sight, settings: Settings, model: Pretrained) -> None:
+def test_a_busy_server_is_asked_again(sight: Sight, settings: Settings, model: ImageModel) -> None:
     page, sight.may_be_refused = sight.page, True
     held = Held(model)
     with site(Settings(gallery=settings.gallery, max_waiting=1, max_images=1), held) as busy:

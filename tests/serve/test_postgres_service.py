@@ -15,7 +15,7 @@ from serve_client import client_of, encoded, form
 from starlette.testclient import TestClient
 
 from lookalike import Gallery
-from lookalike.serve import collection
+from lookalike.serve import gallery_pool
 from lookalike.serve.settings import Settings
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "search"))
@@ -68,7 +68,7 @@ def test_a_gallery_made_anew_under_its_name_is_what_is_served(
 def test_it_is_served_and_well_again_after_the_server_was_away(
     postgres: Server, place: str, engine: PlainEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(collection, "FRESH", 0.0)
+    monkeypatch.setattr(gallery_pool, "FRESH", 0.0)
     with client_of(Settings(gallery=place), engine) as client:
         assert client.get("/ready").status_code == 200
         assert client.get("/v1/about").json()["gallery"]["rows"] == 12

@@ -18,7 +18,7 @@ from serve_client import encoded, form
 from serve_process import PATIENCE, serving, start
 
 from lookalike import Gallery
-from lookalike.models.prepare import prepare
+from lookalike.image import prepare
 
 pytestmark = pytest.mark.slow
 

@@ -14,7 +14,7 @@ from serve_client import client_of, encoded, form
 from starlette.testclient import TestClient
 
 from lookalike import Gallery
-from lookalike.serve import collection
+from lookalike.serve import gallery_pool
 from lookalike.serve.settings import Settings
 from small_gallery import model_folder
 
@@ -23,7 +23,7 @@ JPEG = {"Content-Type": "image/jpeg"}
 
 @pytest.fixture(autouse=True)
 def _look_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collection, "FRESH", 0.0)
+    monkeypatch.setattr(gallery_pool, "FRESH", 0.0)
 
 
 def ready(client: TestClient) -> list[str]:

@@ -17,17 +17,17 @@ from plain_engine import PlainEngine
 from serve_client import client_of, encoded, form
 from starlette.testclient import TestClient
 
-from lookalike.models.build import build
 from lookalike.models.heads import Head
-from lookalike.models.pretrained import Pretrained
-from lookalike.serve.forms import images_of
-from lookalike.serve.refusals import RefusedError
+from lookalike.models.pretrained import ImageModel
+from lookalike.models.registry import create_model
+from lookalike.serve.errors import RefusedError
+from lookalike.serve.requests import images_of
 from lookalike.serve.settings import Settings
 
 JPEG = {"Content-Type": "image/jpeg"}
 
 
-def test_the_labels_are_those_of_the_model(client: TestClient, model: Pretrained) -> None:
+def test_the_labels_are_those_of_the_model(client: TestClient, model: ImageModel) -> None:
     data = encoded(1)
     answer = client.post("/v1/recognise?top=2", content=data, headers=JPEG)
     assert answer.status_code == 200
@@ -44,7 +44,7 @@ def test_the_labels_are_those_of_the_model(client: TestClient, model: Pretrained
 
 
 @pytest.mark.parametrize("size", [(8192, 6144), (12000, 9000)])
-def test_the_largest_photos_of_phones_are_taken(size: tuple[int, int], client: TestClient, model: Pretrained) -> None:
+def test_the_largest_photos_of_phones_are_taken(size: tuple[int, int], client: TestClient, model: ImageModel) -> None:
     file = io.BytesIO()
     Image.new("L", size, 100).save(file, "JPEG")
     answer = client.post("/v1/recognise?top=1", content=file.getvalue(), headers=JPEG)
@@ -53,7 +53,7 @@ def test_the_largest_photos_of_phones_are_taken(size: tuple[int, int], client: T
     assert answer.json()["results"][0]["labels"][0]["label"] == expected[0].label
 
 
-def test_several_images_are_answered_in_their_order(client: TestClient, model: Pretrained) -> None:
+def test_several_images_are_answered_in_their_order(client: TestClient, model: ImageModel) -> None:
     files = [encoded(seed) for seed in range(5)]
     tree = client.post("/v1/recognise?top=3", files=form(*files)).json()
     expected = model.predict(files, top=3)
@@ -62,17 +62,17 @@ def test_several_images_are_answered_in_their_order(client: TestClient, model: P
         assert sum(each["probability"] for each in result["labels"]) == pytest.approx(1, abs=1e-6)
 
 
-def test_the_temperature_flattens(settings: Settings, model: Pretrained) -> None:
+def test_the_temperature_flattens(settings: Settings, model: ImageModel) -> None:
     engine = PlainEngine(model)
     engine.temperature = 4.0
-    hot = Pretrained(model.network, model.config.model_copy(update={"temperature": 4.0}))
+    hot = ImageModel(model.network, model.config.model_copy(update={"temperature": 4.0}))
     ((expected),) = hot.predict([encoded(1)], top=1)
     with client_of(settings, engine) as client:
         (result,) = client.post("/v1/recognise?top=1", content=encoded(1), headers=JPEG).json()["results"]
     assert result["labels"][0]["probability"] == pytest.approx(expected[0].probability, abs=1e-6)
 
 
-def test_what_is_unlikely_is_unknown(settings: Settings, model: Pretrained) -> None:
+def test_what_is_unlikely_is_unknown(settings: Settings, model: ImageModel) -> None:
     ((first, *_),) = model.predict([encoded(1)])
     for threshold, unknown in ((first.probability + 0.01, True), (first.probability - 0.01, False), (None, False)):
         engine = PlainEngine(model)
@@ -85,7 +85,7 @@ def test_what_is_unlikely_is_unknown(settings: Settings, model: Pretrained) -> N
         assert about["model"]["unknown_threshold"] == threshold
 
 
-def test_vectors_are_those_of_the_model(client: TestClient, model: Pretrained) -> None:
+def test_vectors_are_those_of_the_model(client: TestClient, model: ImageModel) -> None:
     files = [encoded(seed) for seed in range(3)]
     tree = client.post("/v1/embed", files=form(*files)).json()
     assert tree["model"] == model.fingerprint
@@ -93,11 +93,11 @@ def test_vectors_are_those_of_the_model(client: TestClient, model: Pretrained) -
     np.testing.assert_allclose(tree["vectors"], model.embed(files), atol=1e-6)
 
 
-def test_a_model_of_vectors_alone_recognises_nothing(tmp_path: Path, model: Pretrained) -> None:
+def test_a_model_of_vectors_alone_recognises_nothing(tmp_path: Path, model: ImageModel) -> None:
     head = Head(dim=8)
     config = model.config.model_copy(update={"head": head})
-    network = build(config.name, config.num_classes, config.options, head)
-    with client_of(Settings(), PlainEngine(Pretrained(network, config).eval())) as client:
+    network = create_model(config.name, config.num_classes, config.options, head)
+    with client_of(Settings(), PlainEngine(ImageModel(network, config).eval())) as client:
         refused = client.post("/v1/recognise", content=encoded(1), headers=JPEG)
         vectors = client.post("/v1/embed", content=encoded(1), headers=JPEG).json()["vectors"]
     assert refused.status_code == 409
@@ -106,7 +106,7 @@ def test_a_model_of_vectors_alone_recognises_nothing(tmp_path: Path, model: Pret
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
-def test_formats_are_known_by_their_content(client: TestClient, model: Pretrained, format: str) -> None:
+def test_formats_are_known_by_their_content(client: TestClient, model: ImageModel, format: str) -> None:
     data = encoded(2, format)
     answer = client.post("/v1/embed", content=data, headers={"Content-Type": "application/octet-stream"})
     np.testing.assert_allclose(answer.json()["vectors"], model.embed([data]), atol=1e-6)

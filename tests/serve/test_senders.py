@@ -16,7 +16,7 @@ import uvicorn
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from lookalike.serve.senders import Crowd, timely
+from lookalike.serve.server import Crowd, timely
 
 SECONDS = 0.6
 

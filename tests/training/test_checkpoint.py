@@ -21,7 +21,7 @@ from lookalike.errors import InputError
 from lookalike.recipe import Optimizer
 from lookalike.training import checkpoint
 from lookalike.training.checkpoint import State, load_best, load_last, save_best, save_last
-from lookalike.training.optim import Average, make_optimizer
+from lookalike.training.optim import ModelEma, make_optimizer
 
 DATA = "fingerprint of training and validation"
 SGD = Optimizer(name="sgd", lr=0.1, weight_decay=0.01)
@@ -36,7 +36,7 @@ class Part:
         self.network = nn.Sequential(nn.Linear(5, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, 3))
         self.loss = nn.Linear(2, 2)  # any loss with weights of its own
         self.optimizer = make_optimizer(self.network, self.loss, settings)
-        self.average = Average(self.network, ema) if ema else None
+        self.average = ModelEma(self.network, ema) if ema else None
 
     def step(self, number: int) -> None:
         x = torch.randn(8, 5, generator=torch.Generator().manual_seed(number))

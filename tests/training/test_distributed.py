@@ -20,8 +20,8 @@ from safetensors.torch import load_file
 from lookalike.errors import InputError
 from lookalike.recipe import Recipe
 from lookalike.run import Run
-from lookalike.training.distributed import World, join
-from lookalike.training.fit import fit
+from lookalike.training.distributed import DistributedContext, join
+from lookalike.training.run import fit
 
 # No dropout: each process drops units of its own. Everything else that is random is on.
 RECIPE = """
@@ -203,7 +203,7 @@ def test_statistics_are_the_leading_processes_once_they_are_shared(tmp_path: Pat
 def test_alone_there_is_nobody_to_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     world = join("cpu")
-    assert world == World(0, 1, torch.device("cpu"))
+    assert world == DistributedContext(0, 1, torch.device("cpu"))
     assert world.leads
     assert (world.any(0), world.any(15), world.mean(0.1 + 0.2)) == (0, 15, 0.1 + 0.2)
     assert world.in_turn(lambda: 7) == 7

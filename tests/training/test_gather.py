@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lookalike.losses.build import build_loss
-from lookalike.training.gather import gather_with_gradient
+from lookalike.losses.registry import create_loss
+from lookalike.training.distributed import all_gather
 
 LOSSES = ("multi_similarity", "proxy_anchor", "pml/TripletMarginLoss")
 STEPS = 3
@@ -31,7 +31,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 sys.path.insert(0, sys.argv[1])
 from test_gather import LOSSES, STEPS, batch, make
-from lookalike.training.gather import gather_with_gradient
+from lookalike.training.distributed import gather_with_gradient
 
 dist.init_process_group("gloo")
 rank, size = dist.get_rank(), dist.get_world_size()
@@ -71,8 +71,8 @@ def make(name: str) -> tuple[nn.Module, nn.Module]:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(12, 10), nn.Tanh(), nn.Linear(10, 6))
     if name == "memory":
-        return network, build_loss("multi_similarity", num_classes=4, dim=6, memory=40)
-    return network, build_loss(name, num_classes=4, dim=6)
+        return network, create_loss("multi_similarity", num_classes=4, dim=6, memory=40)
+    return network, create_loss(name, num_classes=4, dim=6)
 
 
 @pytest.fixture(scope="module")
@@ -130,4 +130,4 @@ def test_rows_come_in_the_order_of_the_ranks_and_gradients_are_summed(found: lis
 
 def test_alone_there_is_nothing_to_gather() -> None:
     x = torch.randn(3, 2, requires_grad=True)
-    assert gather_with_gradient(x) is x
+    assert all_gather(x) is x

@@ -258,13 +258,13 @@ def test_resolution_follows_the_recipe() -> None:
 
 
 def test_the_generator_of_pytorch_does_not_matter_for_the_start(packs: tuple[Pack, Pack], root: Path) -> None:
-    from lookalike.training.task import make_task
+    from lookalike.training.objective import create_objective
 
     recipe = Recipe.from_yaml(RECIPE)
-    first = make_task(recipe, 24).network
+    first = create_objective(recipe, 24).network
     torch.manual_seed(99)
     before = torch.random.get_rng_state()
-    second = make_task(recipe, 24).network
+    second = create_objective(recipe, 24).network
     assert torch.equal(before, torch.random.get_rng_state())
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 

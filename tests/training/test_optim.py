@@ -10,20 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from lookalike.models.build import build
+from lookalike.models.registry import create_model
 from lookalike.recipe import Optimizer, Schedule
-from lookalike.training.optim import (
-    Average,
-    freeze_statistics,
-    learning_rate,
-    make_optimizer,
-    parameter_groups,
-    set_rate,
-)
+from lookalike.training.optim import ModelEma, freeze_bn, lr_at, make_optimizer, parameter_groups, set_lr
 
 
 def test_norms_biases_and_scales_are_not_decayed() -> None:
-    network = build("cubs_resnet_1", 5, {"width": 8})
+    network = create_model("cubs_resnet_1", 5, {"width": 8})
     groups = parameter_groups(network, nn.Identity(), Optimizer(weight_decay=0.1))
     names = {id(p): name for name, p in network.named_parameters()}
     decayed = [p for group in groups if group["weight_decay"] == 0.1 for p in group["params"]]
@@ -35,19 +28,19 @@ def test_norms_biases_and_scales_are_not_decayed() -> None:
 
 
 def test_decay_all_decays_all() -> None:
-    network = build("simple_cnn", 5)
+    network = create_model("simple_cnn", 5)
     groups = parameter_groups(network, nn.Identity(), Optimizer(decay_all=True, weight_decay=0.1))
     assert {group["weight_decay"] for group in groups} == {0.1}
     assert sum(len(group["params"]) for group in groups) == len(list(network.parameters()))
 
 
 def test_the_head_and_the_losss_own_weights_have_a_rate_of_their_own() -> None:
-    network, loss = build("resnet18", 5, {"width": 8}), nn.Linear(3, 3)
+    network, loss = create_model("resnet18", 5, {"width": 8}), nn.Linear(3, 3)
     optimizer = make_optimizer(network, loss, Optimizer(head_lr=10.0))
     before = {name: p.detach().clone() for name, p in [*network.named_parameters(), *loss.named_parameters("loss")]}
 
     def step(*, head_only: bool) -> set[str]:
-        set_rate(optimizer, 0.01, head_only=head_only)
+        set_lr(optimizer, 0.01, head_only=head_only)
         (network(torch.randn(4, 3, 32, 32)).sum() + loss(torch.randn(2, 3)).sum()).backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -64,8 +57,8 @@ def test_the_head_and_the_losss_own_weights_have_a_rate_of_their_own() -> None:
 
 
 def test_frozen_norms_keep_their_statistics_and_learn_their_weights() -> None:
-    network = build("resnet18", 5, {"width": 8}).train()
-    freeze_statistics(network)
+    network = create_model("resnet18", 5, {"width": 8}).train()
+    freeze_bn(network)
     before = {name: buffer.clone() for name, buffer in network.named_buffers()}
     network(torch.randn(4, 3, 32, 32)).sum().backward()
     assert all(torch.equal(buffer, before[name]) for name, buffer in network.named_buffers())
@@ -108,7 +101,7 @@ def test_one_step_is_the_textbook_step(name: str) -> None:
 )
 def test_the_schedule_passes_through(name: str, step: int, expected: float) -> None:
     schedule = Schedule(name=name, warmup=0.2, start=0.05)  # type: ignore[arg-type]
-    assert learning_rate(schedule, 2.0, step, 101) == pytest.approx(2.0 * expected, abs=1e-9)
+    assert lr_at(schedule, 2.0, step, 101) == pytest.approx(2.0 * expected, abs=1e-9)
 
 
 @given(
@@ -120,13 +113,13 @@ def test_the_schedule_passes_through(name: str, step: int, expected: float) -> N
 )
 def test_the_rate_never_leaves_its_bounds(name: str, warmup: float, start: float, end: float, total: int) -> None:
     schedule = Schedule(name=name, warmup=warmup, start=start, end=end)  # type: ignore[arg-type]
-    rates = [learning_rate(schedule, 3.0, step, total) for step in range(total)]
+    rates = [lr_at(schedule, 3.0, step, total) for step in range(total)]
     assert all(3.0 * min(start, end) - 1e-9 <= rate <= 3.0 + 1e-9 for rate in rates)
 
 
 def test_the_average_is_the_formula_and_counters_are_copied() -> None:
     network = nn.Sequential(nn.Linear(1, 1, bias=False), nn.BatchNorm1d(1))
-    average = Average(network, decay=0.5)
+    average = ModelEma(network, decay=0.5)
     expected = network[0].weight.item()
     for step in range(5):
         with torch.no_grad():

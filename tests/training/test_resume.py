@@ -36,7 +36,7 @@ STEPS = 12  # 3 epochs of 32 pictures
 FORGE = """
 import json, os, sys
 import torch._dynamo, torch.utils.tensorboard
-import lookalike.data.read, lookalike.training.fit
+import lookalike.data.registry, lookalike.training.run
 from lookalike.cli import main
 for line in sys.stdin:
     order = json.loads(line)

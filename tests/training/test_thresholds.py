@@ -14,10 +14,10 @@ import lookalike
 from lookalike.data.catalog import Catalog
 from lookalike.data.pack import pack
 from lookalike.errors import InputError
-from lookalike.evaluation.similarities import match_threshold
+from lookalike.evaluation.pair_similarity import match_threshold
 from lookalike.recipe import Recipe
 from lookalike.run import Run
-from lookalike.training.fit import fit
+from lookalike.training.run import fit
 
 RECIPE = """
 data: {image_size: 32, augment: {crop: none}}

@@ -50,7 +50,7 @@ def overrides(ctx: typer.Context, incomplete: str) -> list[Offer]:
 
 def data(incomplete: str) -> list[str]:
     """Names of data sets that are on this machine."""
-    from lookalike.data.sources import data_home, installed
+    from lookalike.data.download import data_home, installed
 
     home = data_home()
     there = sorted(path.name for path in home.iterdir()) if home.is_dir() else []
@@ -60,7 +60,7 @@ def data(incomplete: str) -> list[str]:
 
 def data_to_get(incomplete: str) -> list[str]:
     """Names of data sets that can be got."""
-    from lookalike.data.sources import SOURCES
+    from lookalike.data.download import SOURCES
 
     return [name for name in SOURCES if name.startswith(incomplete)]
 

@@ -7,9 +7,28 @@ other control characters) is shown as `\x1b` and so on, as are the bytes of a na
 from __future__ import annotations
 
 import json
+import math
+import os
 import re
+import shlex
+import signal
 import sys
-from typing import Any, TextIO
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
+
+import typer
+from rich.console import Console
+
+from lookalike.cli import completion
+from lookalike.errors import InputError, without_passwords
+
+if TYPE_CHECKING:
+    from lookalike.gallery.query import Threshold
+    from lookalike.gallery.store.base import Value
+    from lookalike.run import Run
+    from lookalike.training.run import Watch
 
 # Control characters but for line feed and tab, and the surrogates that stand for bytes that are not UTF-8
 _UNSHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -63,3 +82,233 @@ def _is_surrogate(character: str) -> bool:
 def _encodable(text: str, stream: TextIO) -> str:
     encoding = stream.encoding or "utf-8"
     return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+# Progress on a terminal: rate and time left. Where there is no terminal, a plain line now and then.
+
+SCORES = {"top1": "top-1", "top5": "top-5", "recall_at_1": "Recall@1", "recall_at_8": "Recall@8"}
+
+
+@contextmanager
+def watching(console: Console) -> Iterator[Watch]:
+    """A `Watch` that shows a run on this console and, when a signal ends it, says how to go on."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from lookalike.training.run import Watch
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        packing = bars.add_task("decoding", total=None, visible=False, note="")
+        training = bars.add_task("training", total=None, visible=False, note="")
+        start, last, where = time.perf_counter(), 0, ""
+
+        def say(words: str, style: str | None = None) -> None:
+            console.print(shown(words), style=style, highlight=False, markup=False, soft_wrap=True)
+
+        def on_packing(done: int, total: int) -> None:
+            bars.update(packing, completed=done, total=total, visible=done < total, note=f"{done:,} of {total:,}")
+
+        def on_training(record: dict[str, Any], total: int) -> None:
+            nonlocal start, last, where
+            step = record["step"]
+            if record["kind"] == "stopped":
+                where = f" at step {step} of {total}"
+                return
+            if step < last:  # another run begins
+                bars.reset(training)
+                start = time.perf_counter()
+            last = step
+            if record["kind"] == "train":
+                note = f"epoch {record['epoch']:.1f}  loss {record['loss']:.3f}  {record['images_per_second']:.0f}/s"
+                bars.update(training, completed=step, total=total, visible=step < total, note=note)
+            else:
+                minutes = (time.perf_counter() - start) / 60
+                shown = [
+                    (words, record[key])
+                    for key, words in SCORES.items()
+                    if key in record and says_something(key, record[key])
+                ]
+                scores = "".join(f"  {words} {score:6.2%}" for words, score in shown)
+                say(f"epoch {record['epoch']:5.1f}  step {step:6d} of {total}{scores}  after {minutes:.1f} min")
+
+        try:
+            yield Watch(packing=on_packing, training=on_training, stage=lambda words: say(words, "dim"))
+        except (KeyboardInterrupt, SystemExit) as left:
+            by_signal = isinstance(left, KeyboardInterrupt) or left.code == 128 + signal.SIGTERM
+            if by_signal and os.environ.get("RANK", "0") == "0":  # of several processes, the first one speaks
+                say(f"stopped{where}; go on with: {again(sys.argv[1:])}")
+            raise
+
+
+def says_something(key: str, score: float) -> bool:
+    """Whether a score is worth showing: of five classes or fewer, the first five answers always hold the right one."""
+    return key != "top5" or score < 1
+
+
+def again(arguments: Sequence[str]) -> str:
+    """The command line that goes on where one with these arguments was stopped: the same; `train` wants --resume."""
+    words = [*arguments]
+    if words[:1] == ["train"] and "--resume" not in words:
+        words.insert(words.index("--") if "--" in words else len(words), "--resume")
+    launcher = "torchrun ... -m lookalike.cli.main" if "WORLD_SIZE" in os.environ else "lookalike"
+    return without_passwords(f"{launcher} {shlex.join(words)}")
+
+
+# What the gallery's commands share: arguments, filters and thresholds as they are typed, and a bar for long work.
+
+Target = Annotated[
+    str,
+    typer.Argument(
+        metavar="GALLERY",
+        help="A folder, or postgresql://USER@HOST/DATABASE#NAME.",
+        show_default=False,
+        autocompletion=completion.galleries,
+    ),
+]
+
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="The model's folder or name on the Hub, when not where the gallery remembers it.",
+        autocompletion=completion.models,
+    ),
+]
+
+
+Filter = Annotated[
+    list[str] | None,
+    typer.Option("--where", metavar="KEY=VALUE", help="Only rows with this; commas for one of several; repeatable."),
+]
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+OWN = ("label", "path")  # a row's own columns: text
+
+
+def parse_where(given: Sequence[str] | None) -> dict[str, list[Value]] | None:
+    """Filters as they are typed: KEY=VALUE, KEY=ONE,OTHER, or KEY=["with, comma"]; None where there are none.
+
+    What looks like a number, true, false or null stands for the text as well as for that value.
+
+    >>> parse_where(["label=cat,dog", "year=2012"])
+    {'label': ['cat', 'dog'], 'year': ['2012', 2012]}
+    """
+    found: dict[str, list[Value]] = {}
+    for text in given or ():
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            raise InputError(f"--where {text}: not KEY=VALUE.", "Write it like --where label=cat.")
+        for one in _values(text, value):
+            found.setdefault(key, []).extend([one] if key in OWN else _meanings(one))
+    return found or None
+
+
+def _values(text: str, value: str) -> list[str]:
+    if not value.startswith("["):
+        return value.split(",")
+    try:
+        several = json.loads(value)
+    except ValueError:
+        several = None
+    if not isinstance(several, list) or not several or not all(isinstance(one, str) for one in several):
+        raise InputError(f"--where {text}: not a list of texts in JSON.", "Write it like --where 'label=[\"a, b\"]'.")
+    return several
+
+
+def _meanings(text: str) -> list[Value]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return [text]
+    plain = value is None or isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
+    return [text, value] if plain else [text]
+
+
+def parse_threshold(text: str | None) -> Threshold:
+    """A threshold as it is typed: a cosine, "calibrated", "none"; not given, the calibrated one where there is one."""
+    if text is None:
+        return "default"
+    if text == "calibrated":
+        return "calibrated"
+    if text == "none":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"--threshold {text}: no cosine.", "Give a number, 'calibrated' or 'none'.") from None
+
+
+def counted(number: int, word: str) -> str:
+    """A number with its word.
+
+    >>> counted(1, "row"), counted(2000, "row")
+    ('1 row', '2,000 rows')
+    """
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
+
+
+@contextmanager
+def bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar with rate and time left on a terminal's stderr; nothing elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    rate = TextColumn("{task.fields[rate]}")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        task = bars.add_task(what, total=None, rate="")
+
+        def report(done: int, total: int) -> None:
+            speed = bars.tasks[0].speed
+            bars.update(task, completed=done, total=total or None, rate=f"{speed:,.0f}/s" if speed else "")
+
+        yield report
+
+
+# How results are said: a run in a few lines, and the words that several commands share.
+
+TOP = 5  # of so few classes, the top 5 are all of them
+
+
+def is_main_process() -> bool:
+    """Whether we are the one process that prints: the first that `torchrun` started, or the only one."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def print_run(run: Run) -> None:
+    """What came out of a finished run and where to look; only the leading process of several speaks."""
+    if not is_main_process():
+        return
+    receipt = run.receipt()
+    results, data = receipt["results"], receipt["data"]
+    flip = ", flip averaged" if results["flip"] else ""
+    if "card" in results:
+        how = f"{data['name']} by {results['card']['protocol']}{flip}, {results['image_size']} px"
+        echo(f"{recalls(results['view'], results)}  ({how})")
+    else:
+        top5 = f"  top-5 {results['top5']:.2%}" if data["classes"] > TOP else ""
+        how = f"{data['name']} {results['split']}, single crop{flip}, {results['image_size']} px"
+        echo(f"top-1 {results['top1']:.2%}{top5}  ({how})")
+    if copies := data.get("copies"):
+        echo(f"{results['split']}: {copies['sentence']}")
+    if reason := results.get("temperature_remark"):
+        echo(not_fitted(reason))
+    if data["remark"]:
+        echo(data["remark"])
+    echo(f"trained {receipt['seconds'] / 60:.1f} min on {receipt['device']}, seed {receipt['seed']}")
+    echo(f"report  {run.report_path}\nmodel   {run.model_dir}")
+
+
+def not_fitted(reason: str) -> str:
+    """What is said of a temperature that the validation images could not tell."""
+    return f"temperature 1, not fitted: {reason}"
+
+
+def recalls(what: str, numbers: dict[str, Any]) -> str:
+    """Recall at 1, 2, 4 and 8 of some vectors in a line."""
+    return f"{what}: " + "  ".join(f"Recall@{k} {numbers[f'recall_at_{k}']:.2%}" for k in (1, 2, 4, 8))

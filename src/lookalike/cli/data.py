@@ -12,14 +12,71 @@ import typer
 
 from lookalike.cli import completion
 from lookalike.cli.console import echo, print_json
-from lookalike.cli.data_get import get
-from lookalike.errors import InputError, nearest
+from lookalike.errors import DownloadError, InputError, nearest
 
 if TYPE_CHECKING:
     from lookalike.data.catalog import Split
 
 app = typer.Typer(name="data", help="Data sets: list, get, check, import, show.", no_args_is_help=True)
+
+
+def get(
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A data set that 'lookalike data list' knows, such as tiny-imagenet.",
+            autocompletion=completion.data_to_get,
+        ),
+    ],
+    into: Annotated[Path | None, typer.Option(help="The folder of all data sets, when not the usual one.")] = None,
+) -> None:
+    """Download a data set, check it and unpack it; it is complete or absent.
+
+    It can be stopped at any moment; the next call goes on where this one was.
+    """
+    import shutil
+
+    from lookalike.data.download import SOURCES, data_home, download, hold, installed
+    from lookalike.data.import_dataset import import_dataset
+
+    home = into.expanduser() if into is not None else data_home()
+    if name == "builtin":
+        echo("builtin is drawn when it is first used: there is nothing to get.")
+        return
+    if (there := installed(name, home)) is not None:
+        echo(f"{name} is there already, in {there}")
+        return
+    if name not in SOURCES:
+        known = ["builtin", *SOURCES]
+        raise InputError(
+            f"no data set named '{name}' can be got.{nearest(name, known)}", "'lookalike data list' lists them."
+        )
+    if (home / name).exists():
+        raise InputError(f"{home / name}: this is something else than {name}.", "Move it away, or choose --into DIR.")
+    arriving = home / f".{name}.download"
+    with hold(arriving):
+        with _bytes_progress("downloading", in_bytes=True) as progress:
+            try:
+                mirror, folder = download(name, SOURCES[name], arriving, progress=progress)
+            except (KeyboardInterrupt, SystemExit):
+                echo("Stopped; what has arrived is kept. The same command goes on with it.", err=True)
+                raise
+            except DownloadError as error:
+                if not SOURCES[name].by_hand:
+                    raise
+                raise DownloadError(error.message, SOURCES[name].by_hand) from None
+        source = folder / mirror.files[0].name if len(mirror.files) == 1 else folder
+        with _bytes_progress("unpacking") as progress:
+            done = import_dataset(source, name, home, progress=progress)
+        shutil.rmtree(arriving, ignore_errors=True)
+    echo(f"{name} is in {done}")
+    if mirror.remark:
+        echo(mirror.remark)
+    echo(f"Next: lookalike data check {shlex.quote(str(name if into is None else done))}")
+
+
 app.command("get")(get)
+
 
 Source = Annotated[
     str,
@@ -27,6 +84,8 @@ Source = Annotated[
         help="A name such as builtin, or a folder, zip, CSV or Parquet file.", autocompletion=completion.data
     ),
 ]
+
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -51,10 +110,10 @@ def check(source: Source, as_json: AsJson = False) -> None:
 
     Ends with exit code 2 when the data set cannot be used as it is.
     """
-    from lookalike.data import doctor
-    from lookalike.data.read import read
+    from lookalike.data import check as doctor
+    from lookalike.data.registry import load_dataset
 
-    catalog = read(source)
+    catalog = load_dataset(source)
     with _progress("checking") as progress:
         report = doctor.check(catalog, progress=progress)
     if as_json:
@@ -72,9 +131,9 @@ def import_data(
     into: Annotated[Path | None, typer.Option(help="The folder of all data sets, when not the usual one.")] = None,
 ) -> None:
     """Make a data set with a name of its own out of what you have; it is complete or absent."""
-    from lookalike.data.imports import import_dataset
+    from lookalike.data.download import data_home
+    from lookalike.data.import_dataset import import_dataset
     from lookalike.data.scan import MEDIA, sentence
-    from lookalike.data.sources import data_home
 
     with _progress("importing") as progress:
         folder = import_dataset(source, name, into or data_home(), progress=progress)
@@ -87,7 +146,7 @@ def import_data(
 
 def _passed_over(source: Path) -> Mapping[str, int]:
     """How many files of each kind a folder or zip has that are no images by name."""
-    from lookalike.data.folder import Tree
+    from lookalike.data.image_folder import Tree
 
     return Tree.open(source).passed_over if source.is_dir() or source.suffix.lower() == ".zip" else {}
 
@@ -104,11 +163,11 @@ def show(
     seed: Annotated[int, typer.Option(min=0, help="Which pictures.")] = 0,
 ) -> None:
     """Write a contact sheet: some pictures of each class on one page."""
-    from lookalike.data.read import read
+    from lookalike.data.contact_sheet import contact_sheet
+    from lookalike.data.registry import load_dataset
     from lookalike.data.scan import sentence
-    from lookalike.data.sheet import contact_sheet
 
-    catalog = read(source)
+    catalog = load_dataset(source)
     page = contact_sheet(catalog, out, classes=classes, per_class=per_class, split=_split(split), seed=seed)
     echo(page)
     if catalog.passed_over:
@@ -126,7 +185,7 @@ def _split(text: str) -> Split:
 
 def _known() -> list[dict[str, Any]]:
     """What `list` shows: the built-in set, those that can be downloaded, and those that were imported."""
-    from lookalike.data.sources import SOURCES, data_home, installed
+    from lookalike.data.download import SOURCES, data_home, installed
 
     known: list[dict[str, Any]] = [
         {
@@ -180,3 +239,30 @@ def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
             bars.update(task, completed=done, total=total, rate=f"{speed:,.0f}/s" if speed else "")
 
         yield report
+
+
+# `lookalike data get`: download a data set that is known by name, check it and put it in its place.
+
+Report = Callable[[int, int | None], None]
+
+
+@contextmanager
+def _bytes_progress(what: str, *, in_bytes: bool = False) -> Iterator[Report]:
+    """A bar with rate and time left on a terminal's stderr; nothing elsewhere."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    console = Console(stderr=True)
+    amount = (DownloadColumn(), TransferSpeedColumn()) if in_bytes else (MofNCompleteColumn(),)
+    columns = (TextColumn("{task.description}"), BarColumn(), *amount, TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        task = bars.add_task(what, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)

@@ -6,9 +6,8 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lookalike.cli.console import echo
+from lookalike.cli.console import echo, is_main_process
 from lookalike.cli.reproduce import Root, show, train
-from lookalike.cli.results import leads
 from lookalike.cli.serve import absent_packages
 
 if TYPE_CHECKING:
@@ -21,11 +20,11 @@ UNSEEN = ("val", "test")  # splits that nothing was trained on
 def demo(root: Root = Path("runs")) -> None:
     """See the whole thing work on built-in pictures: recognition, retrieval, a gallery; a few minutes on two cores."""
     from lookalike.extras import install_command
-    from lookalike.training import study
+    from lookalike.reproduce import study
 
     planned = study.plan(study.load("demo"), "demo")
     runs = train(planned, root, None)
-    if not leads():
+    if not is_main_process():
         return
     show(planned, runs)
     best = max(runs, key=lambda run: float(run.receipt()["results"].get("top1", 0)))

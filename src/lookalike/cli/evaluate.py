@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lookalike.cli import completion
-from lookalike.cli.console import echo, print_json
-from lookalike.cli.results import TOP, not_fitted
+from lookalike.cli.console import TOP, echo, not_fitted, print_json, recalls
 from lookalike.errors import InputError
+
+if TYPE_CHECKING:
+    from lookalike.models.pretrained import ImageModel
 
 
 class SplitName(StrEnum):
@@ -62,7 +65,7 @@ def evaluate(
     """Measure a model on labelled images: top-1, top-5, log-likelihood, calibration; or retrieval, by a protocol."""
     import lookalike
     from lookalike.data.scan import sentence
-    from lookalike.evaluation.measure import measure, read_as_trained
+    from lookalike.evaluation.evaluate import measure, read_as_trained
 
     loaded = lookalike.load(model, device=device)
     if by := protocol or (loaded.config.protocol if loaded.config.head else ""):
@@ -71,7 +74,6 @@ def evaluate(
                 f"the protocol {by} says itself which images are measured.",
                 "Leave out --split, --val-fraction and --split-seed.",
             )
-        from lookalike.cli.evaluate_retrieval import evaluate_retrieval
 
         with _bars() as bar:
             lines = evaluate_retrieval(
@@ -94,7 +96,7 @@ def evaluate(
         measured = measure(loaded, catalog, split.value, flip=flip, packing=bar("decoding"), progress=bar("measuring"))
     results = measured.results
     if report is not None:
-        from lookalike.evaluation.report import write_report
+        from lookalike.reports.classification import write_report
 
         write_report(
             report,
@@ -143,3 +145,87 @@ def _bars() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
             return lambda done, total: bars.update(task, completed=done, total=total, visible=True, refresh=True)
 
         yield bar
+
+
+# `lookalike evaluate --protocol`: a saved model, measured by what it finds.
+
+Bar = Callable[[str], Callable[[int, int], None]]
+
+
+def evaluate_retrieval(
+    name: str,
+    model: ImageModel,
+    data: str,
+    protocol: str,
+    *,
+    flip: bool,
+    with_duplicates: bool,
+    as_json: bool,
+    report: Path | None,
+    bar: Bar,
+) -> list[str]:
+    """Measure, write the report where one is wanted, and say the numbers: lines of text, or one of JSON."""
+    from lookalike.data.pack import pack
+    from lookalike.data.registry import load_dataset
+    from lookalike.evaluation.evaluate import measure_retrieval
+    from lookalike.evaluation.protocols import named
+
+    by = named(protocol)
+    divided = by.divide(load_dataset(data))
+    config = model.config
+    test = pack(
+        divided.test,
+        config.image_size,
+        crop_boxes=config.crop_boxes,
+        crop_mode=config.crop_mode,
+        progress=bar("decoding"),
+    )
+    measured = measure_retrieval(
+        model,
+        divided,
+        test,
+        crop_boxes=config.crop_boxes,
+        flip=flip,
+        with_duplicates=with_duplicates,
+        progress=bar("measuring"),
+    )
+    if report is not None:
+        from lookalike.reports.retrieval import write_retrieval_report
+
+        write_retrieval_report(
+            report,
+            title=f"{name} on {divided.source.name}",
+            recipe_yaml="",
+            receipt={"results": measured.results, "data": {"name": divided.source.name, "remark": divided.remark}},
+            history=[],
+            embeddings=measured.embeddings,
+            labels=measured.labels,
+            images=measured.images,
+            class_names=test.catalog.class_names,
+            card=measured.results["card"],
+            remark=divided.remark or None,
+        )
+    if as_json:
+        about = {"model": name, "fingerprint": model.fingerprint, "data": divided.source.name}
+        return [json.dumps({**about, **measured.results})]
+    return [*_lines(measured.results), *([f"report {report}"] if report is not None else [])]
+
+
+def _lines(results: dict[str, Any]) -> list[str]:
+    card = results["card"]
+    crop = {"boxes": "cut to boxes", "whole": "whole images"}.get(card["crop"], card["crop"])
+    how = f"{crop}{', flip averaged' if results['flip'] else ''}, {results['image_size']} px, {results['dim']} numbers"
+    queries = f"{results['queries']:,} queries of {card['test']['classes']} classes"
+    lines = [
+        f"{card['data']} by {card['protocol']}: {queries} ({how})",
+        recalls(results["view"], results),
+    ]
+    lines += [recalls(view, numbers) for view, numbers in results["views"].items()]
+    if apart := results.get("without_duplicates"):
+        lines.append(recalls(f"without {card['near_duplicates']} pairs of near-duplicates", apart))
+    low, high = results["intervals"]["recall_at_1"]
+    lines.append(f"Recall@1 lies between {low:.2%} and {high:.2%} (95 %, bootstrap over the queries)")
+    lines.append(f"MAP@R {results['map_at_r']:.2%}  R-precision {results['r_precision']:.2%}  NMI {results['nmi']:.3f}")
+    if results["excluded"]:
+        lines.append(f"{results['excluded']} images have no other of their class: they were no queries")
+    return lines + ([card["remark"]] if card["remark"] else [])

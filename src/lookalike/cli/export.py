@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from lookalike.models.exported import Agreement
-    from lookalike.models.pretrained import Pretrained
+    from lookalike.models.export import Agreement
+    from lookalike.models.pretrained import ImageModel
 
 IMAGES = 256  # to compare by
 
@@ -58,9 +58,8 @@ def export(
 
     A file that is too far off is not kept. Without --images they are compared by built-in pictures.
     """
-    from lookalike.models.export import ENDINGS, check_target
+    from lookalike.models.export import ENDINGS, check_target, compare, read_exported
     from lookalike.models.export import export as write
-    from lookalike.models.exported import compare, read_exported
     from lookalike.models.pretrained import load
 
     path = out or Path(f"model{ENDINGS[format.value]}")
@@ -82,14 +81,14 @@ def export(
     _say(path, agreements[0], as_json)
 
 
-def _pictures(source: str | None, model: Pretrained) -> NDArray[np.uint8]:
+def _pictures(source: str | None, model: ImageModel) -> NDArray[np.uint8]:
     """(N, size, size, 3): some of a data set, drawn without regard to classes."""
     import numpy as np
 
     from lookalike.data.pack import pack
-    from lookalike.data.read import read
+    from lookalike.data.registry import load_dataset
 
-    catalog = read(source or "builtin")
+    catalog = load_dataset(source or "builtin")
     rows = np.random.default_rng(0).permutation(len(catalog))[: 2 * IMAGES]
     chosen = catalog.select(np.sort(rows))
     return np.array(pack(chosen, model.config.image_size, crop_mode=model.config.crop_mode).images)

@@ -10,21 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lookalike.cli import completion
-from lookalike.cli.console import echo, print_json
+from lookalike.cli.console import AsJson, Filter, Target, bar, counted, echo, parse_where, print_json
 from lookalike.cli.gallery_add import add, embed
-from lookalike.cli.gallery_find import duplicates, search
-from lookalike.cli.gallery_words import (
-    AsJson,
-    Filter,
-    Target,
-    bar,
-    counted,
-    parse_where,
-)
+from lookalike.cli.gallery_search import duplicates, search
 from lookalike.errors import InputError
 
 if TYPE_CHECKING:
-    from lookalike.search.gallery import Gallery
+    from lookalike.gallery.gallery import Gallery
 
 app = typer.Typer(name="gallery", help="Galleries: pictures found by what they look like.", no_args_is_help=True)
 
@@ -46,7 +38,7 @@ def create(
     ] = None,
 ) -> None:
     """Make a gallery: an empty one for a model, or one out of an exported file, which names its model."""
-    from lookalike.search.gallery import Gallery
+    from lookalike.gallery.gallery import Gallery
 
     if exported is not None:
         with bar("reading") as progress, Gallery.create_from(target, exported, model, progress=progress) as gallery:
@@ -73,7 +65,7 @@ def remove(
     as_json: AsJson = False,
 ) -> None:
     """Remove rows from a gallery, by path, id or filter; the files themselves stay."""
-    from lookalike.search.gallery import Gallery
+    from lookalike.gallery.gallery import Gallery
 
     if not paths and not ids and not where:
         raise InputError("nothing to remove.", "Give paths, --id or --where.")
@@ -89,7 +81,7 @@ def remove(
 
 def _check_paths(gallery: Gallery, paths: list[str]) -> None:
     """Refuse paths that nothing in the gallery has, neither a row nor a rejected file."""
-    from lookalike.search.row_paths import is_at, rows_at
+    from lookalike.gallery.row_paths import is_at, rows_at
 
     missing = [path for path, ids in rows_at(gallery.store, paths).items() if not ids]
     rejected = [one.path for one in gallery.store.rejected()] if missing else []
@@ -108,7 +100,7 @@ app.command("search")(search)
 @app.command("calibrate")
 def calibrate(target: Target, as_json: AsJson = False) -> None:
     """Find the threshold of a gallery by its own labels: what 1 % of the pairs of different labels reach."""
-    from lookalike.search.gallery import Gallery
+    from lookalike.gallery.gallery import Gallery
 
     with Gallery.open(target, write=True) as gallery:
         found = gallery.calibrate()
@@ -128,7 +120,7 @@ def info(
     as_json: AsJson = False,
 ) -> None:
     """Say what a gallery holds: rows, its model, its store."""
-    from lookalike.search.gallery import Gallery
+    from lookalike.gallery.gallery import Gallery
 
     with Gallery.open(target) as gallery:
         tree = gallery.info()
@@ -170,7 +162,7 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Look at every row and derived file. Ends with exit code 1 when something was wrong, mended or not."""
-    from lookalike.search.gallery import Gallery
+    from lookalike.gallery.gallery import Gallery
 
     with Gallery.open(target) as gallery:
         found = gallery.verify(recall, sample=sample, seed=seed)
@@ -191,7 +183,7 @@ def verify(
 @app.command("compact")
 def compact(target: Target) -> None:
     """Give back the space of removed rows, and make the derived files anew."""
-    from lookalike.search.gallery import Gallery
+    from lookalike.gallery.gallery import Gallery
 
     with Gallery.open(target, write=True) as gallery:
         gallery.compact()
@@ -205,7 +197,7 @@ def export(
     float32: Annotated[bool, typer.Option("--float32", help="Vectors for tools that do not know float16.")] = False,
 ) -> None:
     """Write all rows to a file: ids, vectors, paths, labels, metadata, thumbnails, and the model's fingerprint."""
-    from lookalike.search.gallery import Gallery
+    from lookalike.gallery.gallery import Gallery
 
     with Gallery.open(target) as gallery, bar("writing") as progress:
         rows = gallery.export(out, precision="float32" if float32 else "float16", progress=progress)

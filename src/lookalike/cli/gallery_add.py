@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lookalike.cli import completion
-from lookalike.cli.console import echo, print_json
-from lookalike.cli.gallery_words import AsJson, Model, Target, bar, counted
+from lookalike.cli.console import AsJson, Model, Target, bar, counted, echo, print_json
 from lookalike.errors import InputError
 
 if TYPE_CHECKING:
-    from lookalike.search.gallery import Gallery
-    from lookalike.search.ingest import Report
-    from lookalike.search.ray import Cluster
+    from lookalike.gallery.gallery import Gallery
+    from lookalike.gallery.ingest import IngestReport
+    from lookalike.gallery.ray import Cluster
 
 Address = Annotated[
     str | None, typer.Option("--ray-address", metavar="HOST:PORT", help="Of a cluster that is there, or 'auto'.")
@@ -53,8 +52,8 @@ def add(
     as_json: AsJson = False,
 ) -> None:
     """Add pictures to a gallery. What is there is skipped: when stopped, the same command goes on."""
-    from lookalike.search.gallery import Gallery
-    from lookalike.search.ingest import EmptiedError
+    from lookalike.gallery.gallery import Gallery
+    from lookalike.gallery.ingest import EmptiedError
 
     if watch and engine is Engine.ray:
         raise InputError("--watch and --engine ray together.", "Watch from one machine, or add once with many.")
@@ -98,9 +97,9 @@ def embed(
     from dataclasses import asdict
 
     from lookalike.data.scan import sentence
-    from lookalike.search.ray import Cluster
-    from lookalike.search.remembered import load_model
-    from lookalike.search.shards import write_shards
+    from lookalike.gallery.parquet_shards import write_shards
+    from lookalike.gallery.query import load_model
+    from lookalike.gallery.ray import Cluster
 
     loaded, where = load_model(model)
     with Cluster(address) as cluster, _parting(), bar("embedding") as progress:
@@ -130,7 +129,7 @@ def _machines(engine: Engine, address: str | None) -> Iterator[Cluster | None]:
             raise InputError("--ray-address without --engine ray.", "Add --engine ray.")
         yield None
         return
-    from lookalike.search.ray import Cluster
+    from lookalike.gallery.ray import Cluster
 
     with Cluster(address) as cluster:
         yield cluster
@@ -139,7 +138,7 @@ def _machines(engine: Engine, address: str | None) -> Iterator[Cluster | None]:
 def _watch(gallery: Gallery, folders: list[str], label: str | None, folder_labels: bool, as_json: bool) -> None:
     """Until Ctrl-C: a line for every look that changed something, and for every folder that is not there any more."""
 
-    def seen(report: Report) -> None:
+    def seen(report: IngestReport) -> None:
         if report.added or report.replaced or report.removed or report.relabelled or report.faults:
             if as_json:
                 print_json(_as_tree(gallery, report), indent=None)
@@ -163,7 +162,7 @@ def _parting() -> Iterator[None]:
         raise
 
 
-def _as_tree(gallery: Gallery, report: Report) -> dict[str, Any]:
+def _as_tree(gallery: Gallery, report: IngestReport) -> dict[str, Any]:
     keys = ("added", "replaced", "skipped", "rejected", "reused", "relabelled", "removed", "passed_over", "notes")
     return {
         "gallery": str(gallery.place),
@@ -174,7 +173,7 @@ def _as_tree(gallery: Gallery, report: Report) -> dict[str, Any]:
     }
 
 
-def _as_text(gallery: Gallery, report: Report) -> str:
+def _as_text(gallery: Gallery, report: IngestReport) -> str:
     """One line; one for files of other kinds; one for each file that was found unreadable now; of many, the first."""
     from lookalike.data.scan import sentence
 

@@ -25,14 +25,13 @@ from lookalike.cli.demo import demo
 from lookalike.cli.evaluate import evaluate
 from lookalike.cli.export import export
 from lookalike.cli.gallery import app as gallery
-from lookalike.cli.models import models
+from lookalike.cli.models import models, recipes
 from lookalike.cli.predict import predict
-from lookalike.cli.recipes import recipes
 from lookalike.cli.reproduce import reproduce
 from lookalike.cli.serve import serve
 from lookalike.cli.train import train
-from lookalike.cores import set_short_waits
 from lookalike.errors import InputError, LookalikeError, without_passwords
+from lookalike.hardware import set_short_waits
 
 NO_MEMORY = ("DefaultCPUAllocator", "can't allocate memory", "out of memory")  # what PyTorch's errors hold
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from lookalike.cli import completion
 from lookalike.cli.console import echo, print_json
 
 
@@ -18,7 +19,7 @@ def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the networks with parameters and operations per image, or show the options of one."""
-    from lookalike.models.build import NETWORKS
+    from lookalike.models.registry import NETWORKS
 
     described = [_describe(each, size, classes) for each in ([name] if name else NETWORKS)]
     if as_json:
@@ -31,8 +32,8 @@ def models(
 
 
 def _describe(name: str, size: int, classes: int) -> dict[str, Any]:
-    from lookalike.models.build import NETWORKS, options_of
     from lookalike.models.profile import profile_of
+    from lookalike.models.registry import NETWORKS, options_of
 
     profile = profile_of(name, size=size, num_classes=classes)
     options = options_of(name) if name in NETWORKS else {"pretrained": False}
@@ -58,3 +59,30 @@ def _print_one(each: dict[str, Any], size: int, classes: int) -> None:
         echo(f"  model.options.{key}={json.dumps(default)}")
     if each["name"].startswith("timm/"):
         echo("  and the keyword arguments of the architecture in timm")
+
+
+# `lookalike recipes`: what there is to train, and each recipe in full.
+
+
+def recipes(
+    name: Annotated[
+        str | None,
+        typer.Argument(help="Print this recipe, resolved. A name or a .yaml file.", autocompletion=completion.recipes),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...", help="Changes, such as training.epochs=3.", autocompletion=completion.overrides
+        ),
+    ] = None,
+) -> None:
+    """List the recipes that come with Lookalike, or print one with every key and value."""
+    from lookalike import recipe
+
+    if name is not None:
+        echo(recipe.load(name, overrides or []).to_yaml(), end="")
+        return
+    names = recipe.shipped()
+    width = max(map(len, names), default=0)
+    for shipped in names:
+        echo(f"{shipped:<{width}}  {recipe.load(shipped).about}".rstrip())

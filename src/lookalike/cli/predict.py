@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lookalike.data.catalog import Catalog
-    from lookalike.models.config import ModelConfig
-    from lookalike.models.pretrained import Predictions, Pretrained
+    from lookalike.models.pretrained import ImageModel, Predictions
+    from lookalike.models.serialization import ModelConfig
 
 ItemT = TypeVar("ItemT")
 BAR = 20  # characters of a bar for probability 1
@@ -128,7 +128,7 @@ def _decoded(paths: list[Path], config: ModelConfig) -> NDArray[np.uint8]:
     return pictures
 
 
-def _as_tree(name: str, model: Pretrained, flip: bool, paths: list[Path], answers: list[Predictions]) -> dict[str, Any]:
+def _as_tree(name: str, model: ImageModel, flip: bool, paths: list[Path], answers: list[Predictions]) -> dict[str, Any]:
     from dataclasses import asdict
 
     return {
@@ -168,11 +168,11 @@ def _check_submission(images: list[Path], submission: Path, as_json: bool) -> No
         raise InputError(f"{submission}: cannot write a file here.", "Name a file in a folder that exists.")
 
 
-def _submit(model: Pretrained, source: str, submission: Path, flip: bool) -> None:
+def _submit(model: ImageModel, source: str, submission: Path, flip: bool) -> None:
     """Write `test_0.JPEG n01443537` for each test image: the file's name and the id of the likeliest class."""
-    from lookalike.data.read import read
+    from lookalike.data.registry import load_dataset
 
-    catalog = read(source)
+    catalog = load_dataset(source)
     rows = catalog.rows_of("test")
     if not len(rows):
         raise InputError(f"{source}: no test split.", "Point at a data set that has one, such as tiny-imagenet.")
@@ -193,7 +193,7 @@ def _submit(model: Pretrained, source: str, submission: Path, flip: bool) -> Non
     echo(f"{len(ranked):,} predictions{', flip averaged' if flip else ''}: {submission}")
 
 
-def _likeliest(model: Pretrained, catalog: Catalog, flip: bool) -> list[str]:
+def _likeliest(model: ImageModel, catalog: Catalog, flip: bool) -> list[str]:
     """The class id that the model finds likeliest for each image of the catalog, in its order."""
     import numpy as np
 

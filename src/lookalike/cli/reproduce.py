@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lookalike.cli import completion
-from lookalike.cli.console import echo
-from lookalike.cli.results import TOP, leads
+from lookalike.cli.console import TOP, echo, is_main_process
 from lookalike.errors import InputError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from lookalike.reproduce.study import Planned
     from lookalike.run import Run
-    from lookalike.training.study import Planned
 
 Root = Annotated[Path, typer.Option("--root", help="Folder of all runs.")]
 
@@ -58,7 +57,7 @@ def reproduce(
     ),
 ) -> None:
     """Train the networks of a published table and set your numbers beside it. Give the command again to go on."""
-    from lookalike.training import results, study
+    from lookalike.reproduce import results_page, study
 
     words = ([name] if name else []) + (overrides or [])
     if recipe is not None:
@@ -74,10 +73,10 @@ def reproduce(
     def finished(p: Planned, run: Run) -> None:
         if not p.changed:
             study.keep_receipt(run, page.parent / "receipts")
-            results.write_page(page)
+            results_page.write_page(page)
 
     runs = train(planned, root, finished)
-    if not leads():
+    if not is_main_process():
         return
     show(planned, runs)
     if not all(p.changed for p in planned):
@@ -90,8 +89,8 @@ def train(planned: list[Planned], root: Path, finished: Any) -> list[Run]:
     """Train what is planned, with a bar for each; `finished` is called after each."""
     from rich.console import Console
 
-    from lookalike.cli.progress import watching
-    from lookalike.training import study
+    from lookalike.cli.console import watching
+    from lookalike.reproduce import study
 
     with watching(Console(stderr=True)) as watch:
         return study.reproduce(planned, root=root, watch=watch, finished=finished)
@@ -101,7 +100,7 @@ def show(planned: list[Planned], runs: list[Run]) -> None:
     """A table of the runs that recognise, and one of those that retrieve."""
     from rich.console import Console
 
-    from lookalike.training.study import is_retrieval
+    from lookalike.reproduce.study import is_retrieval
 
     pairs = [(p, run.receipt()) for p, run in zip(planned, runs, strict=True)]
     if recognised := [(p, receipt) for p, receipt in pairs if not is_retrieval(receipt)]:
@@ -113,7 +112,7 @@ def show(planned: list[Planned], runs: list[Run]) -> None:
 def _recognition_table(pairs: list[tuple[Planned, dict[str, Any]]]) -> Table:
     from rich.table import Table
 
-    from lookalike.training.study import measured
+    from lookalike.reproduce.study import measured
 
     table = Table("task", "network", title_justify="left")
     left_out = set()
@@ -140,7 +139,7 @@ def _recognition_table(pairs: list[tuple[Planned, dict[str, Any]]]) -> Table:
 def _retrieval_table(pairs: list[tuple[Planned, dict[str, Any]]]) -> Table:
     from rich.table import Table
 
-    from lookalike.training.study import measured, views
+    from lookalike.reproduce.study import measured, views
 
     table = Table("task", "network", "vectors", title_justify="left")
     for heading in ("Recall@1", "@2", "@4", "@8", "minutes"):

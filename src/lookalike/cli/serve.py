@@ -102,9 +102,9 @@ def serve(
         drain_seconds=drain,
         show_names=names,
     )
-    from lookalike.serve.run import run
+    from lookalike.serve.server import run_server
 
-    run(settings, lambda url: echo(f"Lookalike is at {url}   (Ctrl-C ends it)", err=True))
+    run_server(settings, lambda url: echo(f"Lookalike is at {url}   (Ctrl-C ends it)", err=True))
 
 
 def absent_packages() -> list[str]:

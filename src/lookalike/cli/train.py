@@ -44,14 +44,13 @@ def train(
     from rich.console import Console
 
     from lookalike import recipe
-    from lookalike.cli.progress import watching
-    from lookalike.cli.results import print_run
+    from lookalike.cli.console import print_run, watching
 
     changes = [*(overrides or [])]
     resolved = recipe.load(name, changes)
     if data is not None:
         resolved = resolved.model_copy(update={"data": resolved.data.model_copy(update={"source": data})})
-    from lookalike.training.fit import fit
+    from lookalike.training.run import fit
 
     console = Console(stderr=True)
     with watching(console) as watch:

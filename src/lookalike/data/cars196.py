@@ -8,39 +8,59 @@
 Folders above and doubled ones (`cars_train/cars_train/`) do not matter, nor where the .mat files lie. The labels of the
 test half are in `cars_test_annos_withlabels.mat`, which came separately: without it, that half is left out.
 
-Labels are the official ones, 0 to 195, in every layout (see `lookalike.data.cars196_labels`): the zero-shot split,
+Labels are the official ones, 0 to 195, in every layout (see `lookalike.data.cars196`): the zero-shot split,
 first 98 classes against last 98, depends on it. Source: Krause et al., 3D Object Representations for Fine-Grained
 Categorization, 2013.
 """
 
 from __future__ import annotations
 
+import csv
 import io
 import re
+import zipfile
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib import resources
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 from PIL import Image
 
-from lookalike.data.cars196_labels import MATS, Annotation, annotated, classes, label_of
 from lookalike.data.catalog import SPLITS, Catalog, Row, Split
-from lookalike.data.folder import SPLIT_NAMES, Tree, is_image
+from lookalike.data.image_folder import SPLIT_NAMES, Tree, is_image, open_zip
 from lookalike.errors import InputError
 
 NAME = "cars196"
+
+
 CLASSES = 196
+
+
 COUNTS: dict[Split, int] = {"train": 8_144, "test": 8_041}
+
+
 FIRST = 98  # classes that zero-shot retrieval trains on; it is tested on the others
+
+
 ZERO_SHOT = (8_054, 8_131)  # images of the first 98 classes and of the last 98
+
+
 TOTAL = sum(COUNTS.values())
+
+
 LOOKED_AT = 100  # images of a half whose sizes are compared with their boxes
+
+
 CROPPED = 0.9  # share of them that must be as large as their boxes
 
+
 _OFFICIAL = re.compile(r"(?:.*/)?((?:car_ims|cars_train|cars_test)/[^/]+)")
+
+
 _SPLITS = SPLIT_NAMES | {"cars_train": "train", "cars_test": "test"}
 
 
@@ -256,3 +276,238 @@ def _is_as_large_as_its_box(catalog: Catalog, row: int) -> bool | None:
         return None
     left, top, right, bottom = catalog.boxes[row] or (0, 0, 0, 0)
     return abs(width - (right - left)) <= 1 and abs(height - (bottom - top)) <= 1
+
+
+# What the devkits of Cars196 say: the classes in their official order, and label and box of each image.
+
+MATS = re.compile(r"(.*/)?(cars_annos|cars_meta|cars_train_annos|cars_test_annos(_withlabels[^/]*)?)\.mat")
+
+
+LISTS = re.compile(r"(.*/)?(anno_(train|test)|names)\.csv")  # beside the class folders of a widespread copy
+
+
+CORNERS = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
+
+
+Box = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """What is known of one image: its label (0 to 195), the half it belongs to, and its box."""
+
+    label: int
+    split: Split
+    box: Box
+
+
+@cache
+def classes() -> tuple[str, ...]:
+    """The 196 names, in the order of the official labels."""
+    text = resources.files("lookalike.data").joinpath("cars196_classes.txt").read_text(encoding="utf-8")
+    return tuple(text.splitlines())
+
+
+def label_of(name: str) -> int | None:
+    """The official label of a class by its name, however a copy writes it; None for what is no class of Cars196."""
+    return _labels().get(_plain(name))
+
+
+def annotated(tree: Tree) -> dict[str, Annotation]:
+    """Everything that the devkit files in a tree say, by official path: `car_ims/000001.jpg`, `cars_train/00001.jpg`.
+
+    Images of the test half are in it only when a file with their labels is there.
+
+    Raises:
+        InputError: a file that is damaged or something else, or a label or class that Cars196 does not have.
+    """
+    files = {name.rpartition("/")[2]: name for name in tree.files if MATS.fullmatch(name) or LISTS.fullmatch(name)}
+    found: dict[str, Annotation] = {}
+    if whole := files.get("cars_annos.mat"):
+        found |= _whole(tree, whole)
+    numbers = _official_labels(tree, files)
+    if train := files.get("cars_train_annos.mat"):
+        found |= _half(tree, train, "train", numbers)
+    elif train := files.get("anno_train.csv"):
+        found |= _table(tree, train, "train", numbers)
+    labelled = sorted(name for name in files if name.startswith("cars_test_annos_withlabels"))
+    if labelled:
+        found |= _half(tree, files[labelled[0]], "test", numbers)
+    elif test := files.get("anno_test.csv"):
+        found |= _table(tree, test, "test", numbers)
+    return found
+
+
+@cache
+def _labels() -> dict[str, int]:
+    return {_plain(name): label for label, name in enumerate(classes())}
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name).lower()
+
+
+def _official_labels(tree: Tree, files: dict[str, str]) -> list[int]:
+    """The official label of each class by its number in the devkit, less one; from its list of names where it is."""
+    if meta := files.get("cars_meta.mat"):
+        return _labels_of(tree, meta, texts_of(tree, meta, read_mat(tree, meta), "class_names"))
+    if names := files.get("names.csv"):
+        return _labels_of(tree, names, [" ".join(row) for row in _rows_of(tree, names)])
+    return list(range(len(classes())))
+
+
+def _labels_of(tree: Tree, file: str, names: list[str]) -> list[int]:
+    labels = []
+    for name in names:
+        if (label := label_of(name)) is None:
+            _refuse(tree, file, f"names the class '{name}', which Cars196 does not have")
+        labels.append(label)
+    if len(set(labels)) < len(labels):
+        _refuse(tree, file, "names a class twice")
+    return labels
+
+
+def _whole(tree: Tree, file: str) -> dict[str, Annotation]:
+    """`cars_annos.mat`, of the layout with all images in `car_ims/`."""
+    variables = read_mat(tree, file)
+    numbers = _labels_of(tree, file, texts_of(tree, file, variables, "class_names"))
+    rows = records_of(tree, file, variables, "annotations", "relative_im_path", "class", "test", *CORNERS)
+    found = {}
+    for path, number, test, *box in rows:
+        split: Split = "test" if np.any(test) else "train"
+        found[f"car_ims/{_file_name(path)}"] = _annotation(tree, file, path, number, split, box, numbers)
+    return found
+
+
+def _half(tree: Tree, file: str, split: Split, numbers: list[int]) -> dict[str, Annotation]:
+    """`cars_train_annos.mat` or `cars_test_annos_withlabels.mat`."""
+    rows = records_of(tree, file, read_mat(tree, file), "annotations", "fname", "class", *CORNERS)
+    return {
+        f"cars_{split}/{_file_name(name)}": _annotation(tree, file, name, number, split, box, numbers)
+        for name, number, *box in rows
+    }
+
+
+def _table(tree: Tree, file: str, split: Split, numbers: list[int]) -> dict[str, Annotation]:
+    """`anno_train.csv` or `anno_test.csv`: file name, box, number of the class; no header."""
+    found = {}
+    for row in _rows_of(tree, file):
+        if len(row) != 6 or not all(field.strip().isdecimal() for field in row[1:]):
+            _refuse(tree, file, f"has a line that is not 'file, four corners, class': {','.join(row)[:80]}")
+        *box, number = map(int, row[1:])
+        found[f"cars_{split}/{_file_name(row[0])}"] = _annotation(tree, file, row[0], number, split, box, numbers)
+    return found
+
+
+def _rows_of(tree: Tree, file: str) -> list[list[str]]:
+    try:
+        return [row for row in csv.reader(tree.read_text(file).splitlines()) if row]
+    except csv.Error as error:
+        _refuse(tree, file, f"cannot be read as a table ({error})")
+
+
+def _annotation(
+    tree: Tree, file: str, image: Any, number: Any, split: Split, corners: list[Any], numbers: list[int]
+) -> Annotation:
+    try:
+        place = whole_number(number) - 1
+        left, top, right, bottom = map(whole_number, corners)
+    except ValueError as error:
+        _refuse(tree, file, f"gives no class and box for {image} ({error})")
+    if place not in range(len(numbers)):
+        _refuse(tree, file, f"gives {image} the class {place + 1}; classes run from 1 to {len(numbers)}")
+    if left > right or top > bottom:
+        _refuse(tree, file, f"gives {image} the empty box {left, top, right, bottom}")
+    return Annotation(numbers[place], split, (left - 1, top - 1, right, bottom))
+
+
+def _file_name(path: Any) -> str:
+    return str(path).replace("\\", "/").rpartition("/")[2]
+
+
+def _refuse(tree: Tree, file: str, what: str) -> NoReturn:
+    raise InputError(f"{tree.root}: '{file}' {what}.", "Use the file that came with the data set.")
+
+
+# MATLAB files that people's data sets come with: read without trust, refused with a reason.
+
+MAX_BYTES = 16 * 2**20  # of a file; lists of images have a few hundred thousand
+
+
+def read_mat(tree: Tree, name: str) -> dict[str, Any]:
+    """The variables of a `.mat` file (MATLAB 4 to 7.2), arrays squeezed and text as str.
+
+    Args:
+        tree: the folder or zip that holds it.
+        name: its name in there.
+
+    Raises:
+        InputError: it cannot be read, is far too large for a list, or is no such file.
+    """
+    from scipy.io import loadmat
+
+    try:
+        return dict(loadmat(io.BytesIO(_read(tree, name)), squeeze_me=True))
+    except InputError:
+        raise
+    except Exception as error:  # loadmat raises nearly anything on damaged bytes
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{tree.root}: '{name}' is no MATLAB file, or damaged ({reason}).", "Restore it.") from None
+
+
+def records_of(tree: Tree, name: str, variables: dict[str, Any], variable: str, *fields: str) -> list[tuple[Any, ...]]:
+    """The rows of a struct array, with the values of the named fields.
+
+    Raises:
+        InputError: there is no such variable, or it lacks a field.
+    """
+    array = np.atleast_1d(variables.get(variable, np.empty(0)))
+    if missing := [field for field in fields if field not in (array.dtype.names or ())]:
+        _refuse_matlab(tree, name, f"has no '{variable}' with the field '{missing[0]}'")
+    return [tuple(row[field] for field in fields) for row in array.ravel()]
+
+
+def texts_of(tree: Tree, name: str, variables: dict[str, Any], variable: str) -> list[str]:
+    """A cell array of text.
+
+    Raises:
+        InputError: there is no such variable, or something else stands in it.
+    """
+    texts = np.atleast_1d(variables.get(variable, np.empty(0))).ravel().tolist()
+    if not texts or not all(isinstance(text, str) for text in texts):
+        _refuse_matlab(tree, name, f"has no list of names called '{variable}'")
+    return [str(text) for text in texts]
+
+
+def whole_number(value: Any) -> int:
+    """The whole number in a cell.
+
+    Raises:
+        ValueError: it is none.
+    """
+    array = np.asarray(value)
+    if array.size != 1 or array.dtype.kind not in "buif":
+        raise ValueError(f"{value!r} is no number")
+    number = float(array.ravel()[0])
+    if not number.is_integer() or abs(number) >= 2**31:
+        raise ValueError(f"{number} is no whole number")
+    return int(number)
+
+
+def _read(tree: Tree, name: str) -> bytes:
+    try:
+        if tree.container == "folder":
+            with (tree.root / name).open("rb") as file:
+                data = file.read(MAX_BYTES + 1)
+        else:
+            with open_zip(tree.root) as archive, archive.open(name) as member:
+                data = member.read(MAX_BYTES + 1)
+    except (OSError, KeyError, RuntimeError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{tree.root}: cannot read '{name}' ({error}).", "Restore this file.") from None
+    if len(data) > MAX_BYTES:
+        _refuse_matlab(tree, name, f"is larger than {MAX_BYTES // 2**20} MiB")
+    return data
+
+
+def _refuse_matlab(tree: Tree, name: str, what: str) -> NoReturn:
+    raise InputError(f"{tree.root}: '{name}' {what}.", "Use the file that came with the data set.")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.cores import cores, stoppable_threads
+from lookalike.hardware import cores, stoppable_threads
 
 if TYPE_CHECKING:
     from lookalike.data.pack import Pack

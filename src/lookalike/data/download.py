@@ -5,26 +5,34 @@ A proxy is taken from HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import partial
+from http import HTTPStatus
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import httpx
+import platformdirs
 
 from lookalike import __version__
-from lookalike.data.sources import Mirror, Source, mirrors_of
-from lookalike.data.transfer import MirrorError, Transfer, announced, as_faults
 from lookalike.errors import DownloadError, InputError
+from lookalike.files import rename_durably
 
 TRIES = 3  # of a mirror in a row that bring nothing new
 
+
 T = TypeVar("T")
+
+
 Progress = Callable[[int, int | None], None]
 
 
@@ -147,3 +155,341 @@ def _persistently(action: Callable[[], T], pause: float, arrived: Callable[[], i
             if not fault.again or vain >= TRIES:
                 raise
             time.sleep(pause * 2 ** max(vain - 1, 0))
+
+
+# One file from one address: resumed where it broke, and checked against its checksum before it counts as whole.
+
+HOPS = 5  # redirections followed to what the Hub announces
+
+
+TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
+
+
+class MirrorError(Exception):
+    """Why a mirror did not give a file; `again` when a second try may help."""
+
+    def __init__(self, reason: str, *, again: bool = False) -> None:
+        super().__init__(reason.rstrip("."))
+        self.again = again
+
+
+@contextmanager
+def as_faults() -> Iterator[None]:
+    """Turn what httpx raises inside this context into a `MirrorError`."""
+    try:
+        yield
+    except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.TooManyRedirects) as error:
+        raise MirrorError(str(error)) from None
+    except httpx.HTTPError as error:
+        reason = re.sub(r"^\[Errno -?\d+\] ", "", str(error)) or type(error).__name__
+        raise MirrorError(reason, again=True) from None
+
+
+def announced(client: httpx.Client, file: File) -> File:
+    """The file with the checksum and size that the Hub announces for it, where none were published.
+
+    The Hub's answer for a large file names the SHA-256 in X-Linked-Etag, before it leads on to the storage.
+    """
+    if file.checksum:
+        return file
+    request: httpx.Request | None = client.build_request("HEAD", file.url)
+    for _ in range(HOPS):
+        if request is None:
+            break
+        response = client.send(request, follow_redirects=False)
+        digest, size = response.headers.get("X-Linked-Etag", "").strip('"'), response.headers.get("X-Linked-Size", "")
+        if re.fullmatch(r"[0-9a-f]{64}", digest):
+            return replace(file, checksum=f"sha256:{digest}", size_bytes=int(size) if size.isdecimal() else None)
+        if response.is_error:
+            raise _refusal(response)
+        request = response.next_request
+    raise MirrorError(f"no SHA-256 is announced for {file.name}")
+
+
+class Transfer:
+    """One file from one address; `report` is called with the bytes that are there."""
+
+    def __init__(self, client: httpx.Client, file: File, place: Path, report: Callable[[int], None]) -> None:
+        self.client = client
+        self.file = file
+        self.report = report
+        self.whole = place / file.name
+        self.partial = place / f"{file.name}.partial"
+        self.notes = place / f"{file.name}.partial.json"
+
+    def arrived(self) -> int:
+        """Bytes of the partial file."""
+        return self.partial.stat().st_size if self.partial.exists() else 0
+
+    def run(self) -> None:
+        """Fetch what is missing, check the whole, put it in its place."""
+        if self.whole.exists() and self._is_right(self.whole):
+            self.report(self.whole.stat().st_size)
+            return
+        notes = self._read_notes()
+        have = self.arrived() if notes else 0
+        if not have or have != notes["size"]:
+            self._fetch(have, notes)
+        if not self._is_right(self.partial):
+            self._discard()
+            kind = self.file.checksum.partition(":")[0].upper()
+            raise MirrorError(f"what it sent does not have the published {kind}", again=have > 0)
+        rename_durably(self.partial, self.whole)
+        self.notes.unlink(missing_ok=True)
+
+    def _fetch(self, have: int, notes: dict[str, Any]) -> None:
+        headers = {"Range": f"bytes={have}-", "If-Range": notes["etag"] or notes["date"]} if have else {}
+        with self.client.stream("GET", self.file.url, headers=headers) as response:
+            if response.status_code == 416 and have:
+                if response.headers.get("Content-Range") == f"bytes */{have}":
+                    return  # all of it is here: what was announced first was too much
+                self._discard()
+                raise MirrorError("it has no such part as was asked for", again=True)
+            if response.status_code == 206 and have:
+                total = self._check_part(response, have, notes)
+            elif response.status_code == 200:
+                have, total = 0, self._begin(response)
+            else:
+                raise _refusal(response)
+            self._check_room(have, total)
+            with self.partial.open("ab") as file:
+                for chunk in response.iter_raw():
+                    have += file.write(chunk)
+                    if total is not None and have > total:
+                        break
+                    self.report(have)
+        if total is not None and have != total:
+            if have > total:
+                self._discard()
+            raise MirrorError(f"the connection ended at {have:,} of {total:,} bytes", again=have < total)
+
+    def _begin(self, response: httpx.Response) -> int | None:
+        """Start from nothing: an empty partial file first, then the notes on what is to fill it."""
+        length = response.headers.get("Content-Length", "")
+        size = int(length) if length.isdecimal() else self.file.size_bytes
+        if self.file.size_bytes is not None and size != self.file.size_bytes:
+            raise MirrorError(f"it has {size:,} bytes where {self.file.size_bytes:,} were published")
+        etag = response.headers.get("ETag", "")
+        notes = {
+            "url": self.file.url,
+            "etag": "" if etag.startswith("W/") else etag,  # a weak one does not promise the same bytes
+            "date": response.headers.get("Last-Modified", ""),
+            "size": size,
+        }
+        self.partial.write_bytes(b"")
+        beside = self.notes.with_suffix(".writing")
+        beside.write_text(json.dumps(notes), encoding="utf-8")
+        beside.replace(self.notes)
+        return size
+
+    def _check_part(self, response: httpx.Response, have: int, notes: dict[str, Any]) -> int | None:
+        """The size of the whole, when this is the rest of what the notes speak of."""
+        match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+        same_tag = response.headers.get("ETag", notes["etag"]) == notes["etag"] or not notes["etag"]
+        same_size = match is not None and match[2] in {"*", str(notes["size"])}
+        if match is None or int(match[1]) != have or not same_tag or not same_size:
+            self._discard()
+            raise MirrorError("it sent another part than the one asked for", again=True)
+        return notes["size"]  # type: ignore[no-any-return]
+
+    def _read_notes(self) -> dict[str, Any]:
+        """What the partial file belongs to; nothing when it cannot be told, and then nothing can be resumed."""
+        try:
+            notes = json.loads(self.notes.read_text(encoding="utf-8"))
+            fits = notes["url"] == self.file.url and notes["size"] is not None and bool(notes["etag"] or notes["date"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+        return notes if fits else {}
+
+    def _check_room(self, have: int, total: int | None) -> None:
+        needed, free = (total or 0) - have, shutil.disk_usage(self.partial.parent).free
+        if needed > free:
+            raise InputError(
+                f"{self.partial.parent}: {needed / 2**20:,.0f} MiB are to come, {free / 2**20:,.0f} MiB are free.",
+                "Free some, or choose another folder; what has arrived is kept.",
+            )
+
+    def _is_right(self, path: Path) -> bool:
+        kind, _, digest = self.file.checksum.partition(":")
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, kind).hexdigest() == digest
+
+    def _discard(self) -> None:
+        self.partial.unlink(missing_ok=True)
+        self.notes.unlink(missing_ok=True)
+
+
+def _refusal(response: httpx.Response) -> MirrorError:
+    code = response.status_code
+    phrase = HTTPStatus(code).phrase if code in HTTPStatus._value2member_map_ else ""
+    return MirrorError(f"{code} {phrase}".strip(), again=code in TRANSIENT)
+
+
+# The data sets that can be got by name: where they come from, how they are recognised, where they lie.
+
+HUB = "https://huggingface.co"
+
+
+@dataclass(frozen=True)
+class File:
+    """One file to download.
+
+    Args:
+        name: what it is called on disk.
+        url: where it is.
+        checksum: `md5:` or `sha256:` and the digest in hex, as published; empty for a file on the Hugging Face Hub,
+            which announces the SHA-256 and the size itself.
+        size_bytes: its length; None where only the server knows it.
+    """
+
+    name: str
+    url: str
+    checksum: str = ""
+    size_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """A place that has a whole data set, in one file or several.
+
+    Args:
+        name: what it is called in messages.
+        files: all of them are needed.
+        remark: what a person who gets this copy should know.
+    """
+
+    name: str
+    files: tuple[File, ...]
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set that can be got.
+
+    Args:
+        title: what it is, in a line.
+        counts: its images, in words.
+        size_bytes: what the first mirror sends.
+        mirrors: places to get it from, the official one first.
+        layout: what a copy of it on disk has at its top, at least; empty when copies differ.
+        by_hand: what to get in another way, and where to put it, when no mirror answers; empty when the first file of
+            the first mirror says it all.
+    """
+
+    title: str
+    counts: str
+    size_bytes: int
+    mirrors: tuple[Mirror, ...]
+    layout: tuple[str, ...]
+    by_hand: str = ""
+
+
+# The server publishes no checksum: MD5 and size are those that many loaders of this zip hold it to.
+_TINY_ZIP = File(
+    "tiny-imagenet-200.zip",
+    "http://cs231n.stanford.edu/tiny-imagenet-200.zip",
+    "md5:90528d7ca1a48142e341f4ef8d21d0de",
+    248_100_043,
+)
+
+
+_TINY_ON_THE_HUB = f"{HUB}/datasets/zh-plus/tiny-imagenet/resolve/b427d143d5e9bf39d5132c552063f3c5ba3facd6/data"
+
+
+_TINY_SHARDS = ("train-00000-of-00001-1359597a978bc4fa.parquet", "valid-00000-of-00001-70d52db3c749a935.parquet")
+
+
+# The official addresses (ai.stanford.edu/~jkrause/cars, and imagenet.stanford.edu for the images) are dead since 2023.
+# Revision, files and columns are as public loaders of these copies name them; the import holds the classes to the
+# official names. Sizes are rounded: the Hub announces the exact ones.
+_CARS_SHARDS = tuple(f"{split}-0000{part}-of-00002.parquet" for split in ("train", "test") for part in (0, 1))
+
+
+_CARS_ON_THE_HUB = {
+    "tanganke/stanford_cars": "9abf6cf7d6dfa7b95152a0d6e791ea9435b47a40",
+    "isaacchung/StanfordCars": "09ffe9bc7864d3f1e851529e5c4b7e05601a04fb",
+}
+
+
+_CARS_BY_HAND = (
+    "The official server is gone since 2023. Get cars_train/, cars_test/, cars_meta.mat, cars_train_annos.mat and "
+    "cars_test_annos_withlabels.mat (or car_ims/ and cars_annos.mat; or a copy in class folders, as on Kaggle) "
+    "in another way, put them into one folder, the .mat files into devkit/ in it, and say: "
+    "lookalike data import THAT_FOLDER --name cars196"
+)
+
+
+SOURCES: dict[str, Source] = {
+    "tiny-imagenet": Source(
+        title="Tiny ImageNet: 200 classes, 64 × 64 pixels (Stanford CS231n; for non-commercial research)",
+        counts="100,000 training, 10,000 validation, 10,000 unlabelled test images",
+        size_bytes=248_100_043,
+        mirrors=(
+            Mirror("cs231n.stanford.edu", (_TINY_ZIP,)),
+            Mirror(
+                "Hugging Face (zh-plus/tiny-imagenet)",
+                tuple(File(name, f"{_TINY_ON_THE_HUB}/{name}") for name in _TINY_SHARDS),
+                remark="This copy has no test images, and calls its classes by their WordNet ids.",
+            ),
+        ),
+        layout=("train", "val"),
+    ),
+    "cars196": Source(
+        title="Cars196 (Stanford Cars): 196 models of cars, whole pictures (for non-commercial research)",
+        counts="8,144 training, 8,041 test images",
+        size_bytes=1_976_000_000,
+        mirrors=tuple(
+            Mirror(
+                f"Hugging Face ({copy})",
+                tuple(File(name, f"{HUB}/datasets/{copy}/resolve/{revision}/data/{name}") for name in _CARS_SHARDS),
+                remark="This copy has no boxes. The official server is gone since 2023.",
+            )
+            for copy, revision in _CARS_ON_THE_HUB.items()
+        ),
+        layout=(),
+        by_hand=_CARS_BY_HAND,
+    ),
+}
+
+
+def data_home() -> Path:
+    """The folder of all data sets: $LOOKALIKE_DATA, or `data` in the user's data folder. It need not exist yet."""
+    if chosen := os.environ.get("LOOKALIKE_DATA"):
+        return Path(chosen).expanduser()
+    return Path(platformdirs.user_data_dir("lookalike")) / "data"
+
+
+def installed(name: str, home: Path | None = None) -> Path | None:
+    """The folder of a data set that was downloaded or imported.
+
+    Args:
+        name: what it is called.
+        home: the folder of all data sets; by default `data_home()`.
+
+    Returns:
+        `home/name`; None where there is no such folder, where it is not laid out as the data set of that name, and for
+        what cannot be a name (such as "..").
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
+        return None
+    folder = (home or data_home()) / name
+    needed = SOURCES[name].layout if name in SOURCES else ()
+    return folder if folder.is_dir() and all((folder / part).exists() for part in needed) else None
+
+
+def mirrors_of(source: Source) -> tuple[Mirror, ...]:
+    """The places to get a data set from, in order, with those that the environment names.
+
+    $LOOKALIKE_MIRROR is the address of a folder with the official files, by their names, and is tried first.
+    $HF_ENDPOINT stands for the Hugging Face Hub, as everywhere.
+    """
+    hub = (os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
+    mirrors = tuple(
+        replace(mirror, files=tuple(replace(file, url=file.url.replace(HUB, hub, 1)) for file in mirror.files))
+        for mirror in source.mirrors
+    )
+    if own := os.environ.get("LOOKALIKE_MIRROR", "").rstrip("/"):
+        official = source.mirrors[0].files
+        mirrors = (Mirror(own, tuple(replace(file, url=f"{own}/{file.name}") for file in official)), *mirrors)
+    return mirrors

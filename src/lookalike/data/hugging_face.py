@@ -18,10 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lookalike.data.catalog import Split
-from lookalike.data.folder import SPLIT_NAMES
+from lookalike.data.image_folder import SPLIT_NAMES
 from lookalike.data.tables import holds_images, not_whole, read_schema
 from lookalike.data.tiny_imagenet import CLASSES
-from lookalike.data.unpack import Limits
+from lookalike.data.unpack import ZipLimits
 from lookalike.errors import InputError
 
 BATCH = 64  # images in memory at a time
@@ -196,9 +196,9 @@ def unpack(copy: Copy, target: Path, *, tiny_imagenet: bool = False, progress: P
 
     Raises:
         InputError: damaged shards, unlabelled training images, classes whose names make the same folder or none; or
-            more than the limits of a zip (`lookalike.data.unpack.Limits`) allow for shards of this size.
+            more than the limits of a zip (`lookalike.data.unpack.ZipLimits`) allow for shards of this size.
     """
-    limits = Limits()
+    limits = ZipLimits()
     budget = limits.allowed(sum(shard.stat().st_size for _, shard in copy.shards))
     if copy.total > limits.files:
         raise InputError(f"{copy.source}: {copy.total:,} images, more than {limits.files:,}.", TRUSTED)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lookalike.data import augment
-from lookalike.data.sampler import RowSampler, Shuffled, seeded
+from lookalike.data.sampler import BatchSampler, ShuffledSampler, seeded
 from lookalike.recipe import Augment
 
 __all__ = ["AUGMENT", "Batch", "Loader", "seeded"]
@@ -63,9 +63,9 @@ class Loader:
         std: tuple[float, float, float],
         seed: int,
         device: torch.device,
-        sampler: RowSampler | None = None,
+        sampler: BatchSampler | None = None,
     ) -> None:
-        self.sampler = Shuffled(len(images), batch_size, seed) if sampler is None else sampler
+        self.sampler = ShuffledSampler(len(images), batch_size, seed) if sampler is None else sampler
         if self.sampler.batch_size != batch_size:
             raise ValueError(f"the sampler's batches have {self.sampler.batch_size} images, not {batch_size}")
         self.num_classes = num_classes

@@ -26,10 +26,10 @@ import numpy as np
 import platformdirs
 from numpy.typing import NDArray
 
-from lookalike.cores import cores, stoppable_threads
 from lookalike.data.catalog import Catalog
-from lookalike.data.partial import sweep
 from lookalike.errors import InputError
+from lookalike.files import sweep
+from lookalike.hardware import cores, stoppable_threads
 from lookalike.image import CropMode, decode
 
 FORMAT = 2  # of the file, and of how images are decoded

@@ -22,7 +22,7 @@ def seeded(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-class RowSampler(Protocol):
+class BatchSampler(Protocol):
     """What a loader asks for: `len()` is the number of images in an epoch."""
 
     @property
@@ -39,7 +39,7 @@ class RowSampler(Protocol):
         ...
 
 
-class Shuffled:
+class ShuffledSampler:
     """One shuffled epoch after another, without end; no image is dropped where one ends within a batch.
 
     Args:
@@ -77,7 +77,7 @@ class Shuffled:
         return self._order[1]
 
 
-class ClassBalanced:
+class PKSampler:
     """Batches of P classes with K images each, as losses on pairs need them; the K of a class stand side by side.
 
     Classes are dealt like cards: each once before any comes again, in a new order every time, and none twice in a

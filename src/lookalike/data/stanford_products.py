@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from lookalike.data.catalog import Catalog, Row, Split
-from lookalike.data.folder import Tree, is_image
+from lookalike.data.image_folder import Tree, is_image
 from lookalike.errors import InputError
 
 NAME = "stanford-products"

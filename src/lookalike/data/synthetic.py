@@ -22,12 +22,12 @@ import platformdirs
 from numpy.typing import NDArray
 from PIL import Image
 
-from lookalike.cores import cores
 from lookalike.data.catalog import SPLITS, Catalog, Row, Split
-from lookalike.data.partial import sweep
 from lookalike.data.synthetic_scene import Scene
 from lookalike.data.synthetic_shapes import FAMILIES
 from lookalike.errors import InputError, nearest
+from lookalike.files import sweep
+from lookalike.hardware import cores
 
 VERSION = 1  # raised whenever a pixel changes: it is part of the cache's name
 STAMP = 946_684_800  # files are dated 2000-01-01: the catalog's fingerprint must not depend on when they were drawn

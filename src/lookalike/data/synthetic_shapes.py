@@ -13,7 +13,7 @@ import numpy as np
 
 from lookalike.data.synthetic_scene import Canvas, Field, box, disc, limb, oval, repeat
 
-Draw = Callable[[Canvas, np.random.Generator, str], None]
+DrawFunction = Callable[[Canvas, np.random.Generator, str], None]
 
 
 def _beetle(c: Canvas, g: np.random.Generator, member: str) -> None:
@@ -284,7 +284,7 @@ def _robot(c: Canvas, g: np.random.Generator, member: str) -> None:
     c.stain(box(x, y, 0, -0.36, brow * 0.4, 0.02), ink.dark, c.cover)
 
 
-FAMILIES: dict[str, tuple[Draw, tuple[str, ...]]] = {
+FAMILIES: dict[str, tuple[DrawFunction, tuple[str, ...]]] = {
     "beetle": (_beetle, ("plain", "spotted", "striped", "banded")),
     "butterfly": (_butterfly, ("eyed", "veined", "bordered", "barred")),
     "fish": (_fish, ("fantail", "forktail", "sailfin", "swordbill")),

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from lookalike.data.catalog import UNLABELLED, Catalog, Row, Split
 from lookalike.data.copies import same_bytes
-from lookalike.data.folder import SPLIT_NAMES, VAL_FRACTION, one_name_each, with_validation
+from lookalike.data.image_folder import SPLIT_NAMES, VAL_FRACTION, one_name_each, with_validation
 from lookalike.errors import InputError, nearest
 
 NEEDED = ("path", "label")

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from lookalike.data.catalog import UNLABELLED, Catalog, Row
-from lookalike.data.folder import Tree, is_image
+from lookalike.data.image_folder import Tree, is_image
 from lookalike.errors import InputError
 
 NAME = "tiny-imagenet"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NoReturn
 
-from lookalike.data.folder import open_zip
+from lookalike.data.image_folder import open_zip
 from lookalike.errors import InputError
 
 CHUNK = 1 << 20  # bytes in memory at a time
@@ -22,7 +22,7 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Limits:
+class ZipLimits:
     """What a zip may come to; counted on the bytes that come out of it, whatever its table of contents says.
 
     Args:
@@ -47,7 +47,7 @@ def unpack_zip(
     target: Path,
     *,
     places: Mapping[str, str] | None = None,
-    limits: Limits | None = None,
+    limits: ZipLimits | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Unpack files of a zip into an empty folder; when one of them cannot be had, the folder is empty again.
@@ -55,7 +55,7 @@ def unpack_zip(
     Args:
         path: the zip.
         target: an empty folder. Whoever names it when it is full makes the unpacking complete or absent even when it is
-            killed: see `lookalike.data.imports`.
+            killed: see `lookalike.data.import_dataset`.
         places: names in the zip and where each goes, relative to the target; by default every file to its own name.
         limits: what is too much.
         progress: called with (files done, files in all).
@@ -64,7 +64,7 @@ def unpack_zip(
         InputError: a damaged or encrypted zip; a name that leads out of the target, is a link or a device, or stands
             twice; more than the limits allow; no room.
     """
-    limits = limits or Limits()
+    limits = limits or ZipLimits()
     try:
         with open_zip(path) as archive:
             if places is None:
@@ -81,7 +81,7 @@ def unpack_zip(
         raise
 
 
-def _check(path: Path, archive: zipfile.ZipFile, places: Mapping[str, str], target: Path, limits: Limits) -> None:
+def _check(path: Path, archive: zipfile.ZipFile, places: Mapping[str, str], target: Path, limits: ZipLimits) -> None:
     """Refuse before anything is written what the table of contents already shows."""
     if len(places) > limits.files:
         _refuse(path, f"{len(places):,} files, more than {limits.files:,}")

@@ -2,7 +2,7 @@
 
 A query that finds its own copy has recognised nothing. Two images are near-duplicates if their difference hashes differ
 in few bits and their thumbnails in few gray levels; the second keeps apart what is only built alike (plain shapes on
-white, say). The hash is the one that galleries keep; see `lookalike.looks`.
+white, say). The hash is the one that galleries keep; see `lookalike.image`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from lookalike.errors import InputError
-from lookalike.looks import difference_hashes, means
+from lookalike.image import dhash, means
 
 BITS = 5  # of 64 that may differ
 LEVELS = 8.0  # mean difference of thumbnails, of 255 levels
@@ -122,7 +122,7 @@ def _looks(images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.f
     """Hash, (N, 64) of -1 and 1, and thumbnail, (N, 192) of 0..255, of each image, both float32."""
     if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8 or not images.size:
         raise InputError(f"an array of {images.shape} {images.dtype} is no set of images.", "Give (N, H, W, 3) uint8.")
-    bits = np.unpackbits(difference_hashes(images).view(np.uint8).reshape(-1, 8), axis=1)
+    bits = np.unpackbits(dhash(images).view(np.uint8).reshape(-1, 8), axis=1)
     thumbnails = np.empty((len(images), THUMBNAIL * THUMBNAIL * 3), np.float32)
     down, across = means(images.shape[1], THUMBNAIL), means(images.shape[2], THUMBNAIL)
     for start in range(0, len(images), CHUNK):

@@ -12,6 +12,7 @@ whether there is any hit among the first K.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict, Unpack
@@ -20,11 +21,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lookalike.errors import InputError
-from lookalike.evaluation.clustering import nmi
-from lookalike.evaluation.intervals import bootstrap
-from lookalike.evaluation.neighbours import Neighbours, nearest
+from lookalike.evaluation.knn import Neighbours, nearest, unit_vectors
 
 KS = (1, 2, 4, 8)
+
+
 THRESHOLD = 0.75
 
 
@@ -210,7 +211,7 @@ def threshold_recall_at_k(
     return {k: result.mean(f"threshold_recall_at_{k}") for k in ks}
 
 
-def summary(
+def retrieval_summary(
     embeddings: ArrayLike,
     labels: ArrayLike,
     ks: Sequence[int] = KS,
@@ -317,3 +318,69 @@ def _occurrences(of: NDArray[np.int64], among: NDArray[np.int64]) -> NDArray[np.
     known, counts = np.unique(among, return_counts=True)
     place = np.minimum(np.searchsorted(known, of), len(known) - 1)
     return np.where(known[place] == of, counts[place], 0).astype(np.int64)
+
+
+# How far a mean over queries could be off: bootstrap intervals.
+
+
+def bootstrap(
+    values: dict[str, NDArray[np.float64]], *, draws: int = 1000, seed: int = 0, level: float = 0.95
+) -> dict[str, list[float]]:
+    """Percentile intervals of the means, low and high, from resampled queries (the same resamples for each number).
+
+    They cover the draw of queries. They do not cover which classes were tested, or another seed of training.
+
+    Args:
+        values: (M,) float of each number, a value a query.
+        draws: resamples.
+        seed: of their generator.
+        level: share of the resampled means that lie within.
+    """
+    table = np.stack(list(values.values()), 1)
+    generator = np.random.default_rng(seed)
+    count = len(table)
+    means = np.empty((draws, table.shape[1]))
+    for draw in range(draws):
+        times = np.bincount(generator.integers(0, count, count), minlength=count)
+        means[draw] = times @ table / count
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return {name: [float(low[place]), float(high[place])] for place, name in enumerate(values)}
+
+
+# Normalised mutual information: whether clusters that nobody labelled are the classes.
+
+
+def nmi(embeddings: ArrayLike, labels: ArrayLike, *, seed: int = 0, restarts: int = 1) -> float:
+    """Mutual information of classes and k-means clusters over the mean of their entropies, 0..1.
+
+    Embeddings are scaled to unit length; there are as many clusters as classes that occur; the start is k-means++. One
+    start is one draw: between seeds the number easily moves by a hundredth, and more clusters than distinct vectors are
+    as many as those. Source: Manning, Raghavan, Schütze, 2008, "Introduction to information retrieval", chapter 16.3.
+
+    Args:
+        embeddings: (N, D) numbers.
+        labels: (N,) int.
+        seed: of k-means.
+        restarts: starts of k-means, of which the one with the least squared distances is kept.
+
+    Raises:
+        InputError: embeddings that cannot be compared, labels that do not fit, or scikit-learn is not installed.
+    """
+    vectors, classes = unit_vectors(embeddings), np.asarray(labels)
+    if classes.shape != (len(vectors),):
+        raise InputError(
+            f"labels of shape {classes.shape} do not fit {len(vectors)} embeddings.", "Give one label an image."
+        )
+    try:
+        from sklearn.cluster import KMeans
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.metrics import normalized_mutual_info_score
+    except ImportError as error:
+        raise InputError(
+            f"nmi: scikit-learn cannot be imported ({error}).", "Install it: pip install scikit-learn."
+        ) from None
+    means = KMeans(len(np.unique(classes)), n_init=restarts, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct vectors than clusters
+        clusters = means.fit_predict(vectors)
+    return float(normalized_mutual_info_score(classes, clusters))

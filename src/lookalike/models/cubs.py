@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lookalike.models.pooling import global_average
+from lookalike.models.layers import global_average
 from lookalike.models.resnet import Attention, BasicBlock, Placement, ResNet, Stem
 
 Similarity = Literal["cosine", "squared_difference"]
@@ -27,7 +27,7 @@ OPEN_GATE = (
 )
 
 
-class Similarities(nn.Module):
+class SimilarityMatrices(nn.Module):
     """Row-wise attention weights from similarities of queries and keys, sharpened by a learned temperature.
 
     "cosine": q . k / (|q| |k|), times a scale that starts at 8. "squared_difference": -|q - k|^2, times a scale that
@@ -97,7 +97,7 @@ class CubsChannel(nn.Module):
         self.query = nn.Linear(channels, features)
         self.key = nn.Linear(channels, features)
         self.value = nn.Linear(channels, features)
-        self.similarities = Similarities(similarity)
+        self.similarities = SimilarityMatrices(similarity)
         self.out = nn.Linear(features, channels)
         nn.init.constant_(self.out.bias, OPEN_GATE)
 
@@ -134,7 +134,7 @@ class CubsSpatial(nn.Module):
         self.query = nn.Conv2d(channels, dim, 1)
         self.key = nn.Conv2d(channels, dim, 1)
         self.value = nn.Conv2d(channels, 1, 1)
-        self.similarities = Similarities(similarity)
+        self.similarities = SimilarityMatrices(similarity)
         nn.init.constant_(self.value.bias, OPEN_GATE)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W) -> same

@@ -16,6 +16,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,16 +28,28 @@ from torch import Tensor, nn
 
 from lookalike.errors import InputError
 from lookalike.extras import missing
-from lookalike.models.onnx_model import KEY
-from lookalike.models.pooling import global_average
-from lookalike.models.pretrained import Pretrained
+from lookalike.models.layers import global_average
+from lookalike.models.onnx_runtime import KEY, OnnxModel, about_of
+from lookalike.models.pretrained import ImageModel
 
 Format = Literal["onnx", "torch"]
+
+
 Precision = Literal["float32", "int8"]
+
+
 ENDINGS: dict[Format, str] = {"onnx": ".onnx", "torch": ".pt2"}
+
+
 OPSET = 18
+
+
 NEEDED = ("onnx", "onnxscript", "onnxruntime")  # packages, to write an ONNX file and to check it
+
+
 CALIBRATION = 256  # images that int8 is fitted to, at most
+
+
 BATCH = 64
 
 
@@ -50,7 +63,7 @@ class Portable(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: Pretrained) -> None:
+    def __init__(self, model: ImageModel) -> None:
         super().__init__()
         self.network = copy.deepcopy(model.network).cpu().eval().requires_grad_(False)
         self.register_buffer("mean", 255 * model.mean.cpu())
@@ -70,7 +83,7 @@ class Portable(nn.Module):
         return logits, F.normalize(global_average(features), dim=1)
 
 
-def about(model: Pretrained) -> dict[str, Any]:
+def about(model: ImageModel) -> dict[str, Any]:
     """What a program must know of a model, as plain values."""
     config = model.config
     return {
@@ -88,7 +101,7 @@ def about(model: Pretrained) -> dict[str, Any]:
     }
 
 
-def preprocessing(model: Pretrained) -> dict[str, Any]:
+def preprocessing(model: ImageModel) -> dict[str, Any]:
     """How an image file becomes the input, step by step, as plain values; the last step is inside the file."""
     config = model.config
     whole = config.crop_mode == "squash"
@@ -114,7 +127,7 @@ def preprocessing(model: Pretrained) -> dict[str, Any]:
 
 
 def export(
-    model: Pretrained,
+    model: ImageModel,
     path: Path,
     format: Format = "onnx",
     precision: Precision = "float32",
@@ -185,13 +198,13 @@ def check_target(path: Path, format: Format = "onnx", precision: Precision = "fl
             raise missing(f"the package {name} is not installed.", "export")
 
 
-def _traced(model: Pretrained) -> torch.export.ExportedProgram:
+def _traced(model: ImageModel) -> torch.export.ExportedProgram:
     size = model.config.image_size
     example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
     return torch.export.export(Portable(model), (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
 
 
-def _write_onnx(model: Pretrained, path: Path) -> None:
+def _write_onnx(model: ImageModel, path: Path) -> None:
     try:
         import onnx
         import onnxscript  # noqa: F401  (what PyTorch's exporter is written with)
@@ -260,3 +273,104 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
+
+
+# What `export` wrote, run again, and held against the model that it came from.
+
+NEIGHBOURS = 10
+
+
+class TorchProgram:
+    """A .pt2 file, in PyTorch; see `OnnxModel`."""
+
+    def __init__(self, path: Path) -> None:
+        extra = {"lookalike.json": ""}
+        try:
+            self._module = torch.export.load(path, extra_files=extra).module()
+            self.about = about_of(extra["lookalike.json"])
+        except Exception as error:  # torch's own errors on a damaged file have no common base
+            first = str(error).partition("\n")[0]
+            raise InputError(f"{path}: not a model that Lookalike exported ({first}).", "Export it again.") from None
+        self.outputs = ("logits", "embedding") if self.about["class_names"] else ("embedding",)
+
+    @torch.inference_mode()
+    def run(self, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+        """As `OnnxModel.run`."""
+        found = self._module(torch.from_numpy(images))
+        return {name: one.numpy() for name, one in zip(self.outputs, found, strict=True)}
+
+
+def read_exported(path: Path, threads: int | None = None) -> OnnxModel | TorchProgram:
+    """An exported file, by its ending. For what is raised see the two classes."""
+    return TorchProgram(path) if path.suffix == ".pt2" else OnnxModel(path, threads)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How near an exported model is to its origin, on some images.
+
+    Args:
+        images: how many.
+        logits: the largest difference of two logits, and `top1` the share of images with the same likeliest class; None
+            of a model without classes.
+        cosine: the smallest between two embeddings of one image.
+        neighbours: the share of each image's ten nearest others, among these images, that both agree on; the mean.
+    """
+
+    images: int
+    logits: float | None
+    top1: float | None
+    cosine: float
+    neighbours: float
+
+    def faults(self, exact: bool) -> list[str]:
+        """What is too far off, in words: of a float32 file nearly everything; of int8 only what makes it useless."""
+        top1, neighbours, cosine = (0.9999, 0.999, 0.9999) if exact else (0.9, 0.7, 0.9)
+        said = []
+        if exact and self.logits is not None and self.logits > 1e-2:
+            said.append(f"logits differ by up to {self.logits:.4f}")
+        if self.top1 is not None and self.top1 < top1:
+            said.append(f"only {self.top1:.1%} of the images have the same likeliest class")
+        if self.cosine < cosine:
+            said.append(f"embeddings of one image have a cosine of {self.cosine:.4f}")
+        if self.neighbours < neighbours:
+            said.append(f"only {self.neighbours:.1%} of the nearest neighbours are the same")
+        return said
+
+
+def compare(model: ImageModel, exported: OnnxModel | TorchProgram, images: NDArray[np.uint8]) -> Agreement:
+    """Run both on the same images.
+
+    Args:
+        model: that was exported.
+        exported: the file.
+        images: (N, size, size, 3) uint8, twelve at least.
+
+    Raises:
+        InputError: fewer, or a file of another model.
+    """
+    if len(images) < NEIGHBOURS + 2:
+        raise InputError(f"{len(images)} images are too few to compare by.", f"Give {NEIGHBOURS + 2} at least.")
+    if exported.about["fingerprint"] != model.fingerprint:
+        raise InputError("the exported file is of another model.", "Export this one again.")
+    parts = [exported.run(images[low : low + BATCH]) for low in range(0, len(images), BATCH)]
+    theirs = {name: np.concatenate([part[name] for part in parts]) for name in exported.outputs}
+    logits = top1 = None
+    if "logits" in theirs:
+        ours = model.logits(images)
+        logits = float(np.abs(ours - theirs["logits"]).max())
+        top1 = float((ours.argmax(1) == theirs["logits"].argmax(1)).mean())
+    vectors = model.embed(images)
+    cosines = (vectors * theirs["embedding"]).sum(1)
+    same = _same_neighbours(vectors, theirs["embedding"])
+    return Agreement(len(images), logits, top1, float(cosines.min()), same)
+
+
+def _same_neighbours(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    nearest = []
+    for vectors in (one, other):
+        likeness = vectors @ vectors.T
+        np.fill_diagonal(likeness, -2)
+        nearest.append(np.argpartition(-likeness, NEIGHBOURS, axis=1)[:, :NEIGHBOURS])
+    both = [len(set(a.tolist()) & set(b.tolist())) for a, b in zip(*nearest, strict=True)]
+    return float(np.mean(both)) / NEIGHBOURS

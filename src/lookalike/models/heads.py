@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lookalike.models.pooling import global_average, global_max
+from lookalike.models.layers import global_average, global_max
 from lookalike.recipe import Head
 
 

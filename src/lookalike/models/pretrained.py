@@ -23,13 +23,13 @@ from huggingface_hub import ModelHubMixin
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lookalike import hardware as devices
 from lookalike.errors import InputError
-from lookalike.models import device as devices
-from lookalike.models import folder, weights
-from lookalike.models.build import build_for
-from lookalike.models.config import ModelConfig, Precision
-from lookalike.models.pooling import global_average
-from lookalike.models.prepare import Picture, prepare
+from lookalike.image import Picture, prepare
+from lookalike.models import serialization
+from lookalike.models.layers import global_average
+from lookalike.models.registry import build_for
+from lookalike.models.serialization import ModelConfig, Precision
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Predictions(list[Prediction]):
         return f"Predictions({super().__repr__()}, unknown={self.unknown})"
 
 
-class Pretrained(nn.Module, ModelHubMixin):
+class ImageModel(nn.Module, ModelHubMixin):
     """A network that takes pictures and answers with labels or vectors.
 
     Args:
@@ -89,7 +89,7 @@ class Pretrained(nn.Module, ModelHubMixin):
 
         It changes with any weight, the architecture, the image size and the normalisation: with what vectors depend on.
         """
-        return self._loaded_fingerprint or folder.fingerprint(self._serialised(self.config))
+        return self._loaded_fingerprint or serialization.fingerprint(self._serialised(self.config))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.network(x)  # type: ignore[no-any-return]
@@ -196,7 +196,7 @@ class Pretrained(nn.Module, ModelHubMixin):
         if not answers.isfinite().all():
             raise InputError(
                 f"{self._where}: this network answers with numbers that are not finite: its weights are damaged.",
-                folder.WHOLE,
+                serialization.WHOLE,
             )
         return answers.float().cpu().numpy()
 
@@ -244,13 +244,13 @@ class Pretrained(nn.Module, ModelHubMixin):
         """
         saved = self.config.model_copy(update={"precision": precision or self.config.precision})
         data = self._serialised(saved)
-        mark = folder.fingerprint(data)
+        mark = serialization.fingerprint(data)
         parameters = sum(parameter.numel() for parameter in self.network.parameters())
-        folder.write(
+        serialization.write(
             Path(save_directory),
             weights=data,
             config=json.dumps({**saved.model_dump(mode="json"), "fingerprint": mark}, indent=2, ensure_ascii=False),
-            card=folder.card(saved, parameters, self.embedding_dim, mark),
+            card=serialization.card(saved, parameters, self.embedding_dim, mark),
         )
 
     @classmethod
@@ -264,7 +264,7 @@ class Pretrained(nn.Module, ModelHubMixin):
         local_files_only: bool = False,
         token: str | bool | None = None,
         cache_dir: str | Path | None = None,
-    ) -> Pretrained:
+    ) -> ImageModel:
         """Load a model folder, from disk or from the Hugging Face Hub, in eval mode.
 
         Args:
@@ -280,8 +280,8 @@ class Pretrained(nn.Module, ModelHubMixin):
             InputError: no model there, a damaged or exchanged file, a pickle, an unknown format or network, tensors
                 that do not fit the network, or no such device.
         """
-        where = devices.choose(device)
-        config_path, weights_path = folder.find(
+        where = devices.choose_device(device)
+        config_path, weights_path = serialization.find(
             pretrained_model_name_or_path,
             revision=revision,
             force_download=force_download,
@@ -289,25 +289,25 @@ class Pretrained(nn.Module, ModelHubMixin):
             token=token,
             cache_dir=cache_dir,
         )
-        config, mark = folder.read_config(ModelConfig, config_path)
-        tensors = weights.read(weights_path, mark, config.of_vectors())
+        config, mark = serialization.read_config(ModelConfig, config_path)
+        tensors = serialization.read(weights_path, mark, config.of_vectors())
         network = _build(config, tensors, config_path)
-        weights.fill(network, tensors, weights_path)
+        serialization.fill(network, tensors, weights_path)
         model = cls(network.to(where, memory_format=torch.channels_last), config)  # type: ignore[call-overload]
         model._loaded_fingerprint, model._where = mark, str(weights_path)
         return model.eval()
 
     def _serialised(self, config: ModelConfig) -> bytes:
         dtype = torch.float16 if config.precision == "float16" else torch.float32
-        return weights.serialise(self.network.state_dict(), dtype, config.of_vectors())
+        return serialization.serialise(self.network.state_dict(), dtype, config.of_vectors())
 
 
-def load(name: str | Path = folder.DEFAULT, device: str = "cpu") -> Pretrained:
+def load(name: str | Path = serialization.DEFAULT, device: str = "cpu") -> ImageModel:
     """Load a model: the one in the package, a model folder, or the id of one on the Hugging Face Hub.
 
     See `Pretrained.from_pretrained`.
     """
-    return Pretrained.from_pretrained(name, device=device)
+    return ImageModel.from_pretrained(name, device=device)
 
 
 def _build(config: ModelConfig, tensors: Mapping[str, Tensor], path: Path) -> nn.Module:

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lookalike.errors import InputError
-from lookalike.models.build import build
+from lookalike.models.registry import create_model
 
 
 @dataclass(frozen=True)
@@ -50,4 +50,4 @@ def profile_of(name: str, *, size: int, num_classes: int) -> Profile:
         InputError: no such network, or it cannot take images of this size.
     """
     with torch.device("meta"):
-        return profile(build(name, num_classes), size)
+        return profile(create_model(name, num_classes), size)

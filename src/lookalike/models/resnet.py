@@ -14,8 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lookalike.models.convolution import Conv2d
-from lookalike.models.pooling import global_average
+from lookalike.models.layers import Conv2d, global_average
 
 Stem = Literal["imagenet", "small", "half", "patch"]
 Placement = Literal["every", "stage", "last"]

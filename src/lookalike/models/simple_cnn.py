@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from lookalike.models.convolution import Conv2d
+from lookalike.models.layers import Conv2d
 
 WIDTHS = (32, 64, 128, 128, 256, 256, 512, 512)
 POOL_AFTER = frozenset({0, 1, 3, 5, 7})  # 64 -> 32 -> 16 -> 8 -> 4 -> 2

@@ -18,15 +18,15 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from lookalike import __version__
-from lookalike.serve import routes_ask, routes_items, routes_page, routes_state
-from lookalike.serve.faults import add_handlers
-from lookalike.serve.limits import Guard
+from lookalike.serve import routes_inference, routes_items, routes_meta
+from lookalike.serve.admission import AdmissionGuard
+from lookalike.serve.errors import add_handlers
 from lookalike.serve.service import Service
 from lookalike.serve.settings import Settings
-from lookalike.serve.watching import Watching
+from lookalike.serve.telemetry import Telemetry
 
 if TYPE_CHECKING:
-    from lookalike.serve.engine import Engine
+    from lookalike.models.runtime import Runtime
 
 CLOSING = 5.0  # seconds, after those for requests, for what they started: a picture may take long to decode
 
@@ -36,7 +36,7 @@ DESCRIPTION = """What a picture is and what looks like it. Images go in as they 
 has the shape `{"error": {"message", "remedy", "limit"?}}`. Where keys are asked for: `Authorization: Bearer KEY`."""
 
 
-def create_app(settings: Settings, engine: Engine | None = None) -> ASGIApp:
+def create_app(settings: Settings, engine: Runtime | None = None) -> ASGIApp:
     """The service as an ASGI application.
 
     Args:
@@ -82,16 +82,16 @@ def application(service: Service, failed: Callable[[], None] = lambda: None) -> 
     add_handlers(app)
     _describe_keys(app)
     routers = (
-        routes_state.routes(service),
-        routes_ask.routes(service),
+        routes_meta.state_routes(service),
+        routes_inference.routes(service),
         routes_items.routes(service),
-        routes_page.routes(),
+        routes_meta.page_routes(),
     )
     for router in routers:
         app.include_router(router)
     paths = [getattr(route, "path", "") for router in routers for route in router.routes]
     fixed = [path for path in paths if "{" not in path]
-    return Watching(Guard(app, service.settings, lambda: service.is_full), service.metrics, fixed)
+    return Telemetry(AdmissionGuard(app, service.settings, lambda: service.is_full), service.metrics, fixed)
 
 
 def _describe_keys(app: FastAPI) -> None:

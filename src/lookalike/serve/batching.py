@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.serve.refusals import RefusedError, overloaded, unavailable
+from lookalike.serve.errors import RefusedError, overloaded, unavailable
 
 if TYPE_CHECKING:
-    from lookalike.serve.engine import Engine
+    from lookalike.models.runtime import Runtime
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class Batcher:
         seen: called with the size of each batch, in that thread.
     """
 
-    def __init__(self, engine: Engine, batch: int, most: int, seen: Callable[[int], None] = lambda size: None) -> None:
+    def __init__(self, engine: Runtime, batch: int, most: int, seen: Callable[[int], None] = lambda size: None) -> None:
         self.engine = engine
         self.failing = ""
         self._batch, self._most, self._seen = batch, most, seen

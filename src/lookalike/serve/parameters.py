@@ -9,7 +9,7 @@ from fastapi import Request
 from fastapi.routing import APIRoute
 
 from lookalike.errors import nearest
-from lookalike.serve.refusals import RefusedError
+from lookalike.serve.errors import RefusedError
 
 SHOWN = 80  # characters of a name that is not known
 

@@ -9,12 +9,11 @@ import numpy as np
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from lookalike.serve import schemas
-from lookalike.serve.asking import image_body, images_in
-from lookalike.serve.faults import FAULTS
+from lookalike.serve.errors import FAULTS, RefusedError
 from lookalike.serve.parameters import check_parameters
-from lookalike.serve.refusals import RefusedError
+from lookalike.serve.requests import image_body, images_in
 from lookalike.serve.revalidation import revalidated, tag_of
-from lookalike.serve.routes_ask import LARGEST_ID, checked_label, name_of, thumbnail_of
+from lookalike.serve.routes_inference import LARGEST_ID, checked_label, name_of, thumbnail_of
 from lookalike.serve.service import Service
 
 ID = re.compile(r"[1-9][0-9]{0,18}")
@@ -30,7 +29,7 @@ def routes(service: Service) -> APIRouter:
     @router.post("", openapi_extra=image_body(several=True), summary="Add images")
     async def add(
         request: Request, label: Annotated[str | None, Query(description="What all of them are.")] = None
-    ) -> schemas.Items:
+    ) -> schemas.ItemsResponse:
         """Add images to the gallery. A picture that is there, byte for byte, is not added again and keeps its label.
         What is answered is on the disk. Of each image its vector and a small copy are kept.
         """
@@ -41,13 +40,13 @@ def routes(service: Service) -> APIRouter:
             uploads = await service.pictures.uploads(files)
             outputs = await service.batcher.run([one.pixels for one in uploads])
             added = await collection.add(uploads, np.asarray(outputs.vectors, np.float32), named)
-        return schemas.Items(items=[schemas.Added(id=id, added=new, label=has) for id, new, has in added])
+        return schemas.ItemsResponse(items=[schemas.AddedItem(id=id, added=new, label=has) for id, new, has in added])
 
     @router.get("/{id}", summary="An item")
-    async def item(id: str) -> schemas.Item:
+    async def item(id: str) -> schemas.ItemResponse:
         """What the gallery has of a picture."""
         row = await service.collection.row(id_of(id))
-        return schemas.Item(
+        return schemas.ItemResponse(
             id=row.id,
             label=row.label,
             name=name_of(row) if service.settings.shows_names else None,

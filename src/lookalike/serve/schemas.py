@@ -6,23 +6,23 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from lookalike.search.store.base import Value
+from lookalike.gallery.store.base import Value
 
 
-class Answer(BaseModel):
+class StrictResponse(BaseModel):
     """An answer: only the fields that are named."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Limit(Answer):
+class Limit(StrictResponse):
     """A limit that was passed: its name, as `GET /v1/about` has it, and its value."""
 
     name: str = Field(examples=["max_body_bytes"])
     value: int | float = Field(examples=[20 * 2**20])
 
 
-class Fault(Answer):
+class ErrorDetail(StrictResponse):
     """What was wrong and what to do; the limit, where one was passed."""
 
     message: str = Field(examples=["image 1: not an image in a format that can be read."])
@@ -30,13 +30,13 @@ class Fault(Answer):
     limit: Limit | None = None
 
 
-class Faulty(Answer):
+class ErrorResponse(StrictResponse):
     """The body of every answer that is an error."""
 
-    error: Fault
+    error: ErrorDetail
 
 
-class Label(Answer):
+class Label(StrictResponse):
     """A class and its calibrated probability, 0..1."""
 
     label: str = Field(examples=["tabby cat"])
@@ -44,22 +44,22 @@ class Label(Answer):
     probability: float = Field(examples=[0.83])
 
 
-class Recognised(Answer):
+class PredictedClass(StrictResponse):
     """What one image shows, the likeliest first. `unknown`: the likeliest is too unlikely to be believed."""
 
     unknown: bool
     labels: list[Label]
 
 
-class Recognition(Answer):
+class PredictResponse(StrictResponse):
     """One result for each image, in their order."""
 
     model: str = Field(examples=["ResNet-18 (ONNX Runtime, 1 thread)"])
     took_ms: float = Field(examples=[6.2])
-    results: list[Recognised]
+    results: list[PredictedClass]
 
 
-class Hit(Answer):
+class SearchHit(StrictResponse):
     """A row that looks alike: the cosine of its vector and the query's, -1..1. `name`: where names are shown."""
 
     id: int = Field(examples=[12])
@@ -70,7 +70,7 @@ class Hit(Answer):
     thumbnail: str = Field(examples=["/v1/items/12/thumbnail"])
 
 
-class Search(Answer):
+class SearchResponse(StrictResponse):
     """The rows most alike, the likest first. `exact`: all rows were compared. `threshold`: the least score, or null.
     `same`: rows of the very file that was asked with, byte for byte, k of them at most; they are not among the hits.
     """
@@ -78,11 +78,11 @@ class Search(Answer):
     took_ms: float = Field(examples=[3.1])
     exact: bool
     threshold: float | None = Field(examples=[0.71])
-    hits: list[Hit]
-    same: list[Hit]
+    hits: list[SearchHit]
+    same: list[SearchHit]
 
 
-class Embedding(Answer):
+class EmbedResponse(StrictResponse):
     """A vector of length 1 for each image. `model` is its fingerprint: vectors of different models have no cosine."""
 
     model: str = Field(examples=["9f2c…"])
@@ -90,7 +90,7 @@ class Embedding(Answer):
     vectors: list[list[float]] = Field(examples=[[[0.01, -0.2, 0.09]]])
 
 
-class Added(Answer):
+class AddedItem(StrictResponse):
     """A row of the gallery. `added`: it is new; else the same picture was there."""
 
     id: int = Field(examples=[13])
@@ -98,13 +98,13 @@ class Added(Answer):
     label: str | None = Field(examples=["cat"])
 
 
-class Items(Answer):
+class ItemsResponse(StrictResponse):
     """One row for each image, in their order; on the disk when this is answered."""
 
-    items: list[Added]
+    items: list[AddedItem]
 
 
-class Item(Answer):
+class ItemResponse(StrictResponse):
     """A row of the gallery: `bytes` of its file, and the SHA-256 of that in hex."""
 
     id: int = Field(examples=[12])
@@ -116,7 +116,7 @@ class Item(Answer):
     thumbnail: str = Field(examples=["/v1/items/12/thumbnail"])
 
 
-class Model(Answer):
+class ModelResponse(StrictResponse):
     """The model: `unknown_threshold` is the probability below which a picture is called unknown; null: never."""
 
     name: str = Field(examples=["ResNet-18 (ONNX Runtime, 1 thread)"])
@@ -127,14 +127,14 @@ class Model(Answer):
     unknown_threshold: float | None
 
 
-class Counted(Answer):
+class Counted(StrictResponse):
     """A label of the gallery and how many rows have it."""
 
     label: str = Field(examples=["cat"])
     count: int = Field(examples=[120])
 
 
-class GalleryFacts(Answer):
+class GalleryFacts(StrictResponse):
     """The gallery: its rows and its most frequent labels, at most 1,000.
 
     `threshold` was calibrated on its own labels, `calibrated_on` says on how many; null where it was not.
@@ -149,25 +149,25 @@ class GalleryFacts(Answer):
     labels: list[Counted]
 
 
-class Keys(Answer):
+class KeysInfo(StrictResponse):
     """Which keys are asked for: `read`: whether one is; `write`: "key", "off" (no one may write) or "open"."""
 
     read: bool
     write: Literal["off", "key", "open"]
 
 
-class About(Answer):
+class InfoResponse(StrictResponse):
     """What this service is, has and allows."""
 
     name: str = Field(examples=["lookalike"])
     version: str
-    model: Model
+    model: ModelResponse
     gallery: GalleryFacts | None
     limits: dict[str, int | float] = Field(examples=[{"max_body_bytes": 20 * 2**20, "max_images": 16}])
-    keys: Keys
+    keys: KeysInfo
 
 
-class State(Answer):
+class StateResponse(StrictResponse):
     """Whether it lives, or is ready; why not, where it is not."""
 
     status: Literal["live", "ready", "not ready"]

@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, NoReturn
 import numpy as np
 
 from lookalike.errors import InputError, LookalikeError
-from lookalike.search.gallery import Gallery
-from lookalike.search.remembered import wanted
+from lookalike.gallery.gallery import Gallery
+from lookalike.gallery.query import wanted
 from lookalike.serve.batching import Batcher
-from lookalike.serve.collection import Collection
-from lookalike.serve.metrics import Metrics
-from lookalike.serve.pictures import Pictures
-from lookalike.serve.refusals import RefusedError, unavailable
+from lookalike.serve.decoding import ImageDecoder
+from lookalike.serve.errors import RefusedError, unavailable
+from lookalike.serve.gallery_pool import GalleryPool
 from lookalike.serve.settings import Settings
+from lookalike.serve.telemetry import Metrics
 
 if TYPE_CHECKING:
-    from lookalike.serve.engine import Engine
+    from lookalike.models.runtime import Runtime
 
 STARTING = "the service is starting: its model and gallery are being read."
 
@@ -42,9 +42,9 @@ class Service:
         self.settings = settings
         self.metrics = Metrics()
         self.fault: Exception | None = None
-        self._pictures: Pictures | None = None
+        self._pictures: ImageDecoder | None = None
         self._batcher: Batcher | None = None
-        self._collection: Collection | None = None
+        self._collection: GalleryPool | None = None
         self._loading: threading.Thread | None = None
         self._closed = False
         self._gate = threading.Lock()
@@ -61,7 +61,7 @@ class Service:
         return self._batcher is not None and self._batcher.is_full
 
     @property
-    def pictures(self) -> Pictures:
+    def pictures(self) -> ImageDecoder:
         return self._pictures or _not_yet()
 
     @property
@@ -69,11 +69,11 @@ class Service:
         return self._batcher or _not_yet()
 
     @property
-    def engine(self) -> Engine:
+    def engine(self) -> Runtime:
         return self.batcher.engine
 
     @property
-    def collection(self) -> Collection:
+    def collection(self) -> GalleryPool:
         """The gallery.
 
         Raises:
@@ -83,7 +83,7 @@ class Service:
             raise RefusedError(409, "this service has no gallery.", "Start it with one: lookalike serve GALLERY")
         return self._collection or _not_yet()
 
-    def load(self, engine: Engine | None = None) -> None:
+    def load(self, engine: Runtime | None = None) -> None:
         """Read the model and open the gallery; some seconds.
 
         Args:
@@ -98,7 +98,7 @@ class Service:
         try:
             if settings.gallery is not None:
                 _check_gallery(settings.gallery, own)
-                collection = Collection(
+                collection = GalleryPool(
                     settings.gallery,
                     own.fingerprint,
                     own.dim,
@@ -117,7 +117,7 @@ class Service:
         with self._gate:
             self._batcher = Batcher(own, settings.batch, settings.max_waiting, self.metrics.batch)
             self._collection = collection
-            self._pictures = Pictures(own.size, own.crop_mode, settings.max_pixels)
+            self._pictures = ImageDecoder(own.size, own.crop_mode, settings.max_pixels)
             if not self._closed:
                 return
         self.close()
@@ -174,7 +174,7 @@ class Service:
         return 0.0 if self._batcher is None else float(self._batcher.waiting)
 
 
-def _engine(settings: Settings) -> Engine:
+def _engine(settings: Settings) -> Runtime:
     model = settings.model
     if model is None and settings.gallery is not None:
         with Gallery.open(settings.gallery) as gallery:
@@ -182,12 +182,12 @@ def _engine(settings: Settings) -> Engine:
         if not about.model:
             raise InputError(f"{place}: no model is given, and it remembers none.", f"Give {wanted(about)}: --model")
         model = about.model
-    from lookalike.serve.engine import engine_of
+    from lookalike.models.runtime import create_runtime
 
-    return engine_of(model or "default", settings.engine)
+    return create_runtime(model or "default", settings.engine)
 
 
-def _check_gallery(target: str, engine: Engine) -> None:
+def _check_gallery(target: str, engine: Runtime) -> None:
     """Refuse a gallery that cannot be opened, or of another model."""
     with Gallery.open(target) as gallery:
         if gallery.about.fingerprint != engine.fingerprint:

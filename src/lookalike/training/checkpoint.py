@@ -20,7 +20,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from lookalike.errors import InputError
-from lookalike.training.optim import Average
+from lookalike.training.optim import ModelEma
 
 FORMAT = 2
 AGAIN = "Start again without --resume, under another --name."
@@ -62,7 +62,7 @@ def save_last(
     network: nn.Module,
     loss: nn.Module,
     optimizer: torch.optim.Optimizer,
-    average: Average | None,
+    average: ModelEma | None,
     data: str,
 ) -> None:
     """Write `last.pt`: state, weights, the loss's own weights and memory, optimiser, average, content of the data.
@@ -102,7 +102,7 @@ def load_last(
     network: nn.Module,
     loss: nn.Module,
     optimizer: torch.optim.Optimizer,
-    average: Average | None,
+    average: ModelEma | None,
     data: str,
     former: str = "",
 ) -> State | None:

@@ -6,22 +6,22 @@ import atexit
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
+from lookalike import hardware as devices
 from lookalike.errors import InputError, LookalikeError
-from lookalike.models import device as devices
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class World:
+class DistributedContext:
     """The processes of this run.
 
     Args:
@@ -94,16 +94,16 @@ class World:
             dist.barrier()
 
 
-def join(device: str) -> World:
+def join(device: str) -> DistributedContext:
     """Find our place: alone, or one of the processes that `torchrun` started.
 
     Raises:
         InputError: no such device, or more processes than GPUs.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
-    chosen = devices.choose(device)
+    chosen = devices.choose_device(device)
     if size == 1:
-        return World(0, 1, chosen)
+        return DistributedContext(0, 1, chosen)
     if chosen.type == "cuda":
         local = int(os.environ["LOCAL_RANK"])
         if local >= torch.cuda.device_count():
@@ -116,4 +116,33 @@ def join(device: str) -> World:
     if not dist.is_initialized():
         dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
         atexit.register(dist.destroy_process_group)  # or its threads may abort a process that leaves before the others
-    return World(dist.get_rank(), size, chosen)
+    return DistributedContext(dist.get_rank(), size, chosen)
+
+
+# The whole batch in every process, with its gradient: losses that compare images need more than one process's share.
+
+
+def all_gather(x: Tensor) -> Tensor:
+    """Rows of all processes, that of rank 0 first: (B / W, ...) in each of W processes -> (B, ...) in all of them.
+
+    Every process must call it, with as many rows of the same type. The backward pass gives each process the gradient
+    of its own rows, summed over the processes. Alone, `x` itself is returned. Whole numbers (labels) have no gradient.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return x
+    return cast(Tensor, _Gather.apply(x))  # type: ignore[no-untyped-call]
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        own = x.contiguous()
+        parts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, own)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total.chunk(dist.get_world_size())[dist.get_rank()]

@@ -22,18 +22,18 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lookalike.data.loader import Loader, seeded
 from lookalike.data.pack import Pack
-from lookalike.data.sampler import ClassBalanced, RowSampler, Shuffled
+from lookalike.data.sampler import BatchSampler, PKSampler, ShuffledSampler
 from lookalike.errors import InputError
-from lookalike.models.limits import check_size
+from lookalike.models.registry import check_size
 from lookalike.recipe import Recipe, Training
 from lookalike.run import Run
 from lookalike.training import checkpoint, optim
 from lookalike.training.checkpoint import State
-from lookalike.training.distributed import World
-from lookalike.training.events import Events
-from lookalike.training.interrupts import Interrupts, leave
-from lookalike.training.kept_memory import kept_memory
-from lookalike.training.task import evaluate, make_task, not_finite
+from lookalike.training.distributed import DistributedContext
+from lookalike.training.malloc import keep_freed_memory
+from lookalike.training.metric_logger import MetricLogger
+from lookalike.training.objective import create_objective, evaluate, not_finite
+from lookalike.training.signals import SignalHandler, leave
 
 STEP, LOSS = 4, 7  # purposes of random streams, beside those of `data.loader`, `data.sampler` and `task`
 RECORDS = 400  # training records in a whole run
@@ -55,7 +55,9 @@ class Trained:
     state: State
 
 
-def train(run: Run, world: World, training: Pack, validation: Pack, *, watch: Watch | None = None) -> Trained:
+def train(
+    run: Run, world: DistributedContext, training: Pack, validation: Pack, *, watch: Watch | None = None
+) -> Trained:
     """Train the run's recipe from its last checkpoint, or from the start when it has none.
 
     Args:
@@ -100,7 +102,7 @@ def train(run: Run, world: World, training: Pack, validation: Pack, *, watch: Wa
     total = count_steps(settings, len(loader))
     every = max(1, total // RECORDS)
 
-    task = make_task(recipe, num_classes, resumed=checkpoint.exists(run.checkpoint_dir))
+    task = create_objective(recipe, num_classes, resumed=checkpoint.exists(run.checkpoint_dir))
     network, loss_of = task.network.to(device), task.loss.to(device)
     if settings.channels_last:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -110,7 +112,7 @@ def train(run: Run, world: World, training: Pack, validation: Pack, *, watch: Wa
         check_size(network, size, recipe.model.name)
     network.train()
     optimizer = optim.make_optimizer(network, loss_of, recipe.optimizer)
-    average = optim.Average(network, settings.ema) if settings.ema else None
+    average = optim.ModelEma(network, settings.ema) if settings.ema else None
     data = content_of(training, validation)
     former = stamps_of(training, validation)
     state = checkpoint.load_last(run.checkpoint_dir, network, loss_of, optimizer, average, data, former) or State(
@@ -133,9 +135,9 @@ def train(run: Run, world: World, training: Pack, validation: Pack, *, watch: Wa
     if world.leads:
         run.truncate(state.step)
     with (
-        kept_memory(device),
-        Interrupts() as interrupts,
-        Events(run, world.leads, watch, total, since=state.step) as events,
+        keep_freed_memory(device),
+        SignalHandler() as interrupts,
+        MetricLogger(run, world.leads, watch, total, since=state.step) as events,
     ):
 
         def save() -> None:
@@ -150,10 +152,10 @@ def train(run: Run, world: World, training: Pack, validation: Pack, *, watch: Wa
         while state.step < total and not state.stopped_early:
             # one step: set the rate, add up the gradients of the batch's parts, move
             step = state.step
-            rate = optim.learning_rate(recipe.schedule, recipe.optimizer.lr, step, total)
-            optim.set_rate(optimizer, rate, head_only=step < settings.head_warmup * total)
+            rate = optim.lr_at(recipe.schedule, recipe.optimizer.lr, step, total)
+            optim.set_lr(optimizer, rate, head_only=step < settings.head_warmup * total)
             if settings.freeze_norm:
-                optim.freeze_statistics(network)
+                optim.freeze_bn(network)
             torch.manual_seed(seeded(settings.seed, STEP, step, world.rank))  # of dropout
             size = resolution(settings, step / total, training.size)
             loss = torch.zeros((), device=device)
@@ -225,7 +227,7 @@ def stamps_of(training: Pack, validation: Pack) -> str:
     return f"{training.catalog.fingerprint} {validation.catalog.fingerprint}"
 
 
-def make_sampler(recipe: Recipe, labels: NDArray[np.int64]) -> RowSampler:
+def make_sampler(recipe: Recipe, labels: NDArray[np.int64]) -> BatchSampler:
     """Shuffled epochs, or batches of P classes with K images each where the recipe asks for them.
 
     Raises:
@@ -233,8 +235,8 @@ def make_sampler(recipe: Recipe, labels: NDArray[np.int64]) -> RowSampler:
     """
     settings, seed = recipe.data.sampler, recipe.training.seed
     if settings.classes:
-        return ClassBalanced(labels, settings.classes, settings.images, seed)
-    return Shuffled(len(labels), recipe.training.batch_size, seed)
+        return PKSampler(labels, settings.classes, settings.images, seed)
+    return ShuffledSampler(len(labels), recipe.training.batch_size, seed)
 
 
 def count_steps(settings: Training, images: int) -> int:

@@ -46,20 +46,20 @@ def make_optimizer(network: nn.Module, loss: nn.Module, settings: Optimizer) -> 
     return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, foreach=True)
 
 
-def set_rate(optimizer: torch.optim.Optimizer, rate: float, *, head_only: bool) -> None:
+def set_lr(optimizer: torch.optim.Optimizer, rate: float, *, head_only: bool) -> None:
     """Set the learning rate of a step; with `head_only` the backbone stands still."""
     for group in optimizer.param_groups:
         group["lr"] = 0.0 if head_only and not group["is_head"] else rate * group["scale"]
 
 
-def freeze_statistics(network: nn.Module) -> None:
+def freeze_bn(network: nn.Module) -> None:
     """Let batch norms use the statistics they have, as in evaluation, until the network is put into training again."""
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
 
 
-def learning_rate(settings: Schedule, peak: float, step: int, total: int) -> float:
+def lr_at(settings: Schedule, peak: float, step: int, total: int) -> float:
     """The learning rate of step `step` (from 0) of `total`.
 
     It rises linearly from `start` x peak over the first `warmup` share of the steps, then falls to `end` x peak at the
@@ -77,7 +77,7 @@ def learning_rate(settings: Schedule, peak: float, step: int, total: int) -> flo
     return peak * (settings.end + (1 - settings.end) * left)
 
 
-class Average:
+class ModelEma:
     """An exponential moving average of a network's weights and statistics.
 
     average += (1 - d) (network - average) after each step, with d = min(decay, (1 + n) / (10 + n)) after n steps, so

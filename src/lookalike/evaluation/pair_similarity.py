@@ -1,0 +1,147 @@
+"""How similar images of one class are, and those of different ones: cosines of pairs, and thresholds on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+MOST = 500_000  # pairs of each kind that are looked at
+CHUNK = 16_384  # pairs whose vectors are in memory at a time
+TELLING = 10  # false matches that a threshold must rest on
+MATCHING = 0.01  # share of false matches that a gallery's threshold allows
+
+Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
+
+
+@dataclass(frozen=True)
+class PairSimilarities:
+    """Cosines of pairs of images.
+
+    Args:
+        same: (P,) float32, of pairs of one class.
+        different: (Q,) float32, of pairs of different classes.
+        all_same: how many pairs of one class there are; with more than P, those were drawn among them.
+        all_different: the same of different classes.
+    """
+
+    same: NDArray[np.float32]
+    different: NDArray[np.float32]
+    all_same: int
+    all_different: int
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A cosine above which pairs are called one class.
+
+    At most `rate` of the different pairs then are, and `found` of the same ones: shares of the pairs looked at, 0..1.
+    """
+
+    rate: float
+    cosine: float
+    found: float
+
+
+def similarities(
+    vectors: NDArray[np.float32], labels: NDArray[np.int64], *, most: int = MOST, seed: int = 0
+) -> PairSimilarities:
+    """Cosines of all pairs of a kind where they are at most `most`, else of so many drawn, each pair equally likely.
+
+    Args:
+        vectors: (N, D) float32 of length 1.
+        labels: (N,) int64.
+        most: pairs of each kind.
+        seed: of the draws; a pair may be drawn twice.
+    """
+    order = np.argsort(labels, kind="stable")
+    _, starts, sizes = np.unique(labels[order], return_index=True, return_counts=True)
+    count = len(labels)
+    all_same = int((sizes * (sizes - 1) // 2).sum())
+    all_different = count * (count - 1) // 2 - all_same
+    generator = np.random.default_rng(seed)
+    same = _every_same(starts, sizes) if all_same <= most else _some_same(starts, sizes, most, generator)
+    if all_different <= most:
+        different = _every_different(starts, sizes)
+    else:
+        different = _some_different(starts, sizes, most, generator)
+    one, other = (_cosines(vectors, order[left], order[right]) for left, right in (same, different))
+    return PairSimilarities(one, other, all_same, all_different)
+
+
+def threshold(pairs: PairSimilarities, rate: float) -> Threshold | None:
+    """The least cosine above which at most `rate` of the different pairs lie; None where so few would say nothing.
+
+    >>> pairs = Similarities(np.float32([0.95, 0.2]), np.arange(100, dtype=np.float32) / 100, 2, 100)
+    >>> at = threshold(pairs, 0.1)
+    >>> round(at.cosine, 2), at.found
+    (0.89, 0.5)
+    """
+    allowed = int(rate * len(pairs.different) + 1e-9)
+    if allowed < TELLING or not len(pairs.same):
+        return None
+    place = len(pairs.different) - 1 - allowed
+    cosine = np.partition(pairs.different, place)[place]
+    return Threshold(rate, float(cosine), float((pairs.same > cosine).mean()))
+
+
+def match_threshold(vectors: NDArray[np.float32], labels: NDArray[np.int64], rate: float = MATCHING) -> float | None:
+    """The least cosine that at most `rate` of the pairs of different classes reach: what a gallery calls one class.
+
+    Args:
+        vectors: (N, D) float32 of length 1.
+        labels: (N,) int64.
+        rate: of false matches, 0..1.
+
+    Returns:
+        -1..1; None where there are too few pairs to say.
+    """
+    found = threshold(similarities(vectors, labels), rate)
+    return None if found is None else min(float(np.nextafter(np.float32(found.cosine), np.float32(2))), 1.0)
+
+
+def _every_same(starts: NDArray[np.int64], sizes: NDArray[np.int64]) -> Pairs:
+    """All pairs within a class, as places in the order of the classes."""
+    parts = [np.add(np.triu_indices(size, 1), start) for start, size in zip(starts, sizes, strict=True)]
+    one, other = np.concatenate(parts, 1)
+    return one, other
+
+
+def _every_different(starts: NDArray[np.int64], sizes: NDArray[np.int64]) -> Pairs:
+    """All pairs across classes: each place with all that lie behind its class."""
+    count = int(sizes.sum())
+    ends = np.repeat(starts + sizes, sizes)
+    one = np.repeat(np.arange(count), count - ends)
+    first = np.cumsum(count - ends) - (count - ends)
+    return one, np.arange(len(one)) - np.repeat(first - ends, count - ends)
+
+
+def _some_same(starts: NDArray[np.int64], sizes: NDArray[np.int64], most: int, generator: np.random.Generator) -> Pairs:
+    weights = sizes * (sizes - 1)
+    which = generator.choice(len(sizes), most, p=weights / weights.sum())
+    one = generator.integers(0, sizes[which])
+    other = generator.integers(0, sizes[which] - 1)
+    other += other >= one  # never the same image
+    return starts[which] + one, starts[which] + other
+
+
+def _some_different(
+    starts: NDArray[np.int64], sizes: NDArray[np.int64], most: int, generator: np.random.Generator
+) -> Pairs:
+    count = int(sizes.sum())
+    weights = sizes * (count - sizes)
+    which = generator.choice(len(sizes), most, p=weights / weights.sum())
+    one = starts[which] + generator.integers(0, sizes[which])
+    other = generator.integers(0, count - sizes[which])
+    other += np.where(other >= starts[which], sizes[which], 0)  # never in its own class
+    return one, other
+
+
+def _cosines(vectors: NDArray[np.float32], one: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Of pairs of rows, (P,) float32."""
+    cosines = np.empty(len(one), np.float32)
+    for low in range(0, len(one), CHUNK):
+        part = slice(low, low + CHUNK)
+        np.einsum("nd,nd->n", vectors[one[part]], vectors[other[part]], out=cosines[part])
+    return cosines

@@ -1,0 +1,1 @@
+"""Where the images of a gallery come from: files, folders, tables and remote stores."""

@@ -1,0 +1,419 @@
+"""The files of a model folder: found, read with suspicion, written whole. What they mean is in
+`config.py` and `weights.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import safetensors.torch
+import torch
+from pydantic import Field, model_validator
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from lookalike.errors import InputError
+from lookalike.files import sync
+from lookalike.image import CropMode
+from lookalike.recipe import Fraction, Head, Positive, Scalar, Section, validate
+
+WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+
+
+DEFAULT, DEFAULT_FOLDER = "default", Path(__file__).parent / "default"  # the model in the package
+
+
+HEADER_KEY = "lookalike"
+
+
+LONGEST_CONFIG = 64 << 20  # bytes of config.json: a million classes
+
+
+WHOLE = "Get a whole copy of the model folder."
+
+
+PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
+
+
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+
+
+SectionT = TypeVar("SectionT", bound=Section)
+
+
+def find(name: str | Path, **hub: Any) -> tuple[Path, Path]:
+    """Paths of config.json and model.safetensors in a folder, else in the Hub's cache, downloaded when new.
+
+    Args:
+        name: a folder, a Hub id, or "default": the model in the package (a folder of that name is ./default).
+        hub: keyword arguments of `huggingface_hub.hf_hub_download`.
+
+    Raises:
+        InputError: neither, with what is there instead.
+    """
+    path = DEFAULT_FOLDER if name == DEFAULT else Path(name).expanduser()
+    if path.is_dir():
+        return _in_folder(path)
+    if path.is_file():
+        raise _not_a_folder(path)
+    if HUB_ID.fullmatch(str(name)) and not path.parent.is_dir():  # runs/typo is no Hub id where there is a runs/
+        return _on_hub(str(name), **hub)
+    raise InputError(f"{name}: no such folder.", "Point at a model folder, such as runs/NAME/model, or a Hub id.")
+
+
+def _in_folder(path: Path) -> tuple[Path, Path]:
+    config, weights = path / CONFIG, path / WEIGHTS
+    if config.is_file() and weights.is_file():
+        return config, weights
+    if (path / "recipe.yaml").is_file():
+        if (path / "model" / CONFIG).is_file():
+            raise InputError(f"{path}: this is a run folder.", f"Its model is in {path / 'model'}.")
+        raise InputError(f"{path}: this run has no model yet.", "Finish it with 'lookalike train --resume'.")
+    pickles = sorted(p for p in path.iterdir() if p.suffix in PICKLES)
+    if pickles and not weights.exists():
+        raise _not_a_folder(pickles[0])
+    missing = " and ".join(p.name for p in (config, weights) if not p.is_file())
+    raise InputError(f"{path}: not a model folder: no {missing}.", "Point at a folder that save_pretrained wrote.")
+
+
+def _not_a_folder(path: Path) -> InputError:
+    if path.suffix in PICKLES:
+        return InputError(
+            f"{path}: a pickle can run any code when it is opened, so it is not.",
+            f"Use a model folder, with its weights in {WEIGHTS}.",
+        )
+    if path.name in {WEIGHTS, CONFIG}:
+        return InputError(f"{path}: one file of a model folder.", f"Point at the folder, {path.parent}.")
+    return InputError(f"{path}: a file, not a model folder.", "Point at a folder that save_pretrained wrote.")
+
+
+def _on_hub(name: str, **hub: Any) -> tuple[Path, Path]:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import (  # type: ignore[attr-defined, unused-ignore]
+        EntryNotFoundError,
+        HFValidationError,
+        HTTPError,  # of whichever HTTP library it uses
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    try:
+        config, weights = (Path(hf_hub_download(name, file, **hub)) for file in (CONFIG, WEIGHTS))
+    except LocalEntryNotFoundError:
+        reason = "it is not in the cache, and the Hub cannot be reached"
+    except EntryNotFoundError:
+        reason = f"it is on the Hub but holds no {CONFIG} and {WEIGHTS}"
+    except RepositoryNotFoundError:
+        reason = "there is none of this name, or it is private or gated and needs 'hf auth login'"
+    except (HTTPError, HFValidationError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
+    else:
+        return config, weights
+    raise InputError(f"{name}: no such folder, and not a model from the Hub: {reason}.", "Check the name.")
+
+
+def read_config(cls: type[SectionT], path: Path) -> tuple[SectionT, str]:
+    """The configuration in config.json, and the fingerprint that the weights must have.
+
+    Raises:
+        InputError: not JSON, another format version, or a key or value that does not fit.
+    """
+    try:
+        if (size := path.stat().st_size) > LONGEST_CONFIG:
+            raise InputError(f"{path}: {size:,} bytes are too many for the configuration of a model.", WHOLE)
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise InputError(f"{path}: not JSON ({error}).", WHOLE) from None
+    if not isinstance(tree, dict) or "format" not in tree or "name" not in tree:
+        raise InputError(f"{path}: not the configuration of a Lookalike model.", "Point at another folder.")
+    if tree["format"] != 1:
+        raise InputError(
+            f"{path}: format {tree['format']!r}; this version of Lookalike reads 1.",
+            "Update Lookalike.",
+        )
+    fingerprint = tree.pop("fingerprint", None)
+    if not isinstance(fingerprint, str):
+        raise InputError(f"{path}: no fingerprint.", WHOLE)
+    return validate(cls, tree, str(path)), fingerprint
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file of weights, whole.
+
+    Raises:
+        InputError: it cannot be read, or the network would not fit into the memory of this machine.
+    """
+    try:
+        needed, memory = 2 * path.stat().st_size, _memory()  # the file and the network
+        if needed <= memory:
+            return path.read_bytes()
+    except OSError as error:
+        raise damaged(path, error) from None
+    except MemoryError:
+        pass
+    raise InputError(
+        f"{path}: takes {needed / 2**30:,.1f} GiB of memory, more than there is.",
+        "Use a machine with more, or a smaller model.",
+    )
+
+
+def _memory() -> float:
+    """Bytes of memory of this machine; infinity where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return float("inf")
+
+
+def check_weights(data: bytes, path: Path, expected: str, header: str) -> None:
+    """See that a safetensors file is the one that config.json was written with.
+
+    Args:
+        data: the file.
+        path: where it is, for messages.
+        expected: its SHA-256 by config.json.
+        header: what config.json says of network and preprocessing; the file must say the same.
+
+    Raises:
+        InputError: it is not, or damaged.
+    """
+    if (found := fingerprint(data)) != expected:
+        raise InputError(f"{path}: SHA-256 is {found[:12]}…, but {CONFIG} says {expected[:12]}….", WHOLE)
+    if _header(data) != header:
+        raise InputError(
+            f"{path.with_name(CONFIG)}: names another network or preprocessing than the weights were saved with.",
+            "Undo the change, or get a whole copy of the model folder.",
+        )
+
+
+def damaged(path: Path, error: Exception) -> InputError:
+    """What is said of weights that cannot be read."""
+    if isinstance(error, OSError) and error.errno:
+        return InputError(f"{path}: cannot be read ({error.strerror}).", "Check its rights and the disk.")
+    return InputError(f"{path}: damaged, cut short or not safetensors ({error}).", WHOLE)
+
+
+def _header(data: bytes) -> str | None:
+    """What `serialise` was given as `header`, or None. The layout is 8 bytes of length, then that much JSON."""
+    length = int.from_bytes(data[:8], "little")
+    try:
+        about = json.loads(data[8 : 8 + length])["__metadata__"][HEADER_KEY]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
+    return about if isinstance(about, str) else None
+
+
+def fingerprint(weights: bytes) -> str:
+    """SHA-256, hex."""
+    return hashlib.sha256(weights).hexdigest()
+
+
+def write(path: Path, *, weights: bytes, config: str, card: str) -> None:
+    """Write the three files beside their places, then rename them, config.json last.
+
+    Renaming takes an instant; whoever reads in between finds a fingerprint that does not match, and not another model.
+
+    Raises:
+        InputError: the folder cannot be made or written to.
+    """
+    contents = {WEIGHTS: weights, CARD: card.encode(), CONFIG: (config + "\n").encode()}
+    beside = {name: path / f"{name}.partial" for name in contents}
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        for name, content in contents.items():
+            beside[name].write_bytes(content)
+            sync(beside[name])
+        for name in contents:
+            beside[name].replace(path / name)
+        sync(path)
+    except (FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+        raise InputError(f"{path}: cannot write a model here ({error.strerror}).", "Choose another folder.") from None
+    finally:
+        if path.is_dir():
+            for partial in beside.values():
+                partial.unlink(missing_ok=True)
+
+
+def card(config: ModelConfig, parameters: int, dim: int, fingerprint: str) -> str:
+    """The model card, Markdown with the Hub's front matter; `dim` numbers has a vector of the model."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    templates = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        autoescape=False,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    names = f"{config.dataset} {config.start}".lower().replace(" ", "-").replace("_", "-")
+    return templates.get_template("card.md.j2").render(
+        config=config,
+        parameters=parameters,
+        dim=dim,
+        fingerprint=fingerprint,
+        noncommercial="tiny-imagenet" in names,
+        cars="cars196" in names,
+        shown_names=config.class_names[:20],
+    )
+
+
+# Tensors out of a model folder's safetensors file, into a network, and back.
+
+
+def read(path: Path, expected: str, header: str) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Args:
+        path: the file.
+        expected: its SHA-256 by config.json.
+        header: what config.json says of network and preprocessing.
+
+    Raises:
+        InputError: damaged, cut short, or not the file that config.json was written with.
+    """
+    data = read_bytes(path)
+    try:
+        tensors = safetensors.torch.load(data)
+    except (SafetensorError, LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise damaged(path, error) from None
+    check_weights(data, path, expected, header)
+    return tensors
+
+
+def fill(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Copy stored tensors into a network of the same names and shapes.
+
+    Raises:
+        InputError: a tensor is missing, unknown, of another shape or kind of number, or holds numbers that are not
+            finite; the first such is named.
+    """
+    own = network.state_dict()
+    for name in sorted(own.keys() | tensors.keys()):
+        fault = ""
+        if name not in tensors:
+            fault = "is missing"
+        elif name not in own:
+            fault = "is none of the network's"
+        elif own[name].shape != tensors[name].shape:
+            fault = f"is {tuple(tensors[name].shape)}, but the network's is {tuple(own[name].shape)}"
+        elif own[name].is_floating_point() != tensors[name].is_floating_point():
+            fault = f"is {tensors[name].dtype}, but the network's is {own[name].dtype}"
+        if fault:
+            raise InputError(
+                f"{path}: does not fit the network: '{name}' {fault}.", f"Check the network and options in {CONFIG}."
+            )
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.to(own[name].dtype).isfinite().all():
+            raise InputError(f"{path}: '{name}' holds numbers that are not finite.", WHOLE)
+    network.load_state_dict(dict(tensors))
+
+
+def serialise(state: Mapping[str, Tensor], dtype: torch.dtype, header: str) -> bytes:
+    """A state dict as the bytes of a safetensors file: floating numbers as `dtype`, the rest as they are.
+
+    The same numbers give the same bytes (one header key only: the format keeps several in no order).
+
+    Raises:
+        InputError: a number that is not finite once it is `dtype`.
+    """
+    tensors = {}
+    for name, tensor in state.items():
+        tensor = tensor.detach().cpu()
+        if tensor.is_floating_point():
+            tensor = tensor.to(dtype)
+            if not tensor.isfinite().all():
+                raise InputError(f"'{name}' holds numbers that are not finite as {dtype}.", "Save it as float32.")
+        tensors[name] = tensor.contiguous()
+    return safetensors.torch.save(tensors, {HEADER_KEY: header})
+
+
+# What a model folder says of its model; all that can be known without loading the network.
+
+Precision = Literal["float32", "float16"]
+
+
+class ModelConfig(Section):
+    """What a network is, how pictures are put before it, and what its outputs mean.
+
+    With a `head` the outputs are embeddings, and the classes those that they were trained on, by `protocol`.
+    `start` says what the weights were trained on before, if anything. `precision` is how the weights are stored; in
+    memory they are float32. `temperature` divides the logits before the softmax; where the validation
+    images could not tell it, it is 1, and `temperature_remark` says why. `match_threshold` is the cosine of two
+    vectors from which on their images may be called one class, at 1 % false matches among images like the validation
+    images (or a protocol's test images), and more among others; None where it was not measured.
+    `unknown_threshold` is the probability of the likeliest class below which the answer is better "unknown": one image
+    in ten of the classes it knows lies below it; None: it always has an answer. Of `dataset` and its `remark`, see
+    `Catalog`. `crop_boxes` says whether it saw images cut to their boxes;
+    `val_fraction` and `split_seed` which it was not trained on, where the data name no val split; None in folders that
+    do not know.
+    """
+
+    format: Literal[1] = 1
+    name: str
+    options: dict[str, Scalar | list[Scalar]] = Field(default_factory=dict)
+    head: Head | None = None
+    protocol: str = ""
+    start: str = ""
+    crop_boxes: bool = False
+    image_size: int = Field(ge=8, le=1024)
+    crop_mode: CropMode = "center"
+    mean: tuple[float, float, float]
+    std: tuple[Positive, Positive, Positive]
+    class_names: tuple[str, ...] = Field(min_length=1)
+    class_ids: tuple[str, ...]
+    dataset: str = ""
+    remark: str = ""
+    temperature: Positive = 1.0
+    temperature_remark: str = ""
+    match_threshold: float | None = Field(None, ge=-1, le=1)
+    unknown_threshold: Fraction | None = None
+    val_fraction: Fraction | None = None
+    split_seed: int | None = None
+    precision: Precision = "float32"
+
+    @model_validator(mode="after")
+    def _every_class_has_an_id(self) -> ModelConfig:
+        if len(self.class_ids) != len(self.class_names):
+            raise ValueError(f"{len(self.class_names)} class_names but {len(self.class_ids)} class_ids")
+        return self
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    def is_unknown(self, probability: float) -> bool:
+        """Whether a picture whose likeliest class has this probability is better called unknown."""
+        return self.unknown_threshold is not None and probability < self.unknown_threshold
+
+    def classes_in(self, ids: Sequence[str], names: Sequence[str]) -> list[str]:
+        """Names of those classes, given by id and name, that the network was trained on."""
+        known = set(zip(self.class_ids, self.class_names, strict=True))
+        return [name for mark, name in zip(ids, names, strict=True) if (mark, name) in known]
+
+    def of_vectors(self) -> str:
+        """JSON of the fields that an embedding depends on; stored beside the weights, and so in their fingerprint."""
+        fields = {"name", "options", "image_size", "mean", "std"}
+        if self.head:
+            fields.add("head")
+        if self.crop_mode != "center":  # folders from before there was a choice say nothing of it
+            fields.add("crop_mode")
+        without = {"head": {"projection"}} if self.head and not self.head.projection else None  # likewise
+        return self.model_dump_json(include=fields, exclude=without)
+
+
+def describe(name: str | Path) -> tuple[ModelConfig, str]:
+    """What the model in a folder, on the Hub or in the package is, and its fingerprint; the weights are checked by it.
+
+    Raises:
+        InputError: as `Pretrained.from_pretrained`, as far as it can be seen without loading the network.
+    """
+    config_path, weights_path = find(name)
+    config, fingerprint = read_config(ModelConfig, config_path)
+    check_weights(read_bytes(weights_path), weights_path, fingerprint, config.of_vectors())
+    return config, fingerprint

@@ -1,0 +1,1 @@
+"""HTML reports of a training or an evaluation, each one file."""

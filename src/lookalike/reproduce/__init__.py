@@ -1,0 +1,1 @@
+"""Studies: the recipes and the tables of results that come from them."""

@@ -1,0 +1,210 @@
+"""Routes that answer about pictures: what they are, what looks like them, their vectors. None changes anything."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import unicodedata
+from typing import Annotated
+
+import numpy as np
+from fastapi import APIRouter, Depends, Query, Request
+from numpy.typing import NDArray
+
+from lookalike.gallery.query import Threshold
+from lookalike.gallery.store.base import GalleryItem
+from lookalike.serve import schemas
+from lookalike.serve.batching import Outputs
+from lookalike.serve.errors import FAULTS, RefusedError
+from lookalike.serve.parameters import check_parameters
+from lookalike.serve.requests import image_body, images_in, while_wanted
+from lookalike.serve.service import Service
+
+LONGEST_LABEL = 1000  # characters
+LARGEST_ID = 2**63 - 1
+
+Top = Annotated[int, Query(ge=1, description="Labels for each image.")]
+Id = Annotated[int | None, Query(ge=1, le=LARGEST_ID, description="An item, instead of an image.")]
+Most = Annotated[int, Query(ge=1, description="Answers at most.")]
+Least = Annotated[
+    str,
+    Query(
+        description="The least cosine of an answer: a number, 'none', 'calibrated' (on the gallery's own labels), "
+        "or 'default': calibrated where the gallery is, else none.",
+        examples=["default", "none", "0.7"],
+    ),
+]
+Labels = Annotated[list[str] | None, Query(max_length=100, description="Only items of this label, or one of these.")]
+Exact = Annotated[bool, Query(description="Compare with every item.")]
+
+
+def routes(service: Service) -> APIRouter:
+    """The routes of one service."""
+    router = APIRouter(responses=FAULTS, dependencies=[Depends(check_parameters)])
+
+    async def outputs_of(request: Request, count: int | None = None) -> Outputs:
+        return await outputs_for(request, await images_in(service, request, count))
+
+    async def outputs_for(request: Request, files: list[bytes]) -> Outputs:
+        with service.batcher.places(len(files)):
+            return await while_wanted(request, lambda: _through(service, files))
+
+    @router.post("/v1/recognise", openapi_extra=image_body(several=True), summary="What images show")
+    async def recognise(request: Request, top: Top = 5) -> schemas.PredictResponse:
+        """The likeliest classes of each image with calibrated probabilities, and whether to call it unknown."""
+        start = time.perf_counter()
+        _check_most("top", top, service)
+        engine = service.engine
+        if not engine.class_names:
+            raise RefusedError(409, "this model has no classes, only vectors.", "Use /v1/search or /v1/embed.")
+        outputs = await outputs_of(request)
+        assert outputs.logits is not None
+        results = [
+            _recognised(probabilities, engine.class_names, engine.class_ids, engine.unknown_threshold, top)
+            for probabilities in softmax(outputs.logits, engine.temperature)
+        ]
+        return schemas.PredictResponse(model=engine.name, took_ms=_since(start), results=results)
+
+    @router.post(
+        "/v1/search",
+        openapi_extra=image_body(several=False, required=False),
+        summary="What looks like an image or an item",
+    )
+    async def search(
+        request: Request,
+        id: Id = None,
+        k: Most = 24,
+        threshold: Least = "default",
+        label: Labels = None,
+        exact: Exact = False,
+    ) -> schemas.SearchResponse:
+        """The items of the gallery most alike to an image, or to one of them, which is then left out. Items of the very
+        same file, byte for byte, are told apart, in `same`.
+        """
+        start = time.perf_counter()
+        _check_most("k", k, service)
+        collection = service.collection
+        limit = threshold_of(threshold)
+        labels = [checked_label(one) for one in label or ()]
+        query: NDArray[np.float32] | int
+        digest = None
+        if id is None:
+            files = await images_in(service, request, 1)
+            digest = await service.pictures.run(lambda: hashlib.sha256(files[0]).digest())
+            query = (await outputs_for(request, files)).vectors[0]
+        elif "content-type" in request.headers:
+            raise RefusedError(422, "an id and an image.", "Leave one out.")
+        else:
+            query = id
+        found, least = await while_wanted(
+            request, lambda: collection.search(query, k, labels=labels, threshold=limit, exact=exact, digest=digest)
+        )
+        names = service.settings.shows_names
+        hits, same = (
+            [
+                schemas.SearchHit(
+                    id=hit.row.id,
+                    score=hit.score,
+                    label=hit.row.label,
+                    name=name_of(hit.row) if names else None,
+                    metadata=dict(hit.row.metadata),
+                    thumbnail=thumbnail_of(hit.row.id),
+                )
+                for hit in some
+            ]
+            for some in (found.hits, found.same)
+        )
+        return schemas.SearchResponse(took_ms=_since(start), exact=found.exact, threshold=least, hits=hits, same=same)
+
+    @router.post("/v1/embed", openapi_extra=image_body(several=True), summary="Vectors of images")
+    async def embed(request: Request) -> schemas.EmbedResponse:
+        """A vector of length 1 for each image; the cosine of two says how alike the images are."""
+        outputs = await outputs_of(request)
+        engine = service.engine
+        return schemas.EmbedResponse(model=engine.fingerprint, dim=engine.dim, vectors=outputs.vectors.tolist())
+
+    return router
+
+
+def _check_most(name: str, value: int, service: Service) -> None:
+    most = service.settings.max_answers
+    if value > most:
+        raise RefusedError(422, f"query {name}: more than {most:,}.", "Ask for fewer.", limit="max_answers", value=most)
+
+
+async def _through(service: Service, files: list[bytes]) -> Outputs:
+    return await service.batcher.run(await service.pictures.decode(files))
+
+
+def softmax(logits: NDArray[np.float32], temperature: float) -> NDArray[np.float64]:
+    """Probabilities of each row of (N, C) logits, divided by the temperature first."""
+    scaled = logits.astype(np.float64) / temperature
+    powers: NDArray[np.float64] = np.exp(scaled - scaled.max(1, keepdims=True))
+    shares: NDArray[np.float64] = powers / powers.sum(1, keepdims=True)
+    return shares
+
+
+def _recognised(
+    probabilities: NDArray[np.float64],
+    names: tuple[str, ...],
+    ids: tuple[str, ...],
+    unknown_below: float | None,
+    top: int,
+) -> schemas.PredictedClass:
+    order = np.argsort(-probabilities, kind="stable")[:top].tolist()
+    labels = [schemas.Label(label=names[i], class_id=ids[i], probability=float(probabilities[i])) for i in order]
+    return schemas.PredictedClass(
+        unknown=unknown_below is not None and labels[0].probability < unknown_below, labels=labels
+    )
+
+
+def threshold_of(text: str) -> Threshold:
+    """A threshold as it is written in a query.
+
+    >>> threshold_of("0.7"), threshold_of("none")
+    (0.7, None)
+    """
+    if text == "none":
+        return None
+    if text == "default":
+        return "default"
+    if text == "calibrated":
+        return "calibrated"
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not -1 <= value <= 1:
+        raise RefusedError(
+            422, "query threshold: no cosine.", "Give a number from -1 to 1, default, calibrated or none."
+        )
+    return value
+
+
+def checked_label(text: str) -> str:
+    """A label that can be kept and asked for: a text of any language, with joiners and emoji, in one line.
+
+    Raises:
+        RefusedError: 422, it is empty, too long, or holds control characters.
+    """
+    if not text.strip() or len(text) > LONGEST_LABEL or any(unicodedata.category(one) == "Cc" for one in text):
+        raise RefusedError(
+            422,
+            "query label: no label.",
+            f"Give a text without line breaks and control characters, of at most {LONGEST_LABEL} characters.",
+        )
+    return text
+
+
+def thumbnail_of(id: int) -> str:
+    """Where a row's small picture is."""
+    return f"/v1/items/{id}/thumbnail"
+
+
+def name_of(row: GalleryItem) -> str:
+    """A row's file name, without its folders."""
+    return row.path.replace("\\", "/").rpartition("/")[2]
+
+
+def _since(start: float) -> float:
+    return round(1000 * (time.perf_counter() - start), 2)

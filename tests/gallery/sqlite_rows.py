@@ -1,0 +1,61 @@
+"""Rows for the tests of the embedded store: clustered vectors, and the slow and obvious way to search them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lookalike.gallery.store.base import GalleryInfo, GalleryItem, NewItem
+from lookalike.gallery.store.sqlite import SqliteStore
+
+DIM = 32
+ABOUT = GalleryInfo("f" * 64, DIM, model="runs/a/model", image_size=64, threshold=0.5)
+
+
+def vectors_of(count: int, seed: int = 0, dim: int = DIM, classes: int = 40) -> NDArray[np.float32]:
+    """(count, dim) float32 of length 1, around centres that do not depend on the seed."""
+    centres = np.random.default_rng(99).standard_normal((classes, dim))
+    random = np.random.default_rng(seed)
+    vectors = centres[random.integers(0, classes, count)] + 0.7 * random.standard_normal((count, dim))
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def rows_of(vectors: NDArray[np.float32], start: int = 0, classes: int = 10) -> list[NewItem]:
+    """Rows whose path and label tell their number."""
+    return [
+        NewItem(f"{n:06}.jpg", b"%d" % n, vector, label=f"class {n % classes}", metadata={"n": n, "even": n % 2 == 0})
+        for n, vector in enumerate(vectors, start)
+    ]
+
+
+def made(folder: Path, count: int, *, exact_below: int, batch: int = 500) -> SqliteStore:
+    """A store with rows, open for writing."""
+    store = SqliteStore.create(folder, ABOUT, exact_below=exact_below)
+    vectors = vectors_of(count)
+    for start in range(0, count, batch):
+        store.add(rows_of(vectors[start : start + batch], start))
+    return store
+
+
+def slow_search(
+    store: SqliteStore, query: NDArray[np.float32], k: int, among: Iterable[GalleryItem] | None = None
+) -> list[int]:
+    """Ids of the nearest: every kept vector compared with the query, of equal cosines the lower id."""
+    ids = [row.id for row in (store.rows() if among is None else among)]
+    vectors = store.vectors(ids).astype(np.float64)
+    scores = (vectors @ query) / np.linalg.norm(vectors, axis=1) / np.linalg.norm(query)
+    order = sorted(range(len(ids)), key=lambda place: (-np.float32(scores[place]), ids[place]))
+    return [ids[place] for place in order[:k]]
+
+
+def ids_found(store: SqliteStore, queries: NDArray[np.float32], k: int = 10, **how: object) -> list[list[int]]:
+    """Ids of the hits of each query."""
+    return [[hit.row.id for hit in found.hits] for found in store.search(queries, k, **how)]  # type: ignore[arg-type]
+
+
+def recall(found: Sequence[Sequence[int]], right: Sequence[Sequence[int]]) -> float:
+    """Mean share of the right ids that were found."""
+    return float(np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(found, right, strict=True)]))

@@ -1,0 +1,155 @@
+"""The fast way through a network gives the vectors of the plain one, `Pretrained.embed`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from lookalike.data import synthetic
+from lookalike.errors import InputError
+from lookalike.image import decode
+from lookalike.models.fusion import DenseConvolution, fold_batch_norm, make_small_ones_dense
+from lookalike.models.inference import Embedder, has_bfloat16
+from lookalike.models.pretrained import ImageModel, load
+from lookalike.models.registry import create_model
+from lookalike.models.serialization import ModelConfig
+from lookalike.recipe import Head
+from small_gallery import model_folder
+
+NETWORKS = {
+    "weave": {"widths": [16, 32], "pairs": [1, 1]},
+    "resnet18": {"stem": "patch", "width": 16},
+    "resnet50": {"stem": "imagenet", "width": 8, "blur": True},
+    "cubs_resnet_2": {"stem": "small", "width": 8, "placement": "stage"},
+    "simple_cnn": {},
+}
+
+
+def pictures(count: int, size: int = 32) -> NDArray[np.uint8]:
+    """Drawn, not noise: of noise, which no network is made for, bfloat16 changes the vectors several times as much."""
+    rng = np.random.default_rng(0)
+    return np.stack([synthetic.render(synthetic.CLASS_NAMES[i % 24], rng, size) for i in range(count)])
+
+
+def model_of(name: str, head: Head | None = None) -> ImageModel:
+    """A network with batch norms that do something, as after training."""
+    config = ModelConfig(
+        name=name, options=NETWORKS[name], image_size=32, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3), head=head,
+        class_names=("a", "b"), class_ids=("a", "b"),
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = ImageModel(create_model(name, 2, NETWORKS[name], head), config)
+    generator = torch.Generator().manual_seed(1)
+    for norm in model.modules():
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            norm.weight.data.uniform_(0.5, 1.5, generator=generator)
+            norm.bias.data.normal_(0, 0.2, generator=generator)
+    model.train()
+    with torch.no_grad():
+        for x in model._batches(pictures(48), 24):
+            model.network(x)
+    return model.eval()
+
+
+def cosines(model: ImageModel, embedder: Embedder, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return (model.embed(images) * embedder.vectors(images)).sum(1)
+
+
+@pytest.mark.parametrize("head", [None, Head(dim=24), Head(dim=24, pooling="gem", kind="mlp", hidden=48)])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_vectors_are_those_of_the_plain_way(name: str, head: Head | None) -> None:
+    model, images = model_of(name, head), pictures(48)
+    before = model.network.state_dict()
+    for compute, least in (("float32", 1 - 1e-5), ("bfloat16", 0.999)):
+        embedder = Embedder(model, compute)  # type: ignore[arg-type]
+        found = embedder.vectors(images)
+        assert (found.shape, found.dtype) == ((48, model.embedding_dim), np.float32)
+        assert (embedder.dim, embedder.size, embedder.fingerprint) == (found.shape[1], 32, model.fingerprint)
+        np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-5)
+        assert cosines(model, embedder, images).min() >= least
+    assert all(torch.equal(before[key], now) for key, now in model.network.state_dict().items())
+
+
+def test_in_bfloat16_the_network_is_really_computed_in_it_but_for_the_stem() -> None:
+    model, seen = model_of("resnet18", Head(dim=8)), []
+    embedder = Embedder(model, "bfloat16")
+    for module in embedder._network.modules():
+        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):  # the dense ones are linear, too
+            module.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    embedder.vectors(pictures(2))
+    assert seen[:2] == [torch.float32] * 2
+    assert set(seen[2:-1]) == {torch.bfloat16}
+    assert seen[-1] == torch.float32
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_folding_takes_every_batch_norm_that_follows_a_convolution() -> None:
+    for name in NETWORKS:
+        network = model_of(name).network
+        fold_batch_norm(network)
+        assert not [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)], name
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(
+    ("size", "stride", "padding"), [(3, 1, 1), (3, 2, 1), (1, 1, 0), (2, 1, 1), (5, 1, 2), (3, (2, 1), (1, 2))]
+)
+@pytest.mark.parametrize(("height", "width"), [(2, 2), (1, 1), (3, 4), (4, 1)])
+def test_a_dense_convolution_is_the_convolution(
+    height: int, width: int, size: int, stride: int, padding: int, bias: bool
+) -> None:
+    torch.manual_seed(0)
+    plain = torch.nn.Conv2d(6, 10, size, stride, padding, bias=bias)
+    x = torch.randn(3, 6, height, width)
+    expected = plain(x)
+    with torch.no_grad():
+        found = DenseConvolution(plain, height, width)(x.contiguous(memory_format=torch.channels_last))
+    assert found.shape == expected.shape
+    torch.testing.assert_close(found, expected.detach(), atol=1e-5, rtol=1e-5)
+
+
+def test_convolutions_on_the_smallest_maps_become_dense_and_others_do_not() -> None:
+    network = model_of("resnet18").network  # maps of 8, 4, 2 and 1 positions a side
+    make_small_ones_dense(network, 32)
+    dense = [name for name, module in network.named_modules() if isinstance(module, DenseConvolution)]
+    assert dense == [
+        f"blocks.{block}.branch.{part}.0" for block, part in ((4, 1), (5, 0), (5, 1), (6, 0), (6, 1), (7, 0), (7, 1))
+    ]
+
+
+def test_bfloat16_is_chosen_where_the_processor_has_it(tmp_path: Path) -> None:
+    model = load(model_folder(tmp_path / "model"))
+    assert Embedder(model).bfloat16 == has_bfloat16()
+    assert not Embedder(model, "float32").bfloat16
+
+
+def test_a_batch_may_be_of_any_size(tmp_path: Path) -> None:
+    embedder = Embedder(load(model_folder(tmp_path / "model")), "float32")
+    images = pictures(7)
+    assert embedder.vectors(images[:0]).shape == (0, embedder.dim)
+    alone = np.concatenate([embedder.vectors(images[i : i + 1]) for i in range(7)])
+    np.testing.assert_allclose(embedder.vectors(images), alone, atol=1e-5)
+    np.testing.assert_allclose(embedder.vectors(images[::-1]), alone[::-1], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "wrong", [np.zeros((2, 16, 16, 3), np.uint8), np.zeros((2, 32, 32, 3), np.float32), np.zeros((32, 32, 3), np.uint8)]
+)
+def test_what_is_no_batch_is_refused(wrong: NDArray[np.uint8], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is no batch of pictures"):
+        Embedder(load(model_folder(tmp_path / "model"))).vectors(wrong)
+
+
+@pytest.mark.real_data
+@pytest.mark.skipif("LOOKALIKE_REAL_MODEL" not in os.environ, reason="needs a trained model: set LOOKALIKE_REAL_MODEL")
+def test_on_real_images_and_a_trained_model_nothing_is_lost(real_data: Path) -> None:
+    model = load(os.environ["LOOKALIKE_REAL_MODEL"])
+    files = sorted((real_data / "tiny-imagenet-200" / "val" / "images").iterdir())[:256]
+    images = np.stack([decode(file.read_bytes(), model.config.image_size) for file in files])
+    assert cosines(model, Embedder(model, "float32"), images).min() >= 0.999999
+    assert cosines(model, Embedder(model, "bfloat16"), images).min() >= 0.9999

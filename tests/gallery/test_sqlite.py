@@ -1,0 +1,394 @@
+"""The embedded store: what it finds, what it refuses, who may write. (What every store does: `test_stores.py`.)"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sqlite_rows import ABOUT, DIM, ids_found, made, recall, rows_of, slow_search, vectors_of
+
+from lookalike.errors import InputError
+from lookalike.gallery.store import sqlite, vector_search
+from lookalike.gallery.store.ann_index import HnswIndex
+from lookalike.gallery.store.base import NewItem, ReplacedError
+from lookalike.gallery.store.sqlite import SqliteStore
+from lookalike.gallery.store.vector_search import VectorView
+
+EXACT_BELOW = 200
+ROWS = 2000
+QUERIES = vectors_of(40, seed=5)
+
+
+@pytest.fixture(scope="module")
+def big(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A gallery beyond the size of exact search, closed."""
+    folder = tmp_path_factory.mktemp("big") / "big.gallery"
+    made(folder, ROWS, exact_below=EXACT_BELOW).close()
+    return folder
+
+
+def test_exact_search_is_the_slow_one(big: Path) -> None:
+    with SqliteStore.open(big, exact_below=EXACT_BELOW) as store:
+        found = store.search(QUERIES, 7, exact=True)
+        assert all(one.exact for one in found)
+        assert [[hit.row.id for hit in one.hits] for one in found] == [slow_search(store, q, 7) for q in QUERIES]
+
+
+def test_approximate_search_says_so_and_finds_the_same(big: Path) -> None:
+    with SqliteStore.open(big, exact_below=EXACT_BELOW) as store:
+        approximate = store.search(QUERIES, 10)
+        exact = store.search(QUERIES, 10, exact=True)
+        assert not any(one.exact for one in approximate)
+        assert recall(ids_found(store, QUERIES), ids_found(store, QUERIES, exact=True)) >= 0.99
+        scores = {(q, hit.row.id): hit.score for q, one in enumerate(exact) for hit in one.hits}
+        both = [(scores.get((q, hit.row.id)), hit.score) for q, one in enumerate(approximate) for hit in one.hits]
+        assert all(a == b for a, b in both if a is not None)
+
+
+def test_a_change_that_a_gallery_leaves_in_the_middle_of_is_undone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, away = tmp_path / "some.gallery", tmp_path / "away.gallery"
+    store = made(folder, 3, exact_below=EXACT_BELOW)
+    insert = sqlite.writing.insert
+
+    def replaced(*given: Any) -> list[int]:
+        ids = insert(*given)
+        monkeypatch.undo()
+        folder.rename(away)
+        made(folder, 2, exact_below=EXACT_BELOW).close()
+        return ids
+
+    monkeypatch.setattr(sqlite.writing, "insert", replaced)
+    with pytest.raises(ReplacedError):
+        store.add(rows_of(vectors_of(4, seed=9)))
+    store.close()
+    for place, count in ((away, 3), (folder, 2)):
+        with SqliteStore.open(place) as now:
+            assert (len(now), now.verify()) == (count, [])
+
+
+def test_a_writer_that_closes_leaves_the_files_of_another_gallery_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "some.gallery"
+    store = made(folder, 300, exact_below=EXACT_BELOW)
+    store.add(rows_of(vectors_of(300, seed=9), start=300))
+    folder.rename(tmp_path / "away.gallery")
+    made(folder, 400, exact_below=EXACT_BELOW).close()
+    before = sorted(path.name for path in folder.iterdir())
+    assert any(name.startswith("graph-") for name in before)
+    store.close()
+    assert sorted(path.name for path in folder.iterdir()) == before
+    with SqliteStore.open(folder, exact_below=EXACT_BELOW) as now:
+        assert not now.verify()
+        assert not now.search(QUERIES[:1])[0].exact
+
+
+def test_recall_is_measured(big: Path) -> None:
+    with SqliteStore.open(big, exact_below=EXACT_BELOW) as store:
+        assert 0.99 <= store.measure_recall(10, 100) <= 1
+    with SqliteStore.open(big, exact_below=ROWS) as store:
+        assert store.measure_recall() == 1
+        assert store.search(QUERIES[:1])[0].exact
+
+
+def test_a_poor_graph_is_measured_as_poor(big: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(HnswIndex, "nearest", lambda self, query, count: np.arange(0, 40, dtype=np.int64))
+    monkeypatch.setattr(VectorView, "_nothing_missed", lambda *given: True)
+    with SqliteStore.open(big, exact_below=EXACT_BELOW) as store:
+        assert store.measure_recall(10, 50) < 0.5
+
+
+def test_newer_rows_are_folded_in_and_removed_ones_are_gone(tmp_path: Path) -> None:
+    with made(tmp_path / "g", 1000, exact_below=EXACT_BELOW) as store:
+        covered = store.facts()["covered by the approximate index"]
+        twin = vectors_of(1000)[0]
+        new = store.add([NewItem("new.jpg", b"new", twin)])
+        assert store.facts()["covered by the approximate index"] == covered
+        found = store.search(twin, 2)[0]
+        assert [hit.row.id for hit in found.hits] == [1, *new]  # the very same vector: the lower id comes first
+        assert not found.exact
+        store.remove([1])
+        assert store.search(twin, 1)[0].hits[0].row.id == new[0]
+        store.remove(new)
+        assert store.search(twin, 1)[0].hits[0].row.path not in {"new.jpg", "000000.jpg"}
+
+
+def test_recall_holds_while_rows_are_removed(tmp_path: Path) -> None:
+    with made(tmp_path / "g", ROWS, exact_below=EXACT_BELOW) as store:
+        assert store.remove(range(1, ROWS, 3)) == 667
+        right = ids_found(store, QUERIES, exact=True)
+        assert right == [slow_search(store, query, 10) for query in QUERIES]
+        assert recall(ids_found(store, QUERIES), right) >= 0.99
+
+
+@pytest.mark.parametrize("where", [{"label": "class 3"}, {"even": True}, {"label": ["class 1", "class 2"], "n": 11}])
+def test_a_filter_costs_no_answers(big: Path, where: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+    with SqliteStore.open(big, exact_below=EXACT_BELOW) as store:
+        passing = list(store.rows(where=where))
+        right = [slow_search(store, query, 10, passing) for query in QUERIES]
+        few = store.search(QUERIES, 10, where=where)
+        assert all(one.exact for one in few)
+        assert [[hit.row.id for hit in one.hits] for one in few] == right
+    monkeypatch.setattr(vector_search, "FEW", 0)
+    with SqliteStore.open(big, exact_below=EXACT_BELOW) as store:  # too many rows pass to compare with each
+        assert recall(ids_found(store, QUERIES, where=where), right) >= 0.99
+
+
+def test_what_a_filter_knows_changes_with_the_rows(tmp_path: Path) -> None:
+    with made(tmp_path / "g", 300, exact_below=EXACT_BELOW) as store, SqliteStore.open(tmp_path / "g") as reader:
+        where = {"n": [5, 6]}
+        assert ids_found(reader, QUERIES[:1], where=where) == ids_found(store, QUERIES[:1], where=where)
+        store.label([6], metadata={"n": 7})
+        store.add(rows_of(vectors_of(1, seed=8), 5)[:1])
+        found = ids_found(reader, QUERIES[:1], where=where)
+        assert found == ids_found(store, QUERIES[:1], where=where)
+        assert sorted(found[0]) == [7, 301]
+
+
+def test_equal_vectors_come_by_id(tmp_path: Path) -> None:
+    vector = vectors_of(1)[0]
+    with SqliteStore.create(tmp_path / "g", ABOUT, exact_below=50) as store:
+        ids = store.add([NewItem(f"{n}", b"", vector) for n in range(2500)])
+        assert ids_found(store, vector, 30, exact=True) == [ids[:30]]
+        assert ids_found(store, vector, 2000, exact=True) == [ids[:2000]]
+        assert len(ids_found(store, vector, 30)[0]) == 30
+
+
+def test_many_answers_are_exact(big: Path) -> None:
+    with SqliteStore.open(big, exact_below=EXACT_BELOW) as store:
+        found = store.search(QUERIES[0], 900)[0]
+        assert found.exact
+        assert len(found.hits) == 900
+        assert len(store.search(QUERIES[0], 5000)[0].hits) == ROWS
+
+
+def test_ids_are_never_used_again(tmp_path: Path) -> None:
+    with SqliteStore.create(tmp_path / "g", ABOUT) as store:
+        ids = store.add(rows_of(vectors_of(5)))
+        store.remove(ids)
+        store.compact()
+    with SqliteStore.open(tmp_path / "g", write=True) as store:
+        assert store.add(rows_of(vectors_of(2))) == [6, 7]
+
+
+def test_compaction_gives_space_back(tmp_path: Path) -> None:
+    with made(tmp_path / "g", ROWS, exact_below=EXACT_BELOW) as store:
+        store.remove(range(1, ROWS - 100))
+    with SqliteStore.open(tmp_path / "g", write=True, exact_below=EXACT_BELOW) as store:
+        before = store.facts()["bytes"]
+        right = ids_found(store, QUERIES)
+        store.compact()
+        assert ids_found(store, QUERIES) == right
+        assert store.verify() == []
+    with SqliteStore.open(tmp_path / "g") as store:
+        assert store.facts()["bytes"] < before / 3
+
+
+def test_derived_files_grow_by_what_is_new(tmp_path: Path) -> None:
+    with made(tmp_path / "g", 600, exact_below=EXACT_BELOW) as store:
+        assert store.facts()["covered by the approximate index"] >= 400
+    with SqliteStore.open(tmp_path / "g", write=True, exact_below=EXACT_BELOW) as store:
+        assert store.facts()["covered by the approximate index"] == 600
+        ids = store.add(rows_of(vectors_of(60, seed=3), 600))
+        store.remove(ids[::2])
+    with SqliteStore.open(tmp_path / "g", exact_below=EXACT_BELOW) as store:
+        assert store.facts()["covered by the approximate index"] == 630
+        assert recall(ids_found(store, QUERIES), ids_found(store, QUERIES, exact=True)) >= 0.99
+        assert store.verify() == []
+    assert len(list((tmp_path / "g").glob("graph-*"))) == 1
+
+
+def test_rows_are_of_one_moment(tmp_path: Path) -> None:
+    with made(tmp_path / "g", 2500, exact_below=10_000) as store:
+        rows = store.rows()
+        first = next(rows)
+        store.remove(range(2, 2000))
+        store.add(rows_of(vectors_of(10, seed=4), 5000))
+        assert [first.id, *(row.id for row in rows)] == list(range(1, 2501))
+
+
+def test_values_keep_their_kind(tmp_path: Path) -> None:
+    vector = vectors_of(1)[0]
+    kinds = {"text": "1", "int": 1, "float": 1.0, "true": True, "null": None, "half": 0.5}
+    with SqliteStore.create(tmp_path / "g", ABOUT) as store:
+        store.add([NewItem(name, b"", vector, metadata={'odd "key"\\': value}) for name, value in kinds.items()])
+        store.add([NewItem("none", b"", vector, look=2**64 - 1)])
+
+        def passing(value: object) -> set[str]:
+            return {row.path for row in store.rows(where={'odd "key"\\': value})}  # type: ignore[dict-item]
+
+        assert passing("1") == {"text"}
+        assert passing(1) == passing(1.0) == {"int", "float"}
+        assert passing(True) == {"true"}
+        assert passing(None) == {"null", "none"}
+        assert passing([None, 0.5, "1"]) == {"null", "none", "half", "text"}
+        assert passing([]) == set()
+        assert store.by_path(["none"])["none"].look == 2**64 - 1
+        with pytest.raises(InputError, match="nan cannot be kept"):
+            store.add([NewItem("nan", b"", vector, metadata={"x": float("nan")})])
+        with pytest.raises(InputError, match="not text that can be stored"):
+            store.add([NewItem("a\udcff.jpg", b"", vector)])
+        assert len(store) == 7
+
+
+def test_the_second_writer_learns_who_the_first_is(tmp_path: Path) -> None:
+    with SqliteStore.create(tmp_path / "g", ABOUT) as store:
+        code = (
+            f"from lookalike.gallery.store.sqlite import SqliteStore\nSqliteStore.open({str(tmp_path / 'g')!r}, True)"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert done.returncode
+        assert f"process {os.getpid()} on " in done.stderr
+        with pytest.raises(InputError, match=f"process {os.getpid()} on .* is writing to it"):
+            SqliteStore.open(tmp_path / "g", write=True)
+        store.add(rows_of(vectors_of(3)))
+    SqliteStore.open(tmp_path / "g", write=True).close()
+
+
+def test_a_reader_does_not_write(tmp_path: Path) -> None:
+    made(tmp_path / "g", 10, exact_below=5).close()
+    with SqliteStore.open(tmp_path / "g") as store:
+        for change in (
+            lambda: store.add(rows_of(vectors_of(1))),
+            lambda: store.remove([1]),
+            lambda: store.label([1], "x"),
+            lambda: store.reject([]),
+            lambda: store.forget([]),
+            store.compact,
+        ):
+            with pytest.raises(InputError, match="open for reading"):
+                change()
+
+
+def test_bad_vectors_are_refused_by_name_and_nothing_is_kept(tmp_path: Path) -> None:
+    good = rows_of(vectors_of(3))
+    with SqliteStore.create(tmp_path / "g", ABOUT) as store:
+        for vector, words in (
+            (np.ones(DIM, np.float32), "has the length 5.657"),
+            (np.full(DIM, np.nan, np.float32), "has the length nan"),
+            (vectors_of(1)[0][:-1], "has the shape"),
+        ):
+            with pytest.raises(InputError, match=f"^000001.jpg: its vector {words}"):
+                store.add([good[0], replace(good[1], vector=vector), good[2]])
+        assert len(store) == 0
+
+
+def test_folders_that_are_no_gallery(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no gallery here"):
+        SqliteStore.open(tmp_path / "none")
+    with pytest.raises(InputError, match="this is no gallery"):
+        SqliteStore.open(tmp_path, write=True)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "gallery.db").write_bytes(b"no database at all" * 1000)
+    with pytest.raises(InputError, match=r"gallery.db: this is no gallery's database"):
+        SqliteStore.open(tmp_path)
+    (tmp_path / "gallery.db").unlink()
+    with sqlite3.connect(tmp_path / "gallery.db") as db:
+        db.execute("CREATE TABLE other (x)")
+    db.close()
+    with pytest.raises(InputError, match="not a gallery's"):
+        SqliteStore.open(tmp_path, write=True)
+    (tmp_path / "gallery.db").write_bytes(b"")
+    with pytest.raises(InputError, match="not a gallery's"):
+        SqliteStore.open(tmp_path)
+
+
+def test_a_newer_format_is_refused_by_number(tmp_path: Path) -> None:
+    SqliteStore.create(tmp_path / "g", ABOUT).close()
+    db = sqlite3.connect(tmp_path / "g" / "gallery.db")
+    db.execute("PRAGMA user_version = 7")
+    db.close()
+    with pytest.raises(InputError, match=r"has format 7, and this version of lookalike knows 1.*Upgrade"):
+        SqliteStore.open(tmp_path / "g")
+
+
+def test_create_takes_no_folder_that_is_in_use(tmp_path: Path) -> None:
+    made(tmp_path / "g", 3, exact_below=10).close()
+    with pytest.raises(InputError, match="there is something of this name"):
+        SqliteStore.create(tmp_path / "g", ABOUT)
+    with SqliteStore.open(tmp_path / "g") as store:
+        assert store.about == ABOUT
+        assert len(store) == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["g"]
+
+
+def test_a_gallery_that_was_deleted_takes_no_rows(tmp_path: Path) -> None:
+    store = SqliteStore.create(tmp_path / "g", ABOUT)
+    for path in (tmp_path / "g").iterdir():
+        path.unlink()
+    with pytest.raises(InputError, match="no longer there"):
+        store.add(rows_of(vectors_of(1)))
+    store.close()
+
+
+def test_a_writer_whose_folder_was_replaced_leaves_the_log_of_the_other(tmp_path: Path) -> None:
+    """SQLite removes a log by its name when the last connection closes; closed or only let go."""
+    for let_go in (lambda store: store.close(), lambda store: None):
+        old = SqliteStore.create(tmp_path / "g", ABOUT)
+        old.add(rows_of(vectors_of(1)))
+        (tmp_path / "g").rename(tmp_path / "old")
+        with SqliteStore.create(tmp_path / "g", ABOUT) as new:
+            new.add(rows_of(vectors_of(3)))
+            let_go(old)
+            del old
+            gc.collect()
+            assert (tmp_path / "g" / "gallery.db-wal").stat().st_size
+            with SqliteStore.open(tmp_path / "g") as reader:
+                assert len(reader) == 3
+        with SqliteStore.open(tmp_path / "old", write=True) as store:
+            assert len(store) == 1
+        shutil.rmtree(tmp_path / "g")
+        shutil.rmtree(tmp_path / "old")
+
+
+def test_opening_loads_nothing_heavy() -> None:
+    code = "import lookalike.gallery.store.sqlite, sys, json; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "pyarrow", "scipy"} & set(json.loads(done.stdout))
+
+
+def test_what_the_graph_misses_altogether_is_noticed(big: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = HnswIndex.nearest
+
+    def misled(self: HnswIndex, query: np.ndarray, count: int) -> np.ndarray:  # as if it were led to the opposite side
+        return honest(self, -query, count) if count <= 40 else honest(self, query, count)
+
+    monkeypatch.setattr(HnswIndex, "nearest", misled)
+    with SqliteStore.open(big, exact_below=EXACT_BELOW) as store:
+        right = ids_found(store, QUERIES, exact=True)
+        assert recall(ids_found(store, QUERIES), right) >= 0.9
+        where = {"even": True}
+        assert recall(ids_found(store, QUERIES, where=where), ids_found(store, QUERIES, where=where, exact=True)) >= 0.9
+
+
+def test_what_was_removed_is_not_remembered_for_ever(tmp_path: Path) -> None:
+    vectors = vectors_of(40)
+    with SqliteStore.create(tmp_path / "g", ABOUT, exact_below=50) as store, SqliteStore.open(tmp_path / "g") as reader:
+        for start in range(0, 400, 40):
+            store.remove(store.add(rows_of(vectors, start)))
+            assert reader.search(QUERIES[0])[0].hits == []
+        store.add(rows_of(vectors))
+        assert len(reader.search(QUERIES[0])[0].hits) == 10
+        assert store.verify() == []
+    db = sqlite3.connect(tmp_path / "g" / "gallery.db")
+    assert db.execute("SELECT count(*) FROM removed").fetchone()[0] <= 90
+    db.close()
+
+
+def test_leftovers_of_a_killed_writer_are_cleared(tmp_path: Path) -> None:
+    made(tmp_path / "g", 600, exact_below=EXACT_BELOW).close()
+    names = {path.name for path in (tmp_path / "g").iterdir()}
+    for name in ("vectors-abc.f16", "graph-abc.usearch", ".graph-abc.usearch.partial"):
+        (tmp_path / "g" / name).write_bytes(b"half")
+    SqliteStore.open(tmp_path / "g", write=True).close()
+    assert {path.name for path in (tmp_path / "g").iterdir()} == names
