@@ -14,7 +14,7 @@ from small_gallery import album, model_folder, picture
 
 PAGE = (Path(__file__).parents[1] / "docs" / "how-to" / "gallery.md").read_text()
 ELSEWHERE = {
-    "lookalike gallery add photos.gallery photos/ --watch",  # never ends: tests/search/test_watch.py
+    "lookalike gallery add photos.gallery photos/ --watch",  # never ends: tests/gallery/test_watch.py
     "lookalike gallery create 'postgresql://ann@db.example/pictures#photos' --from photos.parquet",  # no such server
 }
 

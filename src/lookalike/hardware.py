@@ -1,4 +1,4 @@
-"""How many threads or processes can work at once, how threads wait for one another, and how they are stopped."""
+"""The machine: processor cores, devices, and how threads wait and stop. Importing this module does not load PyTorch."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import threading
 from collections.abc import Iterator, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-
-import torch
+from typing import TYPE_CHECKING
 
 from lookalike.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 # How long a thread that has nothing to do asks again and again whether there is something, before it sleeps and leaves
 # its core to others. GNU's OpenMP, PyTorch's on Linux: rounds (300,000 without this, up to 20 ms); LLVM's and Intel's:
 # milliseconds (200 without this).
 SHORT_WAITS = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}
-
-
 SET_BY_USER = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
 
 
@@ -72,9 +72,6 @@ def stoppable_threads(count: int) -> Iterator[tuple[ThreadPoolExecutor, threadin
         threads.shutdown(wait=True, cancel_futures=True)
 
 
-# Which device to compute on.
-
-
 def choose_device(name: str) -> torch.device:
     """The device of that name, checked to be there.
 
@@ -84,6 +81,8 @@ def choose_device(name: str) -> torch.device:
     Raises:
         InputError: no such device on this machine.
     """
+    import torch
+
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     mps = torch.backends.mps.is_available()
     if name == "auto":

@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from lookalike import bounds
 from lookalike.color_profiles import to_srgb
 from lookalike.deep_pixels import as_eight_bits, has_deep_colour, is_deep
 from lookalike.errors import InputError
+from lookalike.image_limits import check_limits
 
 EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
@@ -101,7 +101,7 @@ def decode(
 
     Raises:
         InputError: not an image in one of these formats, damaged or cut short, larger than `MAX_PIXELS`, of a structure
-            that would keep the decoder busy (see `lookalike.bounds`), or a box that holds nothing of the picture.
+            that would keep the decoder busy (see `lookalike.image_limits`), or a box that holds nothing of the picture.
     """
     target = (size, size) if isinstance(size, int) else size
     image = load_image(data, None if target is None or box is not None else max(target), where=where)
@@ -138,7 +138,7 @@ def load_image(data: bytes, size: int | None = None, *, where: str = "image") ->
     Raises:
         InputError: as `decode`.
     """
-    bounds.check(data, where)
+    check_limits(data, where)
     image = opened(data, where)
     with _alone(image, size):
         return _upright(image, data, where)

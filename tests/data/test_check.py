@@ -1,4 +1,4 @@
-"""The doctor on healthy data and on every illness: damaged, doubled, contradictory, mislabelled, incomplete."""
+"""`data check` on sound data and on every problem: damaged, doubled, contradictory, mislabelled, incomplete."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lookalike.data import check as doctor
+from lookalike.data import check as checks
 from lookalike.data.catalog import UNLABELLED, Catalog, Row, Split
 from lookalike.data.check import CheckReport, check
 from lookalike.data.image_folder import read_folder
@@ -115,7 +115,7 @@ def test_a_zip_is_as_healthy_as_its_folder(home: Path) -> None:
 
 
 def test_progress_and_chunks(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "CHUNK", 4)
+    monkeypatch.setattr(checks, "CHUNK", 4)
     reports: list[tuple[int, int]] = []
     (home / "val" / "dog" / "0.png").write_bytes(b"")
     report = check(read_folder(home), workers=3, progress=lambda *done: reports.append(done))
@@ -368,7 +368,7 @@ def official() -> Catalog:
 
 def differences(catalog: Catalog) -> list[str]:
     """What `check` finds in the counts, without reading 120,000 images."""
-    return doctor._differences(catalog, doctor._counts(catalog))
+    return checks._differences(catalog, checks._counts(catalog))
 
 
 def test_the_official_counts_are_no_difference(official: Catalog) -> None:

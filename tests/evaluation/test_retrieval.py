@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from lookalike.errors import InputError
-from lookalike.evaluation import knn as neighbours
-from lookalike.evaluation import retrieval
+from lookalike.evaluation import knn, retrieval
 from lookalike.evaluation.retrieval import (
     bootstrap,
     map_at_r,
@@ -102,10 +101,10 @@ def test_all_numbers_equal_the_naive_loop(case: dict[str, Any], tile: int, lists
     expected = naive(*(case[name] for name in ("embeddings", "labels", "gallery", "gallery_labels", "groups")),
                      case["gallery_groups"], case["threshold"])  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(neighbours, "TILE", tile)
-        patch.setattr(neighbours, "SLICE", 2)
-        patch.setattr(neighbours, "LISTS", lists)
-        patch.setattr(neighbours, "ENTRIES", 8)
+        patch.setattr(knn, "TILE", tile)
+        patch.setattr(knn, "SLICE", 2)
+        patch.setattr(knn, "LISTS", lists)
+        patch.setattr(knn, "ENTRIES", 8)
         if not expected[1]:
             with pytest.raises(InputError, match="has an image of its class in the gallery"):
                 per_query(ks=KS, **case)

@@ -1,6 +1,6 @@
 """Random damage to the files of a gallery, and what comes of it.
 
-    python tests/search/damaging.py FOLDER TIMES SEED
+    python tests/gallery/damaging.py FOLDER TIMES SEED
 
 FOLDER is one that is not there yet. Each time one file of a copy of a gallery is damaged; then everything is asked that
 a gallery answers. Printed is a line of JSON: how many damages were "found" (an error that names the gallery or a row,

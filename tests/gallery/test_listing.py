@@ -18,8 +18,7 @@ from lookalike.data.registry import load_dataset
 from lookalike.errors import InputError
 from lookalike.gallery.ingest import ingest
 from lookalike.gallery.sources.base import SourceImage
-from lookalike.gallery.sources.local import listings_of
-from lookalike.gallery.sources.resolve import resolve_source
+from lookalike.gallery.sources.resolve import listings_of, resolve_source
 from lookalike.gallery.store.base import FailedFile
 from lookalike.gallery.store.sqlite import SqliteStore
 from lookalike.models.inference import Embedder

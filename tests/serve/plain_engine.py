@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from lookalike.models.pretrained import ImageModel, load
-
-
-@dataclass(frozen=True)
-class Outputs:
-    logits: NDArray[np.float32] | None
-    vectors: NDArray[np.float32]
+from lookalike.models.runtime import Outputs
 
 
 class PlainEngine:

@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from plain_engine import Outputs, PlainEngine
+from plain_engine import PlainEngine
 from serve_client import encoded, form
 from starlette.testclient import TestClient
 
 from lookalike import __version__
+from lookalike.models.runtime import Outputs
 from lookalike.serve import errors
 from lookalike.serve.app import application, create_app
 from lookalike.serve.service import Service

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 from browsing import Sight, Site, ask, file_of, site
 from numpy.typing import NDArray
-from plain_engine import Outputs, PlainEngine
+from plain_engine import PlainEngine
 from serve_client import encoded
 from serve_process import serving
 
 from lookalike import Gallery
 from lookalike.gallery.store.sqlite import EXACT_BELOW
 from lookalike.models.pretrained import ImageModel
+from lookalike.models.runtime import Outputs
 from lookalike.serve.settings import Settings
 from small_gallery import rows
 

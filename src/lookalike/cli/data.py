@@ -110,12 +110,12 @@ def check(source: Source, as_json: AsJson = False) -> None:
 
     Ends with exit code 2 when the data set cannot be used as it is.
     """
-    from lookalike.data import check as doctor
+    from lookalike.data.check import check
     from lookalike.data.registry import load_dataset
 
     catalog = load_dataset(source)
     with _progress("checking") as progress:
-        report = doctor.check(catalog, progress=progress)
+        report = check(catalog, progress=progress)
     if as_json:
         print_json(report.to_json())
     else:

@@ -1,4 +1,4 @@
-"""The doctor: reads every image of a data set and says what is wrong with it, what is missing and what is odd."""
+"""Check a data set: decode every image, and report damaged files, copies across splits, odd classes and sizes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What the doctor found.
+    """What `check` found.
 
     Args:
         name: the data set's name.

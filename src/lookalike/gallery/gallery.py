@@ -389,7 +389,7 @@ class Gallery:
         """Write a search as a page of pictures; see `lookalike.gallery.results_page.results_page_of`."""
         from lookalike.gallery.results_page import results_page_of
 
-        results_page_of(self, Path(path), query, found, how)
+        results_page_of(self.store, Path(path), query, found, title=self.place.name, how=how)
 
     def _ids(self, where: Filter) -> list[int]:
         if not where:

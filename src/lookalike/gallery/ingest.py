@@ -34,7 +34,8 @@ from lookalike.errors import InputError
 from lookalike.gallery.row_paths import Gone, is_below
 from lookalike.gallery.scan import IngestBatch, new_row, prepare_batches
 from lookalike.gallery.sources.base import ImageSource, Source, SourceImage
-from lookalike.gallery.sources.local import listings_of, no_pictures
+from lookalike.gallery.sources.local import no_pictures
+from lookalike.gallery.sources.resolve import listings_of
 from lookalike.gallery.store.base import FailedFile, GalleryItem, NewItem, Store, batches
 from lookalike.hardware import cores
 from lookalike.image import dhash

@@ -25,7 +25,7 @@ from lookalike.errors import InputError
 from lookalike.gallery.export import Exported, batch_of, schema_of
 from lookalike.gallery.ray import Cluster, portions, rows_of
 from lookalike.gallery.sources.base import Source
-from lookalike.gallery.sources.local import listings_of
+from lookalike.gallery.sources.resolve import listings_of
 from lookalike.gallery.store.base import FailedFile, GalleryInfo, GalleryItem, NewItem
 
 if TYPE_CHECKING:

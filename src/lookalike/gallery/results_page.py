@@ -7,7 +7,7 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jinja2
 from PIL import Image
@@ -15,11 +15,8 @@ from PIL import Image
 from lookalike.data.scan import printable
 from lookalike.errors import InputError
 from lookalike.gallery.query import are_several, id_of, is_vector, name_of, wanted
-from lookalike.gallery.store.base import GalleryItem, SearchResult
+from lookalike.gallery.store.base import GalleryItem, SearchResult, Store
 from lookalike.image import prepare
-
-if TYPE_CHECKING:
-    from lookalike.gallery.gallery import Gallery
 
 HERE = Path(__file__).parent
 SIDE = 320  # pixels of a query's picture
@@ -132,15 +129,22 @@ def write_results_page(
 
 
 def results_page_of(
-    gallery: Gallery, path: Path, query: Any, found: SearchResult | list[SearchResult], how: Sequence[str] = ()
+    store: Store,
+    path: Path,
+    query: Any,
+    found: SearchResult | list[SearchResult],
+    *,
+    title: str,
+    how: Sequence[str] = (),
 ) -> None:
     """Write the wall of a search.
 
     Args:
-        gallery: that was searched.
+        store: that was searched.
         path: of the HTML file.
         query: as it was given to `Gallery.search`.
         found: what that returned.
+        title: of the page.
         how: what else to say at the top, a few words each.
 
     Raises:
@@ -149,24 +153,24 @@ def results_page_of(
     queries = list(query) if are_several(query) else [query]
     answers = found if isinstance(found, list) else [found]
     asked = [
-        QueryResult(name_of(each, place), _picture_of(each, gallery), answer)
+        QueryResult(name_of(each, place), _picture_of(each, store), answer)
         for place, (each, answer) in enumerate(zip(queries, answers, strict=True))
     ]
     write_results_page(
         path,
         asked,
-        gallery.store.thumbnail,
-        title=gallery.place.name,
-        how=[f"{len(gallery):,} pictures", wanted(gallery.about), *how],
-        calibrated=gallery.about.own_threshold,
-        calibrated_on=gallery.about.calibrated_on or "",
+        store.thumbnail,
+        title=title,
+        how=[f"{len(store):,} pictures", wanted(store.about), *how],
+        calibrated=store.about.own_threshold,
+        calibrated_on=store.about.calibrated_on or "",
     )
 
 
-def _picture_of(query: Any, gallery: Gallery) -> bytes:
+def _picture_of(query: Any, store: Store) -> bytes:
     """A query as a JPEG, the square that the model sees; empty where there is no picture."""
     if (id := id_of(query)) is not None:
-        return gallery.store.thumbnail(id) or b""
+        return store.thumbnail(id) or b""
     if is_vector(query):
         return b""
     file = io.BytesIO()

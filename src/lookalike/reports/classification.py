@@ -21,8 +21,7 @@ from PIL import Image
 
 from lookalike.evaluation.calibration import fit_temperature, log_softmax, reliability
 from lookalike.evaluation.classification import confusion_matrix, most_confused_pairs, per_class_accuracy, predictions
-from lookalike.reports import charts as figures
-from lookalike.reports import html
+from lookalike.reports import charts, html
 from lookalike.reports.charts import Line
 
 ALL_CLASSES = 40  # with more, only the best and worst are shown at once, and there is no confusion matrix
@@ -163,7 +162,7 @@ def training_charts(history: Sequence[dict[str, Any]], class_count: int) -> list
     def series(kind: str, key: str) -> list[tuple[float, float]]:
         return [(r["epoch"], r[key]) for r in history if r.get("kind") == kind and r.get(key) is not None]
 
-    plans: list[tuple[str, str, list[Line], figures.Format, bool]] = [
+    plans: list[tuple[str, str, list[Line], charts.Format, bool]] = [
         (
             "Accuracy",
             "On the validation images, in the precision of the training.",
@@ -171,7 +170,7 @@ def training_charts(history: Sequence[dict[str, Any]], class_count: int) -> list
                 Line("top-1", series("eval", "top1")),
                 *([Line("top-5", series("eval", "top5"))] if class_count > 5 else []),
             ],
-            figures.percent,
+            charts.percent,
             False,
         ),
         (
@@ -179,18 +178,18 @@ def training_charts(history: Sequence[dict[str, Any]], class_count: int) -> list
             "Training loss is that of augmented images, with label smoothing or mixing where the recipe has them: "
             "the two need not meet.",
             [Line("training", series("train", "loss")), Line("validation", series("eval", "nll"))],
-            figures.plain,
+            charts.plain,
             False,
         ),
-        ("Learning rate", "", [Line("rate", series("train", "lr"))], figures.plain, False),
-        ("Resolution", "Side of the training images.", [Line("side", series("train", "size"))], figures.pixels, True),
+        ("Learning rate", "", [Line("rate", series("train", "lr"))], charts.plain, False),
+        ("Resolution", "Side of the training images.", [Line("side", series("train", "size"))], charts.pixels, True),
     ]
-    charts = []
+    drawn = []
     for title, caption, lines, form, stairs in plans:
         about = f"{title} over the epochs of the training."
-        if chart := figures.line_chart(lines, about=about, x_name="epoch", form=form, stairs=stairs):
-            charts.append((title, caption, chart))
-    return charts
+        if chart := charts.line_chart(lines, about=about, x_name="epoch", form=form, stairs=stairs):
+            drawn.append((title, caption, chart))
+    return drawn
 
 
 def confidence(findings: ClassificationFindings) -> dict[str, Any]:
@@ -202,8 +201,7 @@ def confidence(findings: ClassificationFindings) -> dict[str, Any]:
     after = reliability(np.exp(log_softmax(findings.logits / temperature.value)), findings.labels) if scaled else []
     few = min(FEW, len(findings.labels) // 50)
     about = (
-        f"Reliability diagram. Mean confidence {figures.percent(sure, 1)}, share recognised "
-        f"{figures.percent(right, 1)}."
+        f"Reliability diagram. Mean confidence {charts.percent(sure, 1)}, share recognised {charts.percent(right, 1)}."
     )
     if abs(sure - right) < 0.01:
         verdict = "about as sure as it is right"
@@ -215,7 +213,7 @@ def confidence(findings: ClassificationFindings) -> dict[str, Any]:
         "verdict": verdict,
         "temperature": temperature.value,
         "not_scaled": temperature.reason,
-        "reliability": figures.reliability_diagram(before, after, few=few, about=about),
+        "reliability": charts.reliability_diagram(before, after, few=few, about=about),
         "few": few,
         "scaled": scaled,
     }
@@ -236,7 +234,7 @@ def classes(findings: ClassificationFindings) -> dict[str, Any]:
         "worst": known[::-1][:EXTREMES] if many else None,
         "quartiles": quartiles(known, shares) if many else None,
         "listed": count <= LISTED,
-        "histogram": figures.histogram(shares, about="How many classes have which accuracy.") if many else None,
+        "histogram": charts.histogram(shares, about="How many classes have which accuracy.") if many else None,
         "names": findings.names,
         "matrix": findings.matrix.tolist() if count <= ALL_CLASSES else None,
     }
@@ -244,11 +242,11 @@ def classes(findings: ClassificationFindings) -> dict[str, Any]:
 
 def quartiles(known: Sequence[ClassRow], shares: Sequence[float]) -> str:
     """The spread of the classes in a sentence."""
-    low, middle, high = (figures.percent(float(end)) for end in np.quantile(shares, (0.25, 0.5, 0.75)))
+    low, middle, high = (charts.percent(float(end)) for end in np.quantile(shares, (0.25, 0.5, 0.75)))
     best, worst = known[0], known[-1]
     return (
         f"Half of the classes lie between {low} and {high}, around {middle}. The best is {best.name}, "
-        f"{figures.percent(max(shares))}; the worst {worst.name}, {figures.percent(min(shares))}."
+        f"{charts.percent(max(shares))}; the worst {worst.name}, {charts.percent(min(shares))}."
     )
 
 

@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from lookalike.errors import InputError
 from lookalike.evaluation.pair_similarity import PairSimilarities, similarities, threshold
 from lookalike.evaluation.retrieval import THRESHOLD
-from lookalike.reports import charts as figures
-from lookalike.reports import html
+from lookalike.reports import charts, html
 from lookalike.reports.charts import Line, map_chart, similarity_chart
 from lookalike.reports.classification import ClassRow, quartiles
 from lookalike.reports.protocol_table import protocol_words
@@ -115,17 +114,17 @@ def headline(results: dict[str, Any], findings: RetrievalFindings) -> dict[str, 
     for key, (name, words) in about.items():
         if key == "recall_at_1" or results.get(key) is None:
             continue
-        value = f"{results[key]:.3f}" if key == "nmi" else figures.percent(results[key], digits)
+        value = f"{results[key]:.3f}" if key == "nmi" else charts.percent(results[key], digits)
         numbers.append((name, value, words, interval(results, key)))
     searched = f"each searched among {len(findings.labels) - 1:,} other images"
     numbers.append(("Queries", f"{queries:,}", searched, None))
     return {
-        "recall": figures.percent(results["recall_at_1"], digits),
+        "recall": charts.percent(results["recall_at_1"], digits),
         "right": round(results["recall_at_1"] * queries),
         "queries": queries,
         "excluded": int(results.get("excluded", (~findings.counted).sum())),
         "interval": interval(results, "recall_at_1"),
-        "chance": figures.percent(findings.chance(), 1),
+        "chance": charts.percent(findings.chance(), 1),
         "numbers": numbers,
     }
 
@@ -142,7 +141,7 @@ def ks(results: dict[str, Any]) -> list[int]:
 def interval(results: dict[str, Any], key: str) -> str | None:
     """The 95 % interval of a number in words, where there is one: "48.9 to 51.9 %"."""
     ends = results.get("intervals", {}).get(key)
-    return None if ends is None else f"{100 * ends[0]:.1f} to {figures.percent(ends[1], 1)}"
+    return None if ends is None else f"{100 * ends[0]:.1f} to {charts.percent(ends[1], 1)}"
 
 
 def how_measured(results: dict[str, Any], card: dict[str, Any], n: int) -> list[str]:
@@ -192,8 +191,7 @@ def views(results: dict[str, Any]) -> dict[str, Any]:
         for key in keys
     ]
     texts = [
-        (name, [figures.percent(row[key], 1) if row.get(key) is not None else "–" for key in keys])
-        for name, row in rows
+        (name, [charts.percent(row[key], 1) if row.get(key) is not None else "–" for key in keys]) for name, row in rows
     ]
     return {"heads": heads, "rows": texts} if len(rows) > 1 else {}
 
@@ -205,12 +203,12 @@ def training_charts(history: Sequence[dict[str, Any]], results: dict[str, Any]) 
         return [(r["epoch"], r[key]) for r in history if r.get("kind") == kind and r.get(key) is not None]
 
     least = f"{results.get('threshold', THRESHOLD):g}"
-    plans: list[tuple[str, str, list[Line], figures.Format, bool]] = [
+    plans: list[tuple[str, str, list[Line], charts.Format, bool]] = [
         (
             "Recall",
             "On the test classes, in the precision of the training.",
-            [Line(f"Recall@{k}", series("eval", f"recall_at_{k}")) for k in ks(results)[: len(figures.LOOKS)]],
-            figures.percent,
+            [Line(f"Recall@{k}", series("eval", f"recall_at_{k}")) for k in ks(results)[: len(charts.LOOKS)]],
+            charts.percent,
             False,
         ),
         (
@@ -220,25 +218,25 @@ def training_charts(history: Sequence[dict[str, Any]], results: dict[str, Any]) 
                 Line("by rank", series("eval", "softmax_recall_at_1")),
                 Line(f"above {least}", series("eval", "softmax_threshold_recall_at_1")),
             ],
-            figures.percent,
+            charts.percent,
             False,
         ),
         (
             "Loss",
             "Of the training batches, augmented.",
             [Line("training", series("train", "loss"))],
-            figures.plain,
+            charts.plain,
             False,
         ),
-        ("Learning rate", "", [Line("rate", series("train", "lr"))], figures.plain, False),
-        ("Resolution", "Side of the training images.", [Line("side", series("train", "size"))], figures.pixels, True),
+        ("Learning rate", "", [Line("rate", series("train", "lr"))], charts.plain, False),
+        ("Resolution", "Side of the training images.", [Line("side", series("train", "size"))], charts.pixels, True),
     ]
-    charts = []
+    drawn = []
     for title, caption, lines, form, stairs in plans:
         about = f"{title} over the epochs of the training."
-        if chart := figures.line_chart(lines, about=about, x_name="epoch", form=form, stairs=stairs):
-            charts.append((title, caption, chart))
-    return charts
+        if chart := charts.line_chart(lines, about=about, x_name="epoch", form=form, stairs=stairs):
+            drawn.append((title, caption, chart))
+    return drawn
 
 
 def wall(findings: RetrievalFindings) -> dict[str, Any]:
@@ -277,7 +275,7 @@ def classes(rows: Sequence[tuple[int, ClassRow]]) -> dict[str, Any]:
         "easiest": known[:EXTREMES] if many else None,
         "quartiles": quartiles(known, shares) if many else None,
         "listed": many and len(known) <= LISTED,
-        "histogram": figures.histogram(shares, about=about, x_name="Recall@1 of a class") if many else None,
+        "histogram": charts.histogram(shares, about=about, x_name="Recall@1 of a class") if many else None,
     }
 
 
@@ -315,8 +313,8 @@ def similarity(pairs: PairSimilarities) -> dict[str, Any]:
     about = "Cosines of pairs of one class and of different classes."
     if some:
         about += " " + " ".join(
-            f"Above {at.cosine:.3f} lie {figures.percent(at.found, 1)} of the same-class pairs and "
-            f"{figures.percent(at.rate)} of the others."
+            f"Above {at.cosine:.3f} lie {charts.percent(at.found, 1)} of the same-class pairs and "
+            f"{charts.percent(at.rate)} of the others."
             for at in some
         )
     return {

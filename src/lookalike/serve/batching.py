@@ -15,25 +15,14 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lookalike.models.runtime import Outputs, Runtime
 from lookalike.serve.errors import RefusedError, overloaded, unavailable
 
-if TYPE_CHECKING:
-    from lookalike.models.runtime import Runtime
-
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """Of one request's pictures: (n, C) float32 logits, None of a model without classes; (n, D) float32 of length 1."""
-
-    logits: NDArray[np.float32] | None
-    vectors: NDArray[np.float32]
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,12 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike import bounds
 from lookalike.errors import InputError
 from lookalike.gallery.decode import DecodedImage, ImageBytes, decode_image
 from lookalike.gallery.sources.base import SourceImage
 from lookalike.hardware import cores
 from lookalike.image import CropMode, TooManyPixelsError, UnknownFormatError, decode, opened
+from lookalike.image_limits import check_limits
 from lookalike.serve.errors import RefusedError
 
 SAID = "Use JPEG, PNG, WebP, GIF, BMP or TIFF."
@@ -107,7 +107,7 @@ class ImageDecoder:
     def _check(self, data: bytes, name: str) -> None:
         """Refuse what is not let in, by its first bytes and its structure; nothing is decoded."""
         try:
-            bounds.check(data, name)
+            check_limits(data, name)
             kind = opened(data, name, self._max_pixels).format
         except TooManyPixelsError:
             raise self._too_large(name) from None

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from lookalike.gallery.query import Threshold
 from lookalike.gallery.store.base import GalleryItem
+from lookalike.models.runtime import Outputs
 from lookalike.serve import schemas
-from lookalike.serve.batching import Outputs
 from lookalike.serve.errors import FAULTS, RefusedError
 from lookalike.serve.parameters import check_parameters
 from lookalike.serve.requests import image_body, images_in, while_wanted

@@ -1,4 +1,4 @@
-"""TODO."""
+"""What a source of images is, and one file on disk as an image of it."""
 
 from __future__ import annotations
 

@@ -23,8 +23,8 @@ from lookalike.data.scan import modified_ns
 from lookalike.data.tables import holds_images, not_whole, read_schema
 from lookalike.errors import InputError
 from lookalike.gallery.sources.base import ImageSource, ListedImage, SourceImage, file_image
+from lookalike.gallery.sources.local import source_of_catalog
 from lookalike.gallery.sources.remote import is_uri, remote_image
-from lookalike.gallery.sources.resolve import resolve_source
 from lookalike.gallery.store.base import FailedFile, Value
 
 BATCH = 64  # rows of Parquet in memory at a time
@@ -46,7 +46,7 @@ def source_of_table(path: Path) -> ImageSource:
         return _of_records(path, partial(_csv_records, path), lambda: sum(1 for _ in _csv_records(path)))
     schema = read_schema(path)
     if b"lookalike" in (schema.metadata or {}):
-        return resolve_source(Catalog.from_parquet(path))
+        return source_of_catalog(Catalog.from_parquet(path))
     if _picture_column(schema) is not None and "path" not in schema.names:
         return source_of_shards(path, [path])
     _check_path_column(path, schema.names)

@@ -1,7 +1,7 @@
 """What a store is: the rows of a gallery, kept so that none is lost, and found by their vectors.
 
 A store knows nothing of pictures or networks. It takes finished rows and gives them back. Both stores pass one test
-suite, `tests/search/test_stores.py`, which is the definition where words are not.
+suite, `tests/gallery/test_stores.py`, which is the definition where words are not.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""TODO."""
+"""What every store checks of the vectors it is given, and the checksum of a row."""
 
 from __future__ import annotations
 

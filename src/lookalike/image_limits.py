@@ -43,7 +43,7 @@ TIFF_JPEG = frozenset({6, 7})
 REMEDY = "Save it anew in an image editor, or remove it."
 
 
-def check(data: bytes, where: str = "image") -> None:
+def check_limits(data: bytes, where: str = "image") -> None:
     """Refuse an image whose structure would keep a decoder busy.
 
     What is no image, or is damaged, passes: decoding says so.
