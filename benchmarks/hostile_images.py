@@ -2,9 +2,9 @@
 
     python benchmarks/hostile_images.py [--limit SECONDS] [--only WORD]
 
-Of each kind of `tests/hostile.py` one file just within the limits of `lookalike.image_limits`, one beyond them,
-and of each format one of as many pixels as are let in. Each is decoded in a process of its own, as `lookalike gallery add` does it,
-to 224 pixels. Prints seconds of processor time, MiB, and what came of it; ends with 1 where one took longer than the
+Of each kind of `tests/hostile.py` one file just within the limits of `lookalike.image_limits`, one beyond them, and of
+each format one of as many pixels as are let in. Each is decoded in a process of its own, as `lookalike gallery add` does
+it, to 224 pixels. Prints seconds of processor time, MiB, and what came of it; ends with 1 where one took longer than the
 limit (10 seconds).
 """
 
