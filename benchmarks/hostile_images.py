@@ -2,10 +2,10 @@
 
     python benchmarks/hostile_images.py [--limit SECONDS] [--only WORD]
 
-Of each kind of `tests/hostile.py` one file just within the limits of `lookalike.image_limits`, one beyond them, and of
-each format one of as many pixels as are let in. Each is decoded in a process of its own, as `lookalike gallery add` does
-it, to 224 pixels. Prints seconds of processor time, MiB, and what came of it; ends with 1 where one took longer than the
-limit (10 seconds).
+One file of each kind in `tests/hostile.py` just within the limits of `lookalike.image_limits` and one beyond, and of
+each format one image of as many pixels as are allowed. Each is decoded to 224 pixels in a process of its own, as
+`lookalike gallery add` does it. Prints seconds of processor time, MiB and the outcome; exits with 1 if a file took more
+than the limit (10 seconds).
 """
 
 from __future__ import annotations
