@@ -1,7 +1,7 @@
 """Train a recipe on one GPU within a number of seconds, and keep what came of it.
 
     python benchmarks/gpu_record.py tiny_imagenet/record/h200/resnet18 --seconds 420 --data tiny-imagenet-200 --out OUT
-    python benchmarks/gpu_record.py demo --seconds 5 --data builtin --out OUT training.compile=false     a rehearsal
+    python benchmarks/gpu_record.py quickstart --seconds 5 --data builtin --out OUT training.compile=false   a rehearsal
 
 Every size of the recipe's `training.resolution` is compiled and timed first, by whole steps of the training loop's own
 parts. The number of epochs follows from these rates and the seconds given; the schedule is made for it. Then the run is
@@ -54,7 +54,7 @@ def rate_of(recipe: Recipe, training: Pack, size: int, device: torch.device) -> 
     task = create_objective(recipe, classes)
     network = task.network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = optim.make_optimizer(network, task.loss, recipe.optimizer)
-    average = optim.ModelEma(network, settings.ema) if settings.ema else None
+    average = optim.ModelEma(network, settings.ema_decay) if settings.ema_decay else None
     model: Any = torch.compile(network) if settings.compile else network
     network.train()
 

@@ -150,7 +150,7 @@ def main(arguments: list[str]) -> None:
         first, second, *changes = arguments
         classifier, embedding = recipes.load(first, changes), recipes.load(second, changes)
     else:
-        classifier, embedding = recipes.load("demo", SMALL_CLASSIFIER), recipes.load("demo", SMALL_EMBEDDING)
+        classifier, embedding = (recipes.load("quickstart", own) for own in (SMALL_CLASSIFIER, SMALL_EMBEDDING))
     material = read_material(classifier)
     curves: dict[str, list[Point]] = {}
     with tempfile.TemporaryDirectory() as folder:

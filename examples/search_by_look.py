@@ -26,7 +26,7 @@ def main() -> None:
     else:
         drawn = synthetic.catalog(size=48, train_per_class=60, val_per_class=10, test_per_class=0, cache=work / "drawn")
         changes = [f"data.source={drawn.root}", "data.image_size=48", "training.epochs=4", "training.precision=float32"]
-        model = fit(recipe.load("demo", changes), root=work / "runs", name="drawn").model_dir
+        model = fit(recipe.load("quickstart", changes), root=work / "runs", name="drawn").model_dir
         pictures = drawn.root / "train"
 
     # A gallery takes vectors of one model only, and remembers where it is.

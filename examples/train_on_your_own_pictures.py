@@ -29,7 +29,7 @@ def main() -> None:
 
     # A shipped recipe with changes; the result is a folder with model, report and receipt.
     changes = [f"data.source={pictures}", "data.image_size=48", "training.epochs=8", "training.precision=float32"]
-    run = fit(recipe.load("demo", changes), root=work / "runs", name="mine")
+    run = fit(recipe.load("quickstart", changes), root=work / "runs", name="mine")
     results = run.receipt()["results"]
     print(f"top-1 {results['top1']:.1%} on {results['n']} pictures that it has not seen")
     print(f"chance is {1 / len(results['per_class']):.1%}")

@@ -6,8 +6,12 @@ import os
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import settings
+from PIL import Image
+
+from lookalike.data import synthetic
 
 settings.register_profile("lookalike", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("lookalike")
@@ -27,3 +31,16 @@ def real_data() -> Path:
     path = Path(folder)
     assert (path / "tiny-imagenet-200").is_dir(), f"LOOKALIKE_REAL_DATA={folder} holds no tiny-imagenet-200/"
     return path
+
+
+@pytest.fixture(scope="session")
+def album(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `train/` (eight images) and `val/` (three) of each of four classes, 32 pixels."""
+    folder = tmp_path_factory.mktemp("own") / "album"
+    for number, (split, count) in enumerate({"train": 8, "val": 3}.items()):
+        for label, name in enumerate(synthetic.CLASS_NAMES[:4]):
+            (folder / split / name).mkdir(parents=True)
+            for i in range(count):
+                image = synthetic.render(name, np.random.default_rng([number, label, i]), 32)
+                Image.fromarray(image).save(folder / split / name / f"{i}.png")
+    return folder

@@ -41,12 +41,12 @@ def offered(*words: str) -> list[str]:
 def test_recipes_are_offered_by_name() -> None:
     for verb in ("train", "recipes"):
         assert offered(verb, "") == recipe.shipped()
-        assert offered(verb, "de") == [name for name in recipe.shipped() if name.startswith("de")] != []
+        assert offered(verb, "qu") == ["quickstart"]
     assert offered("train", "mine.y") == []  # then the shell offers files
     assert offered("reproduce", "--recipe", "tiny_imagenet/30m/w") == ["tiny_imagenet/30m/weave"]
 
 
-@pytest.mark.parametrize("before", [("train", "demo"), ("recipes", "demo"), ("reproduce", "cars196")])
+@pytest.mark.parametrize("before", [("train", "quickstart"), ("recipes", "quickstart"), ("reproduce", "cars196")])
 def test_keys_are_offered(before: tuple[str, ...]) -> None:
     assert offered(*before, "training.ch") == ["training.checkpoint_seconds=", "training.channels_last="]
     assert "data.augment.crop=" in offered(*before, "data.")
@@ -56,25 +56,25 @@ def test_keys_are_offered(before: tuple[str, ...]) -> None:
 
 def test_every_key_that_is_offered_is_one() -> None:
     whole = recipe.Recipe()
-    for word in offered("train", "demo", ""):
+    for word in offered("train", "quickstart", ""):
         value = whole
         for part in word.removesuffix("=").split("."):
             value = getattr(value, part)
-    assert len(offered("train", "demo", "")) > 50
+    assert len(offered("train", "quickstart", "")) > 50
 
 
 def test_values_are_offered_where_they_are_few_else_the_recipes_own() -> None:
-    assert offered("train", "demo", "optimizer.name=") == ["optimizer.name=sgd", "optimizer.name=adamw"]
-    assert offered("train", "demo", "training.compile=f") == ["training.compile=false"]
-    epochs = recipe.load("demo").training.epochs
-    assert offered("train", "demo", "training.epo") == ["training.epochs=", f"training.epochs={epochs}"]
-    assert offered("train", "demo", "model.init=") == []
+    assert offered("train", "quickstart", "optimizer.name=") == ["optimizer.name=sgd", "optimizer.name=adamw"]
+    assert offered("train", "quickstart", "training.compile=f") == ["training.compile=false"]
+    epochs = recipe.load("quickstart").training.epochs
+    assert offered("train", "quickstart", "training.epo") == ["training.epochs=", f"training.epochs={epochs}"]
+    assert offered("train", "quickstart", "model.init=") == []
 
 
 def test_bash_takes_the_sign_for_a_word_of_its_own() -> None:
-    assert offered("train", "demo", "optimizer.name", "=") == ["sgd", "adamw"]
-    assert offered("train", "demo", "optimizer.name", "=", "ad") == ["adamw"]
-    assert offered("train", "demo", "training.epochs", "=", "3", "optimizer.name", "=", "s") == ["sgd"]
+    assert offered("train", "quickstart", "optimizer.name", "=") == ["sgd", "adamw"]
+    assert offered("train", "quickstart", "optimizer.name", "=", "ad") == ["adamw"]
+    assert offered("train", "quickstart", "training.epochs", "=", "3", "optimizer.name", "=", "s") == ["sgd"]
 
 
 def test_a_recipe_that_cannot_be_read_offers_the_keys_all_the_same(here: Path) -> None:
@@ -85,7 +85,7 @@ def test_a_recipe_that_cannot_be_read_offers_the_keys_all_the_same(here: Path) -
 
 def test_data_sets_studies_models_and_galleries_are_offered() -> None:
     assert offered("data", "check", "") == ["builtin", "pets"]
-    assert offered("train", "demo", "--data", "pe") == ["pets"]
+    assert offered("train", "quickstart", "--data", "pe") == ["pets"]
     assert offered("data", "get", "t") == ["tiny-imagenet"]
     assert offered("reproduce", "cars") == ["cars196", "cars196-losses", "cars196-seeds"]
     assert offered("evaluate", "") == ["default", "runs/cars/model", "runs/pets/model"]
@@ -96,11 +96,14 @@ def test_data_sets_studies_models_and_galleries_are_offered() -> None:
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
 def test_other_shells_are_told_what_a_key_is_now(shell: str) -> None:
-    asked = {"_TYPER_COMPLETE_ARGS": "lookalike train demo optimizer.l", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    asked = {
+        "_TYPER_COMPLETE_ARGS": "lookalike train quickstart optimizer.l",
+        "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+    }
     environment = {**asked, "_LOOKALIKE_COMPLETE": f"complete_{shell}"}
     done = CliRunner().invoke(app, [], prog_name="lookalike", env=environment)
     assert "optimizer.lr=" in done.output
-    assert f"now {recipe.load('demo').optimizer.lr}" in done.output
+    assert f"now {recipe.load('quickstart').optimizer.lr}" in done.output
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
@@ -112,7 +115,7 @@ def test_a_real_bash_completes(here: Path) -> None:
     program.chmod(0o755)
     script = f"""
 eval "$(_LOOKALIKE_COMPLETE=source_bash {program})"
-COMP_WORDS=(lookalike train demo optimizer.name = ad) COMP_CWORD=5
+COMP_WORDS=(lookalike train quickstart optimizer.name = ad) COMP_CWORD=5
 _lookalike_completion lookalike; printf '%s\\n' "${{COMPREPLY[@]}}"
 """
     environment = {**os.environ, "PATH": f"{here}:{os.environ['PATH']}"}

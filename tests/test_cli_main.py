@@ -136,7 +136,7 @@ def test_a_file_system_that_refuses_is_bad_input_wherever_it_does(error: str, re
 
 
 @pytest.mark.parametrize(
-    "words", [["data", "check", ""], ["train", "demo", "--data", ""], ["gallery", "add", "g", "", "photos"], [""]]
+    "words", [["data", "check", ""], ["train", "quickstart", "--data", ""], ["gallery", "add", "g", "", "photos"], [""]]
 )
 def test_an_empty_argument_does_not_mean_the_current_folder(words: list[str], tmp_path: Path) -> None:
     done = subprocess.run([*RUN, *words], capture_output=True, text=True, check=False, cwd=tmp_path)

@@ -28,7 +28,7 @@ def said_of(left: BaseException, *, stopped: bool = True) -> str:
 
 @pytest.fixture(autouse=True)
 def command(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    arguments = ["train", "demo", "training.resolution=[[0, 24], [0.5, 32]]", "--name", "my run"]
+    arguments = ["train", "quickstart", "training.resolution=[[0, 24], [0.5, 32]]", "--name", "my run"]
     monkeypatch.setattr(sys, "argv", ["lookalike", *arguments])
     for variable in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(variable, raising=False)
@@ -59,14 +59,14 @@ def test_of_several_processes_only_the_first_one_speaks(monkeypatch: pytest.Monk
     monkeypatch.setenv("RANK", "1")
     assert "stopped" not in said_of(SystemExit(143))
     monkeypatch.setenv("RANK", "0")
-    assert "go on with: torchrun ... -m lookalike.cli.main train demo" in said_of(SystemExit(143))
+    assert "go on with: torchrun ... -m lookalike.cli.main train quickstart" in said_of(SystemExit(143))
 
 
 @pytest.mark.parametrize(
     ("given", "wanted"),
     [
-        (["train", "demo"], "lookalike train demo --resume"),
-        (["train", "demo", "--resume", "--name", "x"], "lookalike train demo --resume --name x"),
+        (["train", "quickstart"], "lookalike train quickstart --resume"),
+        (["train", "quickstart", "--resume", "--name", "x"], "lookalike train quickstart --resume --name x"),
         (["train", "--", "demo", "training.epochs=3"], "lookalike train --resume -- demo training.epochs=3"),
         (["reproduce", "tiny-imagenet", "--budget", "2h"], "lookalike reproduce tiny-imagenet --budget 2h"),
         (["demo"], "lookalike demo"),

@@ -131,10 +131,10 @@ def test_training_says_what_came_out_and_where_to_look(trained: Run, album: Path
 
 
 def test_a_shipped_recipe_trains_on_ones_own_pictures(lookalike: Command, album: Path, here: Path) -> None:
-    said = lookalike("train", "demo", *TINY, *NARROW, "--data", album, "--name", "mine", "--root", "other/place")
+    said = lookalike("train", "quickstart", *TINY, *NARROW, "--data", album, "--name", "mine", "--root", "other/place")
     assert said.code == 0, said.err
     run = Run.open(here / "other" / "place" / "mine")
-    assert run.recipe == recipes.load("demo", [*TINY, *NARROW, f"data.source={album}"])
+    assert run.recipe == recipes.load("quickstart", [*TINY, *NARROW, f"data.source={album}"])
     assert "report  other/place/mine/report.html" in said.out
     assert not (here / "runs").exists()
 
@@ -502,7 +502,7 @@ def test_a_table_with_an_image_that_is_not_there(lookalike: Command, album: Path
         (["training.epoch=3"], "unknown key 'training.epoch'. Did you mean 'epochs'?", "Keys in 'training': epochs"),
         (["trainig.epochs=3"], "unknown key 'trainig'. Did you mean 'training'?", "Keys: name, about, data"),
         (["epochs"], "'epochs' is not an override", "Write key=value"),
-        (["training.accumulate=3"], "accumulate=3 does not divide batch_size=16", "Mend"),
+        (["training.grad_accum_steps=3"], "grad_accum_steps=3 does not divide batch_size=16", "Mend"),
         (["training.resolution=[[0.5, 32]]"], "the first stage must start at 0", "Mend"),
         (["training.device=cuda:99"], "there is no device 'cuda:99' here", "Use auto, cpu"),
         (["model.name=resnet"], "no network named 'resnet'. Did you mean 'resnet", "timm/NAME"),
@@ -527,7 +527,7 @@ def test_a_value_that_is_wrong(
     ("recipe", "what"),
     [
         ("nowhere.yaml", "nowhere.yaml: no such recipe file"),
-        ("dmo", "no recipe named 'dmo'. Did you mean 'demo'?"),
+        ("quickstar", "no recipe named 'quickstar'. Did you mean 'quickstart'?"),
         ("bad.yaml", "bad.yaml: not valid YAML"),
         ("list.yaml", "list.yaml: expected 'key: value' lines, found a list"),
         ("unknown.yaml", "unknown.yaml: unknown key 'modle'. Did you mean 'model'?"),
@@ -586,10 +586,10 @@ def test_evaluate_refuses(
             ["--recipe", "tiny_imagenet/30m/resnet19"],
             "no study has a recipe 'tiny_imagenet/30m/resnet19'. Did you mean",
         ),
-        (["demo", "--recipe", "demo"], "--recipe says what to train; 'demo' does not fit to it."),
-        (["--recipe", "demo", "--budget", "2h"], "--recipe says what to train; '--budget' does not fit to it."),
-        (["--recipe", "demo", "--only", "weave"], "--recipe says what to train; '--only' does not fit to it."),
-        (["--recipe", "demo", "training.epoch=1"], "unknown key 'training.epoch'. Did you mean 'epochs'?"),
+        (["demo", "--recipe", "quickstart"], "--recipe says what to train; 'demo' does not fit to it."),
+        (["--recipe", "quickstart", "--budget", "2h"], "--recipe says what to train; '--budget' does not fit to it."),
+        (["--recipe", "quickstart", "--only", "weave"], "--recipe says what to train; '--only' does not fit to it."),
+        (["--recipe", "quickstart", "training.epoch=1"], "unknown key 'training.epoch'. Did you mean 'epochs'?"),
     ],
 )
 def test_reproduce_refuses(arguments: list[str], what: str, lookalike: Command, here: Path) -> None:
@@ -599,7 +599,7 @@ def test_reproduce_refuses(arguments: list[str], what: str, lookalike: Command, 
 
 
 def test_options_that_another_network_does_not_have_can_be_taken_away() -> None:
-    model = recipes.load("demo", ["model.name=simple_cnn", "model.options={}"]).model
+    model = recipes.load("quickstart", ["model.name=simple_cnn", "model.options={}"]).model
     with torch.device("meta"):
         assert create_model(model.name, 4, model.options).head.out_features == 4
 

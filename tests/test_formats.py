@@ -85,3 +85,23 @@ def test_a_finished_run_is_known_as_one(kept: Path) -> None:
     shutil.copytree(kept / "run", runs / "sample")
     run = Run.open(runs / "sample")
     assert run.receipt()["results"]["top1"] == pytest.approx(1 / 3)
+    assert run.is_finished
+    assert run.recipe.training.epochs == 2
+
+
+def test_a_recipe_with_former_keys_is_read_from_a_run_folder(kept: Path) -> None:
+    path = kept / "run" / "recipe.yaml"
+    text = path.read_text()
+    for former, value in {
+        "head_lr: 1.0": 20.0,
+        "accumulate: 1": 2,
+        "ema: 0.0": 0.9,
+        "freeze_norm: false": True,
+    }.items():
+        assert former in text
+        text = text.replace(former, f"{former.partition(':')[0]}: {json.dumps(value)}")
+    path.write_text(text)
+    recipe = Run.open(kept / "run").recipe
+    training = recipe.training
+    assert recipe.optimizer.head_lr_scale == 20
+    assert (training.grad_accum_steps, training.ema_decay, training.freeze_bn) == (2, 0.9, True)

@@ -16,7 +16,7 @@ SHIPPED = recipe.shipped()
 
 
 def test_there_are_recipes_for_the_demo_and_for_tiny_imagenet() -> None:
-    assert "demo" in {name.split("/")[0] for name in SHIPPED}
+    assert "quickstart" in {name.split("/")[0] for name in SHIPPED}
     assert any(name.startswith("tiny_imagenet/") for name in SHIPPED)
 
 
@@ -115,12 +115,12 @@ def test_what_is_not_key_equals_value_is_refused(override: str) -> None:
         ("training.epochs=0", r"'training.epochs' .*greater than or equal to 1 \(given: 0\)"),
         ("training.epochs=many", r"'training.epochs' .*integer.*'many'"),
         ("training.batch_size=1", "'training.batch_size'"),
-        ("training.accumulate=3", "accumulate=3 does not divide batch_size=256"),
+        ("training.grad_accum_steps=3", "grad_accum_steps=3 does not divide batch_size=256"),
         ("training.precision=fp16", "'bf16' or 'float32'"),
         ("training.resolution=[[0.5, 64]]", "the first stage must start at 0"),
         ("training.resolution=[[0, 32], [0, 64]]", "one after the other"),
         ("training.resolution=[[0, 4]]", "at least 8 pixels"),
-        ("training.ema=1.0", "less than 1"),
+        ("training.ema_decay=1.0", "less than 1"),
         ("optimizer.lr=0", "greater than 0"),
         ("optimizer.lr=.inf", "finite"),
         ("optimizer.lr=nan", "'optimizer.lr'"),
@@ -212,7 +212,7 @@ recipes = st.builds(
     training=st.builds(
         Training,
         epochs=st.integers(1, 1000),
-        ema=st.floats(0, 0.9999),
+        ema_decay=st.floats(0, 0.9999),
         resolution=st.just(()) | st.just(((0.0, 32), (0.5, 64))),
         seed=st.integers(),
     ),
@@ -245,7 +245,7 @@ def test_an_embedding_is_a_head_a_loss_and_a_protocol() -> None:
         (EMBEDDING[1:], "loss.name=multi_similarity needs an embedding, such as model.head.dim=512"),
         (EMBEDDING[:1], "model.head needs a loss for embeddings, such as loss.name=multi_similarity"),
         (EMBEDDING[:2], "loss.name=multi_similarity needs a data.protocol, such as half-zero-shot"),
-        ([*EMBEDDING, "training.accumulate=2"], "training.accumulate must be 1"),
+        ([*EMBEDDING, "training.grad_accum_steps=2"], "training.grad_accum_steps"),
         ([*EMBEDDING, "data.augment.mixup=0.2"], "needs whole labels"),
         (["data.protocol=half-zero-shot", "training.patience=2"], "training.patience must be 0 with a data.protocol"),
         (["loss.memory=100"], "loss.name=cross_entropy has no options, miner or memory"),

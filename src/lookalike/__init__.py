@@ -2,7 +2,7 @@
 
     import lookalike
 
-    model = lookalike.load("runs/demo/model")
+    model = lookalike.load("runs/pets/model")
     model.predict(images)
 
 Importing the package loads nothing heavy and changes nothing in the process; each public name is imported when it is

@@ -158,7 +158,7 @@ class Optimizer(Section):
     weight_decay: float = Field(5e-4, ge=0.0)
     decay_all: bool = False
     clip_norm: float = Field(0.0, ge=0.0)  # 0 is off
-    head_lr: Positive = 1.0  # rate of the head and of the loss's own weights, over that of the rest
+    head_lr_scale: Positive = 1.0  # rate of the head and of the loss's own weights, over that of the rest
 
 
 class Schedule(Section):
@@ -177,17 +177,17 @@ class Training(Section):
 
     epochs: int = Field(8, ge=1)
     batch_size: int = Field(256, ge=2)
-    accumulate: int = Field(1, ge=1)  # batches of `batch_size // accumulate` images per optimiser step
+    grad_accum_steps: int = Field(1, ge=1)  # batches of `batch_size // grad_accum_steps` images per optimiser step
     resolution: tuple[tuple[Fraction, int], ...] = ()
     label_smoothing: Fraction = 0.1
-    ema: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0  # decay per step of the averaged weights; 0 is off
+    ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0  # decay per step of the averaged weights; 0 is off
     patience: int = Field(0, ge=0)  # early stopping: evaluations without a better top-1; 0 is off
     evaluate_every: int = Field(1, ge=1)  # epochs
     checkpoint_seconds: float = Field(120.0, ge=0.0)  # 0 writes one after every step
     precision: Literal["bf16", "float32"] = "bf16"
     channels_last: bool = True
     head_warmup: Fraction = 0.0  # share of the run in which only the head and the loss's own weights learn
-    freeze_norm: bool = False  # batch norms keep the statistics they start with
+    freeze_bn: bool = False  # batch norms keep the statistics they start with
     compile: bool = False
     device: str = "auto"  # "auto", "cpu", "cuda", "cuda:1", "mps"
     seed: int = 0
@@ -205,8 +205,8 @@ class Training(Section):
 
     @model_validator(mode="after")
     def _divides(self) -> Training:
-        if self.batch_size % self.accumulate:
-            raise ValueError(f"accumulate={self.accumulate} does not divide batch_size={self.batch_size}")
+        if self.batch_size % self.grad_accum_steps:
+            raise ValueError(f"grad_accum_steps={self.grad_accum_steps} does not divide batch_size={self.batch_size}")
         return self
 
 
@@ -250,8 +250,10 @@ class Recipe(Section):
             raise ValueError("model.head needs a loss for embeddings, such as loss.name=multi_similarity")
         if wants_head and not self.data.protocol:
             raise ValueError(f"loss.name={self.loss.name} needs a data.protocol, such as half-zero-shot")
-        if wants_head and self.training.accumulate > 1:
-            raise ValueError(f"training.accumulate must be 1: loss.name={self.loss.name} compares the whole batch")
+        if wants_head and self.training.grad_accum_steps > 1:
+            raise ValueError(
+                f"training.grad_accum_steps must be 1: loss.name={self.loss.name} compares the whole batch"
+            )
         if wants_head and (self.data.augment.mixup or self.data.augment.cutmix):
             raise ValueError(f"loss.name={self.loss.name} needs whole labels: no data.augment.mixup or cutmix")
         if not wants_head and self.loss != Loss():

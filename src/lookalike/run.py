@@ -28,8 +28,14 @@ from typing import Any
 from lookalike import __version__
 from lookalike.errors import InputError, nearest
 from lookalike.hardware import cores
-from lookalike.recipe import Recipe
+from lookalike.recipe import Recipe, parse_yaml, validate
 
+FORMER_KEYS = {  # keys of recipes in older run folders: their names today
+    "optimizer.head_lr": "head_lr_scale",
+    "training.accumulate": "grad_accum_steps",
+    "training.ema": "ema_decay",
+    "training.freeze_norm": "freeze_bn",
+}
 LONGEST_NAME = 100  # bytes; file systems take 255, with what is hung on to it
 
 
@@ -90,7 +96,7 @@ class Run:
             ) from None
         if taken:
             raise InputError(f"{run.path}: this folder exists and is not a run.", "Choose another --name.")
-        _write(run.recipe_path, recipe.to_yaml())
+        run.keep_recipe(recipe)
         return run
 
     @classmethod
@@ -120,8 +126,13 @@ class Run:
 
     @cached_property
     def recipe(self) -> Recipe:
-        """The resolved recipe of the run."""
-        return Recipe.from_yaml(self.recipe_path.read_text(encoding="utf-8"), str(self.recipe_path))
+        """The resolved recipe of the run; keys that have another name today are read by their old one too."""
+        tree = parse_yaml(self.recipe_path.read_text(encoding="utf-8"), str(self.recipe_path))
+        for former, key in FORMER_KEYS.items():
+            section, _, old = former.partition(".")
+            if isinstance(values := tree.get(section), dict) and old in values:
+                values[key] = values.pop(old)
+        return validate(Recipe, tree, str(self.recipe_path))
 
     @property
     def is_finished(self) -> bool:

@@ -106,12 +106,15 @@ def test_only_keeps_these_in_the_order_of_the_study() -> None:
 
 
 def test_overrides_change_every_recipe_and_come_after_the_rows_own() -> None:
-    changed = StudyRow(task="1", network="a", recipe="demo", overrides=("training.seed=5", "training.epochs=9"))
-    plain = StudyRow(task="2", network="b", recipe="demo")
+    changed = StudyRow(task="1", network="a", recipe="quickstart", overrides=("training.seed=5", "training.epochs=9"))
+    plain = StudyRow(task="2", network="b", recipe="quickstart")
     made = Study(title="Two Words", about="", budgets={"b": "one"}, rows=(changed, plain))
     first, second = study.plan(made, "b", ["training.seed=7"])
     assert (first.recipe.training.seed, first.recipe.training.epochs) == (7, 9)
-    assert (second.recipe.training.seed, second.recipe.training.epochs) == (7, recipes.load("demo").training.epochs)
+    assert (second.recipe.training.seed, second.recipe.training.epochs) == (
+        7,
+        recipes.load("quickstart").training.epochs,
+    )
     assert first.changed
     assert second.changed
 
@@ -129,7 +132,7 @@ def test_a_changed_recipe_has_a_name_of_its_own_that_the_same_changes_find_again
         names.append(changed.name)
     assert names[0] == names[1] != names[2]
     made = Study(
-        title="Two Words", about="", budgets={"b": "one"}, rows=(StudyRow(task="", network="a", recipe="demo"),)
+        title="Two Words", about="", budgets={"b": "one"}, rows=(StudyRow(task="", network="a", recipe="quickstart"),)
     )
     assert [p.name for p in study.plan(made, "b")] == ["two_words-resnet18"]
 
@@ -176,9 +179,9 @@ SMALL = ["training.epochs=1", "training.batch_size=16", "data.image_size=32", "t
 def planned_for(album: Path, *overrides: str) -> list[Planned]:
     own = (*SMALL, "model.options={stem: patch, width: 8}", f"data.source={album}", *overrides)
     rows = (
-        StudyRow(task="2", network="ResNet", recipe="demo", overrides=own, published=10.0),
+        StudyRow(task="2", network="ResNet", recipe="quickstart", overrides=own, published=10.0),
         StudyRow(
-            task="3", network="CUBS", recipe="demo", overrides=(*own, "model.name=cubs_resnet_2"), published=100.0
+            task="3", network="CUBS", recipe="quickstart", overrides=(*own, "model.name=cubs_resnet_2"), published=100.0
         ),
     )
     return study.plan(Study(title="Small", about="", budgets={"only": "seconds"}, rows=rows), "only")
@@ -241,7 +244,7 @@ def test_what_a_table_says_is_what_the_receipt_says() -> None:
         "seed": 3,
         "epochs": 8,
     }
-    row = StudyRow(task="2", network="ResNet-18", recipe="demo", published=44.27)
+    row = StudyRow(task="2", network="ResNet-18", recipe="quickstart", published=44.27)
     assert study.measured(row, receipt) == {
         "task": "2",
         "network": "ResNet-18",
@@ -257,7 +260,7 @@ def test_what_a_table_says_is_what_the_receipt_says() -> None:
 
 
 def test_a_study_with_a_misspelt_key_is_refused() -> None:
-    row = {"task": "1", "network": "a", "recipe": "demo", "publishd": 44.27}
+    row = {"task": "1", "network": "a", "recipe": "quickstart", "publishd": 44.27}
     tree = {"title": "x", "about": "", "budgets": {}, "rows": [row]}
     with pytest.raises(InputError, match=r"unknown key 'rows\.0\.publishd'"):
         recipes.validate(Study, tree, "x")

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from lookalike.data import synthetic
 from lookalike.data.catalog import Catalog
@@ -32,16 +30,3 @@ def packs(pictures: Catalog, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 def root(tmp_path: Path) -> Path:
     """A folder for runs."""
     return tmp_path / "runs"
-
-
-@pytest.fixture(scope="session")
-def album(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A person's own folder: `train/` with eight and `val/` with three pictures of each of four classes, 32 pixels."""
-    folder = tmp_path_factory.mktemp("own") / "album"
-    for number, (split, count) in enumerate({"train": 8, "val": 3}.items()):
-        for label, name in enumerate(synthetic.CLASS_NAMES[:4]):
-            (folder / split / name).mkdir(parents=True)
-            for i in range(count):
-                picture = synthetic.render(name, np.random.default_rng([number, label, i]), 32)
-                Image.fromarray(picture).save(folder / split / name / f"{i}.png")
-    return folder

@@ -30,7 +30,8 @@ data:
   augment: {crop: resized, flip: 0.5, cutout: 0.2, brightness: 0.2, mixup: 0.4, cutmix: 1.0, mix_probability: 0.7}
 model: {name: cubs_resnet_2, options: {stem: patch, width: 8, features: 32, tokens: 8}}
 optimizer: {lr: 0.02, clip_norm: 5}
-training: {epochs: 5, batch_size: 8, ema: 0.9, resolution: [[0, 24], [0.5, 32]], checkpoint_seconds: 0, device: cpu}
+training:
+  {epochs: 5, batch_size: 8, ema_decay: 0.9, resolution: [[0, 24], [0.5, 32]], checkpoint_seconds: 0, device: cpu}
 """
 STEPS = 20  # 5 epochs of 32 pictures
 
@@ -130,7 +131,7 @@ def test_two_processes_stop_together_and_end_as_one_would(torchrun: Torchrun, mo
 
     monkeypatch.setenv("LOOKALIKE_CACHE", torchrun.environment["LOOKALIKE_CACHE"])
     halves = torchrun.recipe.model_copy(
-        update={"training": torchrun.recipe.training.model_copy(update={"accumulate": 2})}
+        update={"training": torchrun.recipe.training.model_copy(update={"grad_accum_steps": 2})}
     )
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -27,7 +27,7 @@ data:
   augment: {crop: pad, cutout: 0.2, cutmix: 1.0, mix_probability: 0.5}
 model: {name: cubs_resnet_2, options: {stem: patch, width: 8, features: 32, tokens: 8, dropout: 0.1}}
 optimizer: {lr: 0.05, clip_norm: 5}
-training: {epochs: 2, batch_size: 48, ema: 0.9, resolution: [[0, 24], [0.5, 32]], checkpoint_seconds: 1000}
+training: {epochs: 2, batch_size: 48, ema_decay: 0.9, resolution: [[0, 24], [0.5, 32]], checkpoint_seconds: 1000}
 """
 STEPS = 10  # 2 epochs of 240 pictures
 
@@ -174,7 +174,7 @@ def _both(packs: tuple[Pack, Pack]) -> Any:
 
 def test_it_learns(packs: tuple[Pack, Pack], root: Path) -> None:
     run = a_run(
-        root, "learns", "training.epochs=24", "training.ema=0", "data.augment.cutmix=0", "model.options.width=16"
+        root, "learns", "training.epochs=24", "training.ema_decay=0", "data.augment.cutmix=0", "model.options.width=16"
     )
     trained = go(run, (packs[0], packs[0]))  # ten pictures a class are enough to know these, not to know others
     losses = [r["loss"] for r in run.history() if r["kind"] == "train"]
@@ -184,9 +184,9 @@ def test_it_learns(packs: tuple[Pack, Pack], root: Path) -> None:
 
 def test_accumulated_batches_move_like_whole_ones(packs: tuple[Pack, Pack], root: Path) -> None:
     plain = ("model.name=resnet18", "model.options={stem: patch, width: 8}", "training.precision=float32")
-    plain = (*plain, "data.augment={crop: pad}", "training.ema=0", "training.epochs=1", "optimizer.lr=0.001")
+    plain = (*plain, "data.augment={crop: pad}", "training.ema_decay=0", "training.epochs=1", "optimizer.lr=0.001")
     whole = go(a_run(root, "whole", *plain), packs)
-    halves = go(a_run(root, "halves", *plain, "training.accumulate=2"), packs)
+    halves = go(a_run(root, "halves", *plain, "training.grad_accum_steps=2"), packs)
     # batch norm sees halves, so not equal; but far closer than an untrained network is
     new = torch.cat([p.flatten() for p in whole.network.parameters()])
     old = torch.cat([p.flatten() for p in halves.network.parameters()])
@@ -194,7 +194,7 @@ def test_accumulated_batches_move_like_whole_ones(packs: tuple[Pack, Pack], root
 
 
 def test_early_stopping_keeps_the_best(packs: tuple[Pack, Pack], root: Path) -> None:
-    run = a_run(root, "early", "training.epochs=30", "training.patience=2", "optimizer.lr=1e-9", "training.ema=0")
+    run = a_run(root, "early", "training.epochs=30", "training.patience=2", "optimizer.lr=1e-9", "training.ema_decay=0")
     trained = go(run, packs)
     assert trained.state.stopped_early
     assert trained.state.step < 150
@@ -242,8 +242,8 @@ def test_a_damaged_checkpoint_is_named(damage: str, packs: tuple[Pack, Pack], ro
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(packs: tuple[Pack, Pack], root: Path) -> None:
-    with pytest.raises(InputError, match=r"accumulate=5 does not divide"):
-        a_run(root, "uneven", "training.accumulate=5")
+    with pytest.raises(InputError, match=r"grad_accum_steps=5 does not divide"):
+        a_run(root, "uneven", "training.grad_accum_steps=5")
 
 
 def test_images_that_vanish_on_the_way_are_refused(packs: tuple[Pack, Pack], root: Path) -> None:

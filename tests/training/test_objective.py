@@ -82,9 +82,9 @@ def test_recall_rises_with_training_on_classes_never_seen(root: Path, tmp_path: 
 
 LOSSES = {
     "multi-similarity": [],
-    "proxies": ["loss.name=proxy_anchor", "optimizer.head_lr=10", "training.head_warmup=0.3"],
-    "memory": ["loss.memory=48", "training.ema=0.9"],
-    "frozen norms": ["training.freeze_norm=true"],
+    "proxies": ["loss.name=proxy_anchor", "optimizer.head_lr_scale=10", "training.head_warmup=0.3"],
+    "memory": ["loss.memory=48", "training.ema_decay=0.9"],
+    "frozen norms": ["training.freeze_bn=true"],
     "classifier": ["model.head=null", "loss.name=cross_entropy"],
 }
 

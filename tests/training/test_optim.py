@@ -36,7 +36,7 @@ def test_decay_all_decays_all() -> None:
 
 def test_the_head_and_the_losss_own_weights_have_a_rate_of_their_own() -> None:
     network, loss = create_model("resnet18", 5, {"width": 8}), nn.Linear(3, 3)
-    optimizer = make_optimizer(network, loss, Optimizer(head_lr=10.0))
+    optimizer = make_optimizer(network, loss, Optimizer(head_lr_scale=10.0))
     before = {name: p.detach().clone() for name, p in [*network.named_parameters(), *loss.named_parameters("loss")]}
 
     def step(*, head_only: bool) -> set[str]:

@@ -423,7 +423,7 @@ def test_numbers_that_are_not_finite_end_it_with_a_clear_word(seen_in: str, albu
 
 
 def test_a_run_that_stops_early_ends_with_its_best_weights(album: Path, root: Path) -> None:
-    still = ("optimizer.lr=1e-9", "optimizer.weight_decay=0", "training.precision=float32", "training.ema=0.5")
+    still = ("optimizer.lr=1e-9", "optimizer.weight_decay=0", "training.precision=float32", "training.ema_decay=0.5")
     recipe = recipe_for(album, *still, "training.patience=2", "training.epochs=50")
     run = fit(recipe, root=root, name="early", keep_checkpoint=True)
     evaluations = [r for r in run.history() if r["kind"] == "eval"]

@@ -67,7 +67,7 @@ def data_to_get(incomplete: str) -> list[str]:
 
 def studies(incomplete: str) -> list[str]:
     """Names of studies."""
-    names = sorted(path.stem for path in (PACKAGE / "studies").glob("*.yaml"))
+    names = sorted(path.stem for path in (PACKAGE / "reproduce" / "studies").glob("*.yaml"))
     return [name for name in names if name.startswith(incomplete)]
 
 

@@ -39,7 +39,7 @@ Gallery   {place}   {pictures:,} pictures that it was not trained on
 Next:
   lookalike serve {shown}    what is this, and what looks like it: a page{absent}
   lookalike predict picture.png --model {model}    what is this?
-  lookalike train demo --data my-pictures --name mine     your own pictures, one folder per class
+  lookalike train quickstart --data my-pictures --name mine     your own pictures, one folder per class
   lookalike data get tiny-imagenet                        200 classes of photographs"""
     )
 

@@ -74,11 +74,11 @@ def train(
         KeyboardInterrupt, SystemExit: Ctrl-C or SIGTERM, after a checkpoint.
     """
     recipe, settings, device = run.recipe, run.recipe.training, world.device
-    parts = world.size * settings.accumulate
+    parts = world.size * settings.grad_accum_steps
     if settings.batch_size % parts:
         raise InputError(
             f"training.batch_size={settings.batch_size} cannot be shared by {world.size} processes and "
-            f"{settings.accumulate} accumulated batches.",
+            f"{settings.grad_accum_steps} accumulated batches.",
             f"Use a multiple of {parts}.",
         )
     if len(validation.images) < world.size:
@@ -112,7 +112,7 @@ def train(
         check_size(network, size, recipe.model.name)
     network.train()
     optimizer = optim.make_optimizer(network, loss_of, recipe.optimizer)
-    average = optim.ModelEma(network, settings.ema) if settings.ema else None
+    average = optim.ModelEma(network, settings.ema_decay) if settings.ema_decay else None
     data = content_of(training, validation)
     former = stamps_of(training, validation)
     state = checkpoint.load_last(run.checkpoint_dir, network, loss_of, optimizer, average, data, former) or State(
@@ -154,22 +154,22 @@ def train(
             step = state.step
             rate = optim.lr_at(recipe.schedule, recipe.optimizer.lr, step, total)
             optim.set_lr(optimizer, rate, head_only=step < settings.head_warmup * total)
-            if settings.freeze_norm:
+            if settings.freeze_bn:
                 optim.freeze_bn(network)
             torch.manual_seed(seeded(settings.seed, STEP, step, world.rank))  # of dropout
             size = resolution(settings, step / total, training.size)
             loss = torch.zeros((), device=device)
-            for part in range(settings.accumulate):
-                batch = loader.batch(step, size, world.rank * settings.accumulate + part, parts)
-                together = part == settings.accumulate - 1 or not isinstance(model, DistributedDataParallel)
+            for part in range(settings.grad_accum_steps):
+                batch = loader.batch(step, size, world.rank * settings.grad_accum_steps + part, parts)
+                together = part == settings.grad_accum_steps - 1 or not isinstance(model, DistributedDataParallel)
                 with contextlib.nullcontext() if together else model.no_sync():  # type: ignore[operator]
                     with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
                         outputs = model(batch.images)
                     if world.size > 1 and recipe.model.head:  # what a miner draws must be the same in all processes
                         torch.manual_seed(seeded(settings.seed, LOSS, step))
                     share = loss_of(outputs, batch.targets)
-                    (share / settings.accumulate).backward()
-                loss += share.detach() / settings.accumulate
+                    (share / settings.grad_accum_steps).backward()
+                loss += share.detach() / settings.grad_accum_steps
             if recipe.optimizer.clip_norm:
                 weights = [*network.parameters(), *loss_of.parameters()]
                 nn.utils.clip_grad_norm_(weights, recipe.optimizer.clip_norm)

@@ -16,7 +16,7 @@ from lookalike.recipe import Optimizer, Schedule
 def parameter_groups(network: nn.Module, loss: nn.Module, settings: Optimizer) -> list[dict[str, Any]]:
     """Groups of parameters: of the backbone and of the head, to which the loss's own weights count; of each with weight
     decay (matrices and kernels) and without (biases, norms, single numbers; none with `decay_all`). Empty ones are left
-    out. A group's "scale" is its learning rate over the recipe's: 1, and `head_lr` for the head.
+    out. A group's "scale" is its learning rate over the recipe's: 1, and `head_lr_scale` for the head.
     """
     own = [*getattr(network, "head", nn.Identity()).parameters(), *loss.parameters()]
     of_head = {id(p) for p in own}
@@ -30,7 +30,7 @@ def parameter_groups(network: nn.Module, loss: nn.Module, settings: Optimizer) -
             {
                 "params": chosen,
                 "weight_decay": settings.weight_decay if decays else 0.0,
-                "scale": settings.head_lr if is_head else 1.0,
+                "scale": settings.head_lr_scale if is_head else 1.0,
                 "is_head": is_head,
             }
         )

@@ -332,7 +332,7 @@ def what_lacks(error: RuntimeError, device: torch.device) -> InputError | None:
     if isinstance(error, torch.OutOfMemoryError) or any(word in words for word in NO_MEMORY):
         return InputError(
             f"{device} has not enough memory for this run.",
-            "Use a smaller training.batch_size or training.resolution, or training.accumulate=2.",
+            "Use a smaller training.batch_size or training.resolution, or training.grad_accum_steps=2.",
         )
     if any(word in words for word in NO_COMPILER):
         return InputError(
