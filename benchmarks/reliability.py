@@ -540,7 +540,7 @@ def images(bench: Bench) -> None:
 def serving(bench: Bench, place: Path, *more: str) -> Iterator[tuple[subprocess.Popen[bytes], str, int]]:
     """`lookalike serve` on a gallery, ready; its process, host and port."""
     code = "from lookalike.cli.main import run; run()"
-    command = [sys.executable, "-c", code, "serve", str(place), "--port", "0", "--engine", "torch", *more]
+    command = [sys.executable, "-c", code, "serve", str(place), "--port", "0", "--runtime", "torch", *more]
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("LOOKALIKE_", "LD_"))}
     with tempfile.NamedTemporaryFile() as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=inherited)
@@ -643,7 +643,7 @@ def crowded(bench: Bench, guests: int, source: str, seconds: float = 15.0) -> No
         end, slowest = time.monotonic() + seconds, 0.0
         while time.monotonic() < end:
             begun = time.monotonic()
-            status = ask(host, port, "/v1/recognise", file.getvalue(), source)
+            status = ask(host, port, "/v1/predict", file.getvalue(), source)
             slowest = max(slowest, time.monotonic() - begun)
             record.count(f"status {status or 'none'}", "" if status in {200, 429, 503} else f"status {status}")
         if not record.outcomes["status 200"]:

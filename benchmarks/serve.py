@@ -208,7 +208,7 @@ class Bench:
         sizes = [path.stat().st_size for path in self.photographs.iterdir()]
         with self.serving() as service:
             service.until_ready()
-            url = f"{service.url}/v1/recognise"
+            url = f"{service.url}/v1/predict"
             loaded(url, self.photographs, "--clients", "1", "--seconds", "2")
             answer = loaded(url, self.photographs, "--clients", "1", "--seconds", "10")
         decoding = self._decoding()
@@ -231,9 +231,9 @@ class Bench:
         for _ in range(self.given.rounds):
             with self.serving() as service:
                 service.until_ready()
-                loaded(f"{service.url}/v1/recognise", self.photographs, *how[:2], "--seconds", "2")
+                loaded(f"{service.url}/v1/predict", self.photographs, *how[:2], "--seconds", "2")
                 before = service.cpu_seconds()
-                answer = loaded(f"{service.url}/v1/recognise", self.photographs, *how)
+                answer = loaded(f"{service.url}/v1/predict", self.photographs, *how)
                 rates["ours"].append(answer["per_second"])
                 print(f"  ours: {answer['per_second']:.0f}/s; {said(answer)}; "
                       f"{service.cpu_seconds() - before:.1f} s of processor time", flush=True)  # fmt: skip
@@ -259,7 +259,7 @@ class Bench:
         with self.serving() as service:
             service.until_ready()
             process = load(
-                f"{service.url}/v1/recognise", self.photographs, "--rate", str(rate), "--seconds", str(seconds)
+                f"{service.url}/v1/predict", self.photographs, "--rate", str(rate), "--seconds", str(seconds)
             )
             held: list[float] = []
             while process.poll() is None:
@@ -276,7 +276,7 @@ class Bench:
         body = next(self.photographs.iterdir()).read_bytes()
         with self.serving() as service:
             service.until_ready()
-            url = f"{service.url}/v1/recognise"
+            url = f"{service.url}/v1/predict"
             usual = statistics.median(ask(url, body)[1] for _ in range(50))
             before = service.cpu_seconds()
             answer = loaded(url, self.photographs, "--rate", str(rate), "--seconds", str(seconds))

@@ -128,7 +128,7 @@ def serving() -> Iterator[Callable[[], int]]:
                 time.sleep(0.05)
 
             def step() -> int:
-                if (status := ask(host, port, "POST", "/v1/recognise", photograph.getvalue())) != 200:
+                if (status := ask(host, port, "POST", "/v1/predict", photograph.getvalue())) != 200:
                     raise RuntimeError(f"the service answered {status}")
                 return 1
 

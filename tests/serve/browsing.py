@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import uvicorn
-from plain_engine import PlainEngine
+from plain_runtime import PlainRuntime
 
 from lookalike.serve.app import create_app
 from lookalike.serve.settings import Settings
@@ -105,20 +105,20 @@ class Site:
 
     Args:
         settings: what it serves; its port does not count.
-        engine: runs the network.
+        runtime: runs the network.
     """
 
-    def __init__(self, settings: Settings, engine: PlainEngine) -> None:
+    def __init__(self, settings: Settings, runtime: PlainRuntime) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}/"
-        self._settings, self._engine = replace(settings, port=port), engine
+        self._settings, self._runtime = replace(settings, port=port), runtime
 
     def start(self) -> None:
         """Answer."""
         config = uvicorn.Config(
-            create_app(self._settings, self._engine),
+            create_app(self._settings, self._runtime),
             port=self._settings.port,
             log_level="error",
             timeout_graceful_shutdown=1,
@@ -137,9 +137,9 @@ class Site:
 
 
 @contextmanager
-def site(settings: Settings, engine: PlainEngine) -> Iterator[Site]:
+def site(settings: Settings, runtime: PlainRuntime) -> Iterator[Site]:
     """A service that runs until the end, or until it is stopped."""
-    site = Site(settings, engine)
+    site = Site(settings, runtime)
     site.start()
     try:
         yield site

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from plain_engine import PlainEngine
+from plain_runtime import PlainRuntime
 from serve_client import client_of
 from starlette.testclient import TestClient
 
@@ -44,9 +44,9 @@ def gallery_place(tmp_path: Path, model_place: Path, photos: Path) -> Path:
 
 
 @pytest.fixture
-def engine(model: ImageModel) -> PlainEngine:
-    """The slow, obvious engine on the small model."""
-    return PlainEngine(model)
+def runtime(model: ImageModel) -> PlainRuntime:
+    """The slow, obvious runtime on the small model."""
+    return PlainRuntime(model)
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def settings(gallery_place: Path) -> Settings:
 
 
 @pytest.fixture
-def client(settings: Settings, engine: PlainEngine) -> Iterator[TestClient]:
+def client(settings: Settings, runtime: PlainRuntime) -> Iterator[TestClient]:
     """The service, running, and who asks it."""
-    with client_of(settings, engine) as client:
+    with client_of(settings, runtime) as client:
         yield client

@@ -6,18 +6,18 @@ import io
 
 import numpy as np
 from PIL import Image
-from plain_engine import PlainEngine
+from plain_runtime import PlainRuntime
 from starlette.testclient import TestClient
 
 from lookalike.serve.app import create_app
 from lookalike.serve.settings import Settings
 
 
-def client_of(settings: Settings, engine: PlainEngine) -> TestClient:
+def client_of(settings: Settings, runtime: PlainRuntime) -> TestClient:
     """Who asks a service with these settings; a bug in it is an answer 500 here, as it is to a browser."""
     address = ("127.0.0.1", 50000)
     return TestClient(
-        create_app(settings, engine), base_url="http://127.0.0.1:8000", client=address, raise_server_exceptions=False
+        create_app(settings, runtime), base_url="http://127.0.0.1:8000", client=address, raise_server_exceptions=False
     )
 
 

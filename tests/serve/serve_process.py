@@ -17,7 +17,7 @@ from typing import IO
 import httpx
 
 # PyTorch: for ONNX Runtime a file would be made of each new model first, which takes seconds.
-ENGINE = ("--engine", "torch")
+RUNTIME = ("--runtime", "torch")
 COMMAND = [sys.executable, "-c", "from lookalike.cli.main import run; run()", "serve"]
 PATIENCE = 60.0  # seconds for a busy machine
 
@@ -56,7 +56,7 @@ def serving(*arguments: str | Path, environ: dict[str, str] | None = None, ready
     """A service on a free port of loopback; killed in the end, where it has not ended by itself."""
     with tempfile.TemporaryFile() as errors:
         process = start(
-            *arguments, "--port", "0", *(() if "--engine" in arguments else ENGINE), errors=errors, environ=environ
+            *arguments, "--port", "0", *(() if "--runtime" in arguments else RUNTIME), errors=errors, environ=environ
         )
         try:
             running = Running(process, _url(process, errors), errors)

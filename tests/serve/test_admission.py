@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
-from plain_engine import PlainEngine
+from plain_runtime import PlainRuntime
 from pydantic import SecretStr
 from serve_client import client_of, encoded
 from starlette.responses import PlainTextResponse
@@ -32,9 +32,9 @@ def bearer(key: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def locked(settings: Settings, engine: PlainEngine) -> Iterator[TestClient]:
+def locked(settings: Settings, runtime: PlainRuntime) -> Iterator[TestClient]:
     """The service with both keys."""
-    with client_of(replace(settings, read_key=SecretStr(READ), write_key=SecretStr(WRITE)), engine) as client:
+    with client_of(replace(settings, read_key=SecretStr(READ), write_key=SecretStr(WRITE)), runtime) as client:
         yield client
 
 
@@ -89,15 +89,15 @@ def test_refusals_say_what_to_do_and_never_the_key(locked: TestClient, caplog: p
         assert not any(key in text for key in (READ, WRITE, "secret-of-mine"))
 
 
-def test_without_a_write_key_nobody_writes_where_others_read(settings: Settings, engine: PlainEngine) -> None:
-    with client_of(replace(settings, read_key=SecretStr(READ)), engine) as client:
+def test_without_a_write_key_nobody_writes_where_others_read(settings: Settings, runtime: PlainRuntime) -> None:
+    with client_of(replace(settings, read_key=SecretStr(READ)), runtime) as client:
         answer = client.post("/v1/items", content=encoded(), headers={**JPEG, **bearer(READ)})
         assert answer.status_code == 403
         assert "write key" in answer.json()["error"]["remedy"]
 
 
 @pytest.mark.parametrize("announced", [True, False])
-def test_a_body_that_is_too_large_is_not_read(settings: Settings, engine: PlainEngine, announced: bool) -> None:
+def test_a_body_that_is_too_large_is_not_read(settings: Settings, runtime: PlainRuntime, announced: bool) -> None:
     taken = 0
 
     def endless() -> Iterator[bytes]:
@@ -106,9 +106,9 @@ def test_a_body_that_is_too_large_is_not_read(settings: Settings, engine: PlainE
             taken += 1
             yield bytes(2**20)
 
-    with client_of(replace(settings, max_body_bytes=2**21), engine) as client:
+    with client_of(replace(settings, max_body_bytes=2**21), runtime) as client:
         content: Any = bytes(2**21 + 1) if announced else endless()
-        answer = client.post("/v1/recognise", content=content, headers=JPEG)
+        answer = client.post("/v1/predict", content=content, headers=JPEG)
     assert answer.status_code == 413
     assert answer.headers["connection"] == "close"
     assert answer.json()["error"]["limit"] == {"name": "max_body_bytes", "value": 2**21}
@@ -251,10 +251,10 @@ def test_other_names_are_not(client: TestClient, host: str) -> None:
     assert client.post("/v1/search?id=1", headers={"Host": host, **own}).status_code == 403
 
 
-def test_the_services_own_host_is_served(engine: PlainEngine) -> None:
-    with client_of(Settings(host="127.8.9.1"), engine) as client:
+def test_the_services_own_host_is_served(runtime: PlainRuntime) -> None:
+    with client_of(Settings(host="127.8.9.1"), runtime) as client:
         assert client.get("/live", headers={"Host": "127.8.9.1:8000"}).status_code == 200
-    with client_of(Settings(host="photos.example", read_key=SecretStr(READ)), engine) as client:
+    with client_of(Settings(host="photos.example", read_key=SecretStr(READ)), runtime) as client:
         assert client.get("/live", headers={"Host": "what.ever"}).status_code == 200  # a key keeps others out there
 
 
@@ -276,7 +276,7 @@ def test_the_services_own_host_is_served(engine: PlainEngine) -> None:
     ],
 )
 def test_pages_of_other_sites_cannot_send(client: TestClient, headers: dict[str, str], status: int) -> None:
-    answer = client.post("/v1/recognise", content=encoded(), headers={**JPEG, **headers})
+    answer = client.post("/v1/predict", content=encoded(), headers={**JPEG, **headers})
     assert answer.status_code == status
     assert "access-control-allow-origin" not in answer.headers
 
@@ -326,8 +326,8 @@ def test_there_is_no_cors(client: TestClient) -> None:
         "/page/%252e%252e%252fapp.py",
     ],
 )  # fmt: skip
-def test_no_path_leads_out_of_the_page(settings: Settings, engine: PlainEngine, path: str) -> None:
-    app = create_app(settings, engine)
+def test_no_path_leads_out_of_the_page(settings: Settings, runtime: PlainRuntime, path: str) -> None:
+    app = create_app(settings, runtime)
 
     async def nothing() -> Any:
         return {"type": "http.request", "body": b"", "more_body": False}

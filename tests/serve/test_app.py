@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from plain_engine import PlainEngine
+from plain_runtime import PlainRuntime
 from serve_client import encoded, form
 from starlette.testclient import TestClient
 
@@ -33,11 +33,11 @@ def test_it_lives_and_is_ready(client: TestClient) -> None:
     assert (ready.status_code, ready.json()) == (200, {"status": "ready", "reasons": []})
 
 
-def test_it_says_what_it_is(client: TestClient, engine: PlainEngine) -> None:
+def test_it_says_what_it_is(client: TestClient, runtime: PlainRuntime) -> None:
     about = client.get("/v1/about").json()
     assert about["version"] == __version__
     assert about["model"] == {
-        "name": "weave (plain)", "fingerprint": engine.fingerprint, "classes": 3, "size": 32, "dim": engine.dim,
+        "name": "weave (plain)", "fingerprint": runtime.fingerprint, "classes": 3, "size": 32, "dim": runtime.dim,
         "unknown_threshold": None,
     }  # fmt: skip
     counts = [{"label": label, "count": 4} for label in ("cat", "dog", "emu")]
@@ -54,17 +54,17 @@ def test_it_says_what_it_is(client: TestClient, engine: PlainEngine) -> None:
 
 
 def test_while_it_starts_it_lives_and_is_not_ready(
-    settings: Settings, engine: PlainEngine, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, runtime: PlainRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service = Service(settings)
     may_load, load = threading.Event(), service.load
-    monkeypatch.setattr(service, "load", lambda: (may_load.wait(20), load(engine)))
+    monkeypatch.setattr(service, "load", lambda: (may_load.wait(20), load(runtime)))
     with TestClient(application(service), base_url="http://127.0.0.1:8000", client=("127.0.0.1", 1)) as client:
         assert client.get("/live").status_code == 200
         ready = client.get("/ready")
         assert (ready.status_code, ready.headers["retry-after"]) == (503, "1")
         assert ready.json()["reasons"] == ["the service is starting: its model and gallery are being read."]
-        for method, path in (("POST", "/v1/recognise"), ("POST", "/v1/search?id=1"), ("GET", "/v1/about")):
+        for method, path in (("POST", "/v1/predict"), ("POST", "/v1/search?id=1"), ("GET", "/v1/about")):
             answer = client.request(method, path)
             assert answer.status_code == 503
             assert "is starting" in answer.json()["error"]["message"]
@@ -73,7 +73,7 @@ def test_while_it_starts_it_lives_and_is_not_ready(
         while client.get("/ready").status_code != 200:
             pass
         assert client.post("/v1/search?id=1").status_code == 200
-    assert engine.closed
+    assert runtime.closed
 
 
 def test_a_start_that_fails_says_so(tmp_path: Path) -> None:
@@ -85,24 +85,24 @@ def test_a_start_that_fails_says_so(tmp_path: Path) -> None:
     assert "there is no gallery here" in str(service.fault)
 
 
-def test_an_engine_that_fails_turns_ready_off_until_it_is_well(
-    client: TestClient, engine: PlainEngine, monkeypatch: pytest.MonkeyPatch
+def test_a_runtime_that_fails_turns_ready_off_until_it_is_well(
+    client: TestClient, runtime: PlainRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "run", lambda pictures: 1 / 0)
-    answer = client.post("/v1/recognise", content=encoded(1), headers=JPEG)
-    assert (answer.status_code, answer.json()["error"]["message"]) == (503, "the engine failed.")
+    monkeypatch.setattr(runtime, "run", lambda pictures: 1 / 0)
+    answer = client.post("/v1/predict", content=encoded(1), headers=JPEG)
+    assert (answer.status_code, answer.json()["error"]["message"]) == (503, "inference failed.")
     for _ in range(2):
         ready = client.get("/ready")
-        assert (ready.status_code, ready.json()["reasons"]) == (503, ["the engine failed."])
+        assert (ready.status_code, ready.json()["reasons"]) == (503, ["inference failed."])
     assert client.post("/v1/search?id=1").status_code == 200
     monkeypatch.undo()
     assert client.get("/ready").status_code == 200
-    assert client.post("/v1/recognise", content=encoded(1), headers=JPEG).status_code == 200
+    assert client.post("/v1/predict", content=encoded(1), headers=JPEG).status_code == 200
 
 
 def test_what_happens_is_counted(client: TestClient) -> None:
     for _ in range(3):
-        client.post("/v1/recognise", files=form(encoded(1), encoded(2)))
+        client.post("/v1/predict", files=form(encoded(1), encoded(2)))
     client.get("/v1/items/7")
     client.get("/v1/items/99")
     client.get("/no/such/secret")
@@ -110,7 +110,7 @@ def test_what_happens_is_counted(client: TestClient) -> None:
     client.get("/v1/about", headers={"Host": "elsewhere.example"})  # which the guard refuses
     client.post("/v1/items", headers={"Host": "elsewhere.example"})
     lines = client.get("/metrics").text.splitlines()
-    assert 'lookalike_requests_total{method="POST",route="/v1/recognise",status="200"} 3.0' in lines
+    assert 'lookalike_requests_total{method="POST",route="/v1/predict",status="200"} 3.0' in lines
     assert 'lookalike_requests_total{method="GET",route="/v1/items/{id}",status="200"} 1.0' in lines
     assert 'lookalike_requests_total{method="GET",route="/v1/items/{id}",status="404"} 1.0' in lines
     assert 'lookalike_requests_total{method="GET",route="other",status="404"} 1.0' in lines
@@ -164,7 +164,7 @@ def test_thumbnails_that_are_shown_have_no_line_but_are_counted(
         ("GET", "/v1/", 404),
         ("GET", "/live/", 404),
         ("PUT", "/v1/items", 405),
-        ("GET", "/v1/recognise", 405),
+        ("GET", "/v1/predict", 405),
         ("GET", "/docs", 404),
         ("GET", "/redoc", 404),
         ("GET", "/page/../service.py", 404),
@@ -191,19 +191,19 @@ def test_a_bug_is_500_without_its_traceback(client: TestClient, monkeypatch: pyt
     }
 
 
-def test_what_cannot_be_finished_in_time_is_503(settings: Settings, engine: PlainEngine) -> None:
+def test_what_cannot_be_finished_in_time_is_503(settings: Settings, runtime: PlainRuntime) -> None:
     """The server cancels what is still at work when its time is over."""
     started = threading.Event()
     sent: list[dict[str, object]] = []
-    slow = engine.run
+    slow = runtime.run
 
     def run(pictures: NDArray[np.uint8]) -> Outputs:
         started.set()
         time.sleep(0.3)
         return slow(pictures)
 
-    app = create_app(settings, engine)
-    engine.run = run  # type: ignore[method-assign]
+    app = create_app(settings, runtime)
+    runtime.run = run  # type: ignore[method-assign]
     headers = [(b"host", b"127.0.0.1:8000"), (b"content-type", b"image/jpeg")]
     scope = {
         "type": "http", "method": "POST", "path": "/v1/embed", "raw_path": b"/v1/embed", "query_string": b"",
@@ -232,15 +232,15 @@ def test_what_cannot_be_finished_in_time_is_503(settings: Settings, engine: Plai
     assert b"has ended" in sent[1]["body"]  # type: ignore[operator]
 
 
-def test_who_goes_away_is_not_worked_for(settings: Settings, engine: PlainEngine) -> None:
-    app = create_app(settings, engine)
+def test_who_goes_away_is_not_worked_for(settings: Settings, runtime: PlainRuntime) -> None:
+    app = create_app(settings, runtime)
     scope = {
         "type": "http", "method": "POST", "path": "/v1/embed", "raw_path": b"/v1/embed", "query_string": b"",
         "headers": [(b"host", b"127.0.0.1:8000"), (b"content-type", b"image/jpeg")], "client": ("127.0.0.1", 1),
         "server": ("127.0.0.1", 8000), "scheme": "http", "http_version": "1.1", "root_path": "",
         "asgi": {"version": "3.0"},
     }  # fmt: skip
-    before = len(engine.batches)
+    before = len(runtime.batches)
     messages = iter([{"type": "http.request", "body": encoded(1, size=(3000, 3000)), "more_body": False}])
 
     async def receive() -> dict[str, object]:
@@ -250,7 +250,7 @@ def test_who_goes_away_is_not_worked_for(settings: Settings, engine: PlainEngine
         pass
 
     asyncio.run(asyncio.wait_for(app(scope, receive, send), 20))
-    assert len(engine.batches) == before
+    assert len(runtime.batches) == before
 
 
 def test_the_description_is_whole(client: TestClient) -> None:
@@ -261,7 +261,7 @@ def test_the_description_is_whole(client: TestClient) -> None:
         for method, operation in methods.items()
     }
     assert operations.keys() == {
-        ("GET", "/live"), ("GET", "/ready"), ("GET", "/metrics"), ("GET", "/v1/about"), ("POST", "/v1/recognise"),
+        ("GET", "/live"), ("GET", "/ready"), ("GET", "/metrics"), ("GET", "/v1/about"), ("POST", "/v1/predict"),
         ("POST", "/v1/search"), ("POST", "/v1/embed"), ("POST", "/v1/items"), ("GET", "/v1/items/{id}"),
         ("DELETE", "/v1/items/{id}"), ("GET", "/v1/items/{id}/thumbnail"),
     }  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from plain_engine import Outputs, PlainEngine
+from plain_runtime import Outputs, PlainRuntime
 
 from lookalike.models.pretrained import ImageModel
 from lookalike.serve.batching import Batcher
@@ -23,8 +23,8 @@ def pictures(count: int, seed: int = 0) -> list[NDArray[np.uint8]]:
     return list(np.random.default_rng(seed).integers(0, 256, (count, SIZE, SIZE, 3), dtype=np.uint8))
 
 
-class Held(PlainEngine):
-    """The engine, but a turn waits until it is let go."""
+class Held(PlainRuntime):
+    """The runtime, but a turn waits until it is let go."""
 
     def __init__(self, model: ImageModel) -> None:
         super().__init__(model)
@@ -40,17 +40,17 @@ class Held(PlainEngine):
 
 
 def with_batcher(
-    engine: PlainEngine, work: Callable[[Batcher], Coroutine[Any, Any, None]], *, batch: int = 8, most: int = 64
+    runtime: PlainRuntime, work: Callable[[Batcher], Coroutine[Any, Any, None]], *, batch: int = 8, most: int = 64
 ) -> None:
     """Do some work with a batcher, which is closed in the end."""
-    batcher = Batcher(engine, batch, most)
+    batcher = Batcher(runtime, batch, most)
     try:
         asyncio.run(asyncio.wait_for(work(batcher), 20))
     finally:
-        if isinstance(engine, Held):
-            engine.gate.set()
+        if isinstance(runtime, Held):
+            runtime.gate.set()
         batcher.close()
-    assert engine.closed
+    assert runtime.closed
 
 
 async def until(true: Callable[[], bool]) -> None:
@@ -59,7 +59,7 @@ async def until(true: Callable[[], bool]) -> None:
 
 
 def test_everyone_gets_their_own(model: ImageModel) -> None:
-    engine = PlainEngine(model)
+    runtime = PlainRuntime(model)
     counts = [1, 3, 2, 20, 1, 5, 8, 1]
     asked = [pictures(count, seed) for seed, count in enumerate(counts)]
 
@@ -70,53 +70,53 @@ def test_everyone_gets_their_own(model: ImageModel) -> None:
             np.testing.assert_allclose(answer.vectors, model.embed(expected), atol=1e-5)
             np.testing.assert_allclose(answer.logits, model.logits(expected), atol=1e-5)
 
-    with_batcher(engine, work)
-    assert sum(engine.batches) == sum(counts)
-    assert max(engine.batches) <= 8
+    with_batcher(runtime, work)
+    assert sum(runtime.batches) == sum(counts)
+    assert max(runtime.batches) <= 8
 
 
 def test_what_waits_goes_together(model: ImageModel) -> None:
-    engine = Held(model)
+    runtime = Held(model)
 
     async def work(batcher: Batcher) -> None:
         first = asyncio.ensure_future(batcher.run(pictures(1)))
-        await until(engine.entered.is_set)
+        await until(runtime.entered.is_set)
         others = [asyncio.ensure_future(batcher.run(pictures(1, seed))) for seed in range(11)]
         await asyncio.sleep(0.05)
-        engine.gate.set()
+        runtime.gate.set()
         await asyncio.gather(first, *others)
 
-    with_batcher(engine, work)
-    assert engine.batches == [1, 8, 3]
+    with_batcher(runtime, work)
+    assert runtime.batches == [1, 8, 3]
 
 
 def test_who_is_alone_does_not_wait(model: ImageModel) -> None:
-    engine = PlainEngine(model)
+    runtime = PlainRuntime(model)
 
     async def work(batcher: Batcher) -> None:
         for seed in range(5):
             await batcher.run(pictures(1, seed))
 
-    with_batcher(engine, work)
-    assert engine.batches == [1] * 5
+    with_batcher(runtime, work)
+    assert runtime.batches == [1] * 5
 
 
 def test_what_nobody_waits_for_is_dropped(model: ImageModel) -> None:
-    engine = Held(model)
+    runtime = Held(model)
 
     async def work(batcher: Batcher) -> None:
         first = asyncio.ensure_future(batcher.run(pictures(1)))
-        await until(engine.entered.is_set)
+        await until(runtime.entered.is_set)
         given_up = [asyncio.ensure_future(batcher.run(pictures(2, seed))) for seed in range(3)]
         last = asyncio.ensure_future(batcher.run(pictures(3)))
         await asyncio.sleep(0.05)
         for one in given_up:
             one.cancel()
-        engine.gate.set()
+        runtime.gate.set()
         await asyncio.gather(first, last)
 
-    with_batcher(engine, work)
-    assert engine.batches == [1, 3]
+    with_batcher(runtime, work)
+    assert runtime.batches == [1, 3]
 
 
 def test_there_is_room_for_so_many(model: ImageModel) -> None:
@@ -133,17 +133,17 @@ def test_there_is_room_for_so_many(model: ImageModel) -> None:
         assert caught.value.headers == {"Retry-After": "1"}
         assert caught.value.body["error"]["limit"] == {"name": "max_waiting", "value": 10}
 
-    with_batcher(PlainEngine(model), work, most=10)
+    with_batcher(PlainRuntime(model), work, most=10)
 
 
 @pytest.mark.parametrize(
     ("error", "said"),
-    [(RuntimeError("/secret/place: no"), "the engine failed."), (MemoryError(), "not enough memory for the engine.")],
+    [(RuntimeError("/secret/place: no"), "inference failed."), (MemoryError(), "not enough memory for inference.")],
 )
-def test_an_engine_that_fails_is_tried_again(model: ImageModel, error: Exception, said: str) -> None:
-    engine = Held(model)
-    engine.error = error
-    engine.gate.set()
+def test_a_runtime_that_fails_is_tried_again(model: ImageModel, error: Exception, said: str) -> None:
+    runtime = Held(model)
+    runtime.error = error
+    runtime.gate.set()
 
     async def work(batcher: Batcher) -> None:
         answers = await asyncio.gather(*(batcher.run(pictures(1)) for _ in range(3)), return_exceptions=True)
@@ -151,27 +151,27 @@ def test_an_engine_that_fails_is_tried_again(model: ImageModel, error: Exception
             assert isinstance(answer, RefusedError)
             assert (answer.status, str(answer)) == (503, said)
         assert batcher.failing
-        engine.error = None
+        runtime.error = None
         assert (await batcher.run(pictures(2))).vectors.shape == (2, model.embedding_dim)
         assert not batcher.failing
 
-    with_batcher(engine, work)
+    with_batcher(runtime, work)
 
 
 def test_closing_finishes_what_waits(model: ImageModel) -> None:
-    engine = Held(model)
-    batcher = Batcher(engine, 8, 64)
+    runtime = Held(model)
+    batcher = Batcher(runtime, 8, 64)
 
     async def work() -> None:
         jobs = [asyncio.ensure_future(batcher.run(pictures(1, seed))) for seed in range(5)]
-        await until(engine.entered.is_set)
+        await until(runtime.entered.is_set)
         closing = asyncio.ensure_future(asyncio.to_thread(batcher.close))
         await asyncio.sleep(0.05)
         with pytest.raises(RefusedError, match="about to end"):
             await batcher.run(pictures(1))
-        engine.gate.set()
+        runtime.gate.set()
         assert len(await asyncio.gather(*jobs)) == 5
         await closing
 
     asyncio.run(asyncio.wait_for(work(), 20))
-    assert engine.closed
+    assert runtime.closed

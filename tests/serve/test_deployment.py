@@ -1,4 +1,4 @@
-"""The container's files, read and held against the code: no engine runs them here, but what they say must be so."""
+"""The container's files, read and held against the code: no runtime runs them here, but what they say must be so."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from plain_engine import PlainEngine
+from plain_runtime import PlainRuntime
 from serve_client import client_of
 from typer.main import get_command
 
@@ -86,7 +86,7 @@ def test_it_runs_as_nobody_and_ends_on_sigterm() -> None:
     assert all(line.startswith("[") for line in of("ENTRYPOINT") + of("CMD"))  # no shell between it and the signal
 
 
-def test_the_image_serves_where_it_says(engine: PlainEngine) -> None:
+def test_the_image_serves_where_it_says(runtime: PlainRuntime) -> None:
     entry, command = yaml.safe_load(of("ENTRYPOINT")[0]), yaml.safe_load(of("CMD")[0])
     assert entry == ["lookalike"]
     options = serve_options(command[1:])
@@ -94,7 +94,7 @@ def test_the_image_serves_where_it_says(engine: PlainEngine) -> None:
     assert of("EXPOSE") == [str(options["port"])]
     ((host, port, path),) = re.findall(r"http://([\d.]+):(\d+)(/\w+)", of("HEALTHCHECK")[0])
     assert (host, int(port)) == ("127.0.0.1", options["port"])
-    with client_of(Settings(), engine) as client:
+    with client_of(Settings(), runtime) as client:
         assert client.get(path).status_code == 200
     assert "LOOKALIKE_CACHE=/cache" in of("ENV")[0]
     assert of("VOLUME") == ["/cache"]

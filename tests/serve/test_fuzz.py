@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from plain_engine import PlainEngine
+from plain_runtime import PlainRuntime
 from serve_client import encoded
 from serve_process import start
 
@@ -20,7 +20,7 @@ from lookalike.serve.settings import Settings
 COUNT = 10_000
 BOUNDARY = b"xyz"
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-POSTS = ("/v1/recognise", "/v1/search", "/v1/embed", "/v1/items")
+POSTS = ("/v1/predict", "/v1/search", "/v1/embed", "/v1/items")
 QUERIES = (
     b"", b"top=2", b"top=-1", b"top=x", b"k=3&threshold=none", b"k=1000000", b"threshold=nan", b"threshold=2",
     b"id=3", b"id=999999999999999999999", b"id=-1", b"label=cat&label=%00", b"label=%ff%fe", b"exact=maybe", b"=&&&",
@@ -66,8 +66,8 @@ def mutated(body: bytes, rng: np.random.Generator) -> bytes:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_no_request_breaks_it(settings: Settings, engine: PlainEngine) -> None:
-    app = create_app(settings, engine)
+def test_no_request_breaks_it(settings: Settings, runtime: PlainRuntime) -> None:
+    app = create_app(settings, runtime)
     rng = np.random.default_rng(0)
     images = [encoded(seed, kind, (24, 20)) for seed, kind in enumerate(FORMATS)]
     statuses: dict[int, int] = {}
@@ -110,7 +110,7 @@ def test_no_request_breaks_it(settings: Settings, engine: PlainEngine) -> None:
             status = await ask(method, path, query, kind, body)
             assert status < 500, (status, method, path, query, kind, body[:100])
             statuses[status] = statuses.get(status, 0) + 1
-        assert await ask("POST", "/v1/recognise", b"", b"image/png", encoded(0, "PNG")) == 200
+        assert await ask("POST", "/v1/predict", b"", b"image/png", encoded(0, "PNG")) == 200
         assert await ask("GET", "/ready", b"", b"", b"") == 200
 
     asyncio.run(all_of_them())
@@ -118,13 +118,13 @@ def test_no_request_breaks_it(settings: Settings, engine: PlainEngine) -> None:
     assert statuses.get(422, 0) > COUNT / 10
 
 
-def test_a_bomb_is_refused_before_it_is_unpacked(settings: Settings, engine: PlainEngine) -> None:
+def test_a_bomb_is_refused_before_it_is_unpacked(settings: Settings, runtime: PlainRuntime) -> None:
     from starlette.testclient import TestClient
 
     file = io.BytesIO()
     Image.new("1", (30_000, 30_000)).save(file, "PNG")
-    with TestClient(create_app(settings, engine), base_url="http://127.0.0.1:8000") as client:
-        answer = client.post("/v1/recognise", content=file.getvalue(), headers={"Content-Type": "image/png"})
+    with TestClient(create_app(settings, runtime), base_url="http://127.0.0.1:8000") as client:
+        answer = client.post("/v1/predict", content=file.getvalue(), headers={"Content-Type": "image/png"})
     assert answer.status_code in (413, 422)
     assert answer.json()["error"]["limit"]["name"] == "max_pixels"
 
@@ -142,7 +142,7 @@ def test_a_pickle_or_damaged_weights_are_no_model(name: str, model_place: Path, 
         weights = bytearray((place / "model.safetensors").read_bytes())
         weights[-100] ^= 0xFF
         (place / "model.safetensors").write_bytes(weights)
-    process = start("--model", place, "--port", "0", "--engine", "torch")
+    process = start("--model", place, "--port", "0", "--runtime", "torch")
     said = process.communicate(timeout=60)[1].decode()
     assert process.returncode == 2, said
     assert "error: " in said

@@ -62,8 +62,8 @@ def test_every_question_is_answered(service: Running, home: Path) -> None:
     assert len(said) == 12
     trees = {command: json.loads(text) for command, text in said.items() if text}
     assert len(trees) == 10
-    first = trees["curl -F image=@photo.jpg 'localhost:8000/v1/recognise?top=3'"]
-    assert len(first["results"][0]["labels"]) == 3
+    first = trees["curl -F image=@photo.jpg 'localhost:8000/v1/predict?k=3'"]
+    assert len(first["predictions"][0]["classes"]) == 3
     assert len(trees["curl -X POST 'localhost:8000/v1/search?id=1&exact=true'"]["hits"]) == 11
     assert trees["curl -F image=@photo.jpg 'localhost:8000/v1/items?label=cat'"]["items"][0]["added"] is True
     assert (home / "small.jpg").read_bytes()[:2] == b"\xff\xd8"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from plain_engine import PlainEngine
+from plain_runtime import PlainRuntime
 from serve_client import client_of, encoded, form
 from starlette.testclient import TestClient
 
@@ -75,13 +75,13 @@ def test_a_thumbnail_is_a_small_jpeg_that_may_be_kept(client: TestClient) -> Non
 
 
 def test_another_gallerys_thumbnail_is_another_one(
-    client: TestClient, model_place: Path, tmp_path: Path, engine: PlainEngine
+    client: TestClient, model_place: Path, tmp_path: Path, runtime: PlainRuntime
 ) -> None:
     """At the same address and of the same id: what a browser has kept of one gallery is not shown of another."""
     with Gallery.create(tmp_path / "other.gallery", model_place) as gallery:
         gallery.add(picture(tmp_path / "other.png", 77))
     first = client.get("/v1/items/1/thumbnail")
-    with client_of(Settings(gallery=str(tmp_path / "other.gallery")), engine) as other:
+    with client_of(Settings(gallery=str(tmp_path / "other.gallery")), runtime) as other:
         second = other.get("/v1/items/1/thumbnail", headers={"If-None-Match": first.headers["etag"]})
     assert second.status_code == 200
     assert second.content != first.content

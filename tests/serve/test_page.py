@@ -55,7 +55,9 @@ def scores(page: Page) -> list[float]:
 
 def hits(url: str, query: str, data: bytes | None = None) -> list[dict[str, object]]:
     headers = {"Content-Type": "image/png"} if data else {}
-    found: list[dict[str, object]] = httpx.post(f"{url}v1/search?{query}", content=data, headers=headers).json()["hits"]
+    found: list[dict[str, object]] = httpx.post(f"{url}v1/search?k=100&{query}", content=data, headers=headers).json()[
+        "hits"
+    ]
     return found
 
 
@@ -75,9 +77,9 @@ def test_a_chosen_picture_is_shown_recognised_and_compared(page: Page, url: str,
     ask(page, url, cat)
     expect(page.locator("#picture img")).to_be_visible()
     expect(page.locator("#subtitle")).to_have_text(f"photo.png · {size_of(cat)} · 64 × 64")
-    told = httpx.post(f"{url}v1/recognise", content=cat, headers={"Content-Type": "image/png"}).json()["results"][0]
-    expect(page.locator("#what .label")).to_have_text([one["label"] for one in told["labels"]])
-    expect(page.locator("#what .number").first).to_have_text(f"{100 * told['labels'][0]['probability']:.0f}\u00a0%")
+    told = httpx.post(f"{url}v1/predict", content=cat, headers={"Content-Type": "image/png"}).json()["predictions"][0]
+    expect(page.locator("#what .label")).to_have_text([one["label"] for one in told["classes"]])
+    expect(page.locator("#what .number").first).to_have_text(f"{100 * told['classes'][0]['probability']:.0f}\u00a0%")
     expect(page.locator("#what .verdict")).to_have_count(0)
     expected = hits(url, "threshold=0.9", cat)
     assert 1 < len(expected) < 12, "the threshold of the small model no longer parts its pictures"

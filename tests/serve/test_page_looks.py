@@ -193,7 +193,7 @@ def test_pictures_of_the_page(browser: Browser, url: str, cat: bytes) -> None:
     if not SHOWN_GALLERY:
         take_pictures(browser, url, picture, folder)
         return
-    with serving(SHOWN_GALLERY, "--engine", "auto") as service:
+    with serving(SHOWN_GALLERY, "--runtime", "auto") as service:
         take_pictures(browser, service.url, picture, folder)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from browsing import Sight, Site, ask, file_of, site
 from numpy.typing import NDArray
-from plain_engine import PlainEngine
+from plain_runtime import PlainRuntime
 from serve_client import encoded
 from serve_process import serving
 
@@ -44,9 +44,9 @@ def locked(gallery_of: Callable[[Path], Path], unsure_model: Path, browser: obje
 
 
 @pytest.fixture
-def opened(settings: Settings, engine: PlainEngine, browser: object) -> Iterator[Site]:
+def opened(settings: Settings, runtime: PlainRuntime, browser: object) -> Iterator[Site]:
     """A service without keys, that takes small bodies only."""
-    with site(Settings(gallery=settings.gallery, max_body_bytes=100_000, max_pixels=1_000_000), engine) as opened:
+    with site(Settings(gallery=settings.gallery, max_body_bytes=100_000, max_pixels=1_000_000), runtime) as opened:
         yield opened
 
 
@@ -180,8 +180,8 @@ def test_a_server_that_is_away_and_back(sight: Sight, opened: Site) -> None:
     expect(page.locator("#trouble")).to_be_hidden()
 
 
-class Held(PlainEngine):
-    """An engine that waits until it is let go."""
+class Held(PlainRuntime):
+    """A runtime that waits until it is let go."""
 
     def __init__(self, model: ImageModel) -> None:
         super().__init__(model)
@@ -209,11 +209,11 @@ def test_a_busy_server_is_asked_again(sight: Sight, settings: Settings, model: I
 
 
 def test_an_approximate_search_can_be_made_exact(
-    page: Page, model_place: Path, engine: PlainEngine, tmp_path: Path
+    page: Page, model_place: Path, runtime: PlainRuntime, tmp_path: Path
 ) -> None:
     with Gallery.create(tmp_path / "many.gallery", model_place) as gallery:
-        gallery.store.add([replace(row, thumbnail=encoded(1)) for row in rows(EXACT_BELOW + 1, engine.dim)])
-    with site(Settings(gallery=str(tmp_path / "many.gallery")), engine) as many:
+        gallery.store.add([replace(row, thumbnail=encoded(1)) for row in rows(EXACT_BELOW + 1, runtime.dim)])
+    with site(Settings(gallery=str(tmp_path / "many.gallery")), runtime) as many:
         page.goto(many.url)
         page.set_input_files("#file", file_of(encoded(6, "PNG")))
         expect(page.locator("#status")).to_contain_text("by an approximate index")
@@ -223,8 +223,8 @@ def test_an_approximate_search_can_be_made_exact(
         assert "exact=true" in page.url
 
 
-def test_without_a_gallery_there_is_recognition(page: Page, engine: PlainEngine) -> None:
-    with site(Settings(), engine) as bare:
+def test_without_a_gallery_there_is_recognition(page: Page, runtime: PlainRuntime) -> None:
+    with site(Settings(), runtime) as bare:
         page.goto(bare.url)
         expect(page.locator("#reach")).to_contain_text("There is no collection here to compare with.")
         page.set_input_files("#file", file_of(encoded(6, "PNG")))
@@ -235,10 +235,10 @@ def test_without_a_gallery_there_is_recognition(page: Page, engine: PlainEngine)
 
 
 def test_an_empty_gallery_takes_its_first_picture(
-    page: Page, engine: PlainEngine, model_place: Path, tmp_path: Path
+    page: Page, runtime: PlainRuntime, model_place: Path, tmp_path: Path
 ) -> None:
     Gallery.create(tmp_path / "empty", model_place).close()
-    with site(Settings(gallery=str(tmp_path / "empty")), engine) as empty:
+    with site(Settings(gallery=str(tmp_path / "empty")), runtime) as empty:
         page.goto(empty.url)
         expect(page.locator("#reach")).to_contain_text("The collection is empty still.")
         page.set_input_files("#file", file_of(encoded(7, "PNG")))

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from plain_engine import PlainEngine
+from plain_runtime import PlainRuntime
 from serve_client import client_of, encoded, form
 from starlette.testclient import TestClient
 
@@ -45,11 +45,11 @@ def place(postgres: Server, model_place: Path, photos: Path) -> str:
 
 
 def test_a_gallery_made_anew_under_its_name_is_what_is_served(
-    postgres: Server, place: str, model_place: Path, photos: Path, engine: PlainEngine
+    postgres: Server, place: str, model_place: Path, photos: Path, runtime: PlainRuntime
 ) -> None:
     import psycopg
 
-    with client_of(Settings(gallery=place), engine) as client:
+    with client_of(Settings(gallery=place), runtime) as client:
         assert client.post("/v1/items", files=form(encoded(80))).status_code == 200
         assert client.get("/v1/about").json()["gallery"]["rows"] == 13
         before = client.get("/v1/items/1/thumbnail")
@@ -66,10 +66,10 @@ def test_a_gallery_made_anew_under_its_name_is_what_is_served(
 
 
 def test_it_is_served_and_well_again_after_the_server_was_away(
-    postgres: Server, place: str, engine: PlainEngine, monkeypatch: pytest.MonkeyPatch
+    postgres: Server, place: str, runtime: PlainRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gallery_pool, "FRESH", 0.0)
-    with client_of(Settings(gallery=place), engine) as client:
+    with client_of(Settings(gallery=place), runtime) as client:
         assert client.get("/ready").status_code == 200
         assert client.get("/v1/about").json()["gallery"]["rows"] == 12
         assert len(client.post("/v1/search?id=1&k=100").json()["hits"]) == 11
@@ -85,7 +85,7 @@ def test_it_is_served_and_well_again_after_the_server_was_away(
             answer = client.request(method, path)
             assert answer.status_code == 503
             assert str(postgres.folder) not in answer.text
-        assert client.post("/v1/recognise", files=form(encoded(1))).status_code == 200
+        assert client.post("/v1/predict", files=form(encoded(1))).status_code == 200
         postgres.start()
         _until_ready(client)
         assert client.post("/v1/search?id=1").status_code == 200

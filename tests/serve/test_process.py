@@ -32,9 +32,9 @@ def ends_with(*arguments: str | Path, environ: dict[str, str] | None = None) -> 
 
 def test_it_serves_and_ends_well(gallery_place: Path) -> None:
     with serving(gallery_place) as service:
-        answer = httpx.post(f"{service.url}v1/recognise", files=form(encoded(1)))
+        answer = httpx.post(f"{service.url}v1/predict", files=form(encoded(1)))
         assert answer.status_code == 200
-        assert {one["label"] for one in answer.json()["results"][0]["labels"]} == {"cat", "dog", "emu"}
+        assert {one["label"] for one in answer.json()["predictions"][0]["classes"]} == {"cat", "dog", "emu"}
         assert httpx.post(f"{service.url}v1/search?id=1").status_code == 200
         assert "server" not in answer.headers
         began = time.monotonic()
@@ -57,17 +57,17 @@ def test_answers_are_not_held_back(gallery_place: Path) -> None:
     assert sorted(seconds)[10] < 0.03
 
 
-def test_the_engine_of_choice_is_onnx_runtime(gallery_place: Path, tmp_path: Path) -> None:
+def test_the_runtime_of_choice_is_onnx_runtime(gallery_place: Path, tmp_path: Path) -> None:
     cache = {"LOOKALIKE_CACHE": str(tmp_path / "cache")}
-    with serving(gallery_place, "--engine", "auto", environ=cache) as service:
+    with serving(gallery_place, "--runtime", "auto", environ=cache) as service:
         model = httpx.get(f"{service.url}v1/about").json()["model"]
         assert "ONNX Runtime" in model["name"] or "cuda" in model["name"]
         files = form(encoded(1), encoded(2))
         vectors = httpx.post(f"{service.url}v1/embed", files=files).json()["vectors"]
-        hits = httpx.post(f"{service.url}v1/search", files=files[:1]).json()["hits"]
+        hits = httpx.post(f"{service.url}v1/search?k=12", files=files[:1]).json()["hits"]
     with Gallery.open(gallery_place) as gallery:  # whose vectors are PyTorch's
         own = gallery.embedder.vectors(np.stack([prepare(encoded(seed), 32) for seed in (1, 2)]))
-        found = gallery.search(encoded(1), k=24).hits
+        found = gallery.search(encoded(1), k=12).hits
     assert (np.array(vectors) * own).sum(1) == pytest.approx(1, abs=1e-3)
     assert hits[0]["id"] == found[0].row.id
     assert len(hits) == 12
@@ -114,7 +114,7 @@ def test_a_picture_that_takes_long_does_not_keep_it(gallery_place: Path, monkeyp
 
     def ask(url: str) -> None:
         with suppress(httpx.TransportError):
-            httpx.post(f"{url}v1/recognise", files=form(encoded(1)), timeout=PATIENCE)
+            httpx.post(f"{url}v1/predict", files=form(encoded(1)), timeout=PATIENCE)
 
     with serving(gallery_place, "--drain", "0.5") as service:
         asker = threading.Thread(target=ask, args=(service.url,))

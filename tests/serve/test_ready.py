@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from plain_engine import PlainEngine
+from plain_runtime import PlainRuntime
 from serve_client import client_of, encoded, form
 from starlette.testclient import TestClient
 
@@ -47,7 +47,7 @@ def test_files_that_vanish_and_come_back(client: TestClient, gallery_place: Path
             assert str(gallery_place.parent) not in answer.text
         added = client.post("/v1/items", files=form(encoded(70)))
         assert added.status_code == 503
-        assert client.post("/v1/recognise", content=encoded(1), headers=JPEG).status_code == 200
+        assert client.post("/v1/predict", content=encoded(1), headers=JPEG).status_code == 200
         assert client.get("/live").status_code == 200
         away.rename(gallery_place)
         assert not ready(client)
@@ -129,10 +129,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", place], check=True)
 
 
-def test_a_full_disk(small_disk: Path, gallery_place: Path, engine: PlainEngine) -> None:
+def test_a_full_disk(small_disk: Path, gallery_place: Path, runtime: PlainRuntime) -> None:
     place = small_disk / "g"
     shutil.copytree(gallery_place, place)
-    with client_of(Settings(gallery=str(place)), engine) as client:
+    with client_of(Settings(gallery=str(place)), runtime) as client:
         assert not ready(client)
         _fill(small_disk / "filler")
         assert ready(client) == ["the gallery's disk is full."]

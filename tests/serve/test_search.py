@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from plain_engine import PlainEngine
+from plain_runtime import PlainRuntime
 from serve_client import client_of, encoded, form
 from starlette.testclient import TestClient
 
@@ -57,13 +57,13 @@ def test_thresholds(tmp_path: Path, photos: Path, model_place: Path) -> None:
     with Gallery.create(tmp_path / "g", calibrated) as gallery:
         gallery.add(photos)
         gallery.store.calibrated(replace(gallery.about, own_threshold=0.9, own_rows=12, own_labels=3))
-    with client_of(Settings(gallery=str(tmp_path / "g")), PlainEngine(calibrated)) as client:
+    with client_of(Settings(gallery=str(tmp_path / "g")), PlainRuntime(calibrated)) as client:
         about = client.get("/v1/about").json()["gallery"]
         assert about["threshold"] == about["model_threshold"] == 0.9
         assert about["calibrated_on"] == "12 labelled rows of this gallery, 3 labels"
         assert about["model_calibrated_on"] == "images like those that the model was trained on"
         for text, least, bound in (
-            ("default", 0.9, 0.9), ("calibrated", 0.9, 0.9), ("none", None, -1), ("-0.5", -0.5, -0.5), ("1", 1.0, 1.0),
+            ("calibrated", 0.9, 0.9), ("none", None, -1), ("-0.5", -0.5, -0.5), ("1", 1.0, 1.0),
         ):  # fmt: skip
             tree = client.post(f"/v1/search?id=1&k=100&threshold={text}").json()
             assert tree["threshold"] == least
@@ -79,8 +79,8 @@ def test_thresholds(tmp_path: Path, photos: Path, model_place: Path) -> None:
         (f"id={2**63}", 422, "query id: "),
         ("id=1&k=0", 422, "query k: "),
         ("id=1&k=1001", 422, "query k: more than 1,000."),
-        ("id=1&threshold=2", 422, "query threshold: no cosine."),
-        ("id=1&threshold=nan", 422, "query threshold: no cosine."),
+        ("id=1&threshold=2", 422, "query threshold: not a cosine."),
+        ("id=1&threshold=nan", 422, "query threshold: not a cosine."),
         ("id=1&threshold=calibrated", 422, "threshold: the gallery has no calibrated one."),
         ("id=1&label=", 422, "query label: no label."),
         ("id=1&label=a%00b", 422, "query label: no label."),
@@ -100,20 +100,20 @@ def test_an_id_and_an_image_are_one_too_many(client: TestClient) -> None:
     assert two.json()["error"]["limit"] == {"name": "max_images", "value": 1}
 
 
-def test_names_are_not_shown_where_they_are_switched_off(settings: Settings, engine: PlainEngine) -> None:
-    with client_of(replace(settings, show_names=False), engine) as client:
+def test_names_are_not_shown_where_they_are_switched_off(settings: Settings, runtime: PlainRuntime) -> None:
+    with client_of(replace(settings, show_names=False), runtime) as client:
         answer = client.post("/v1/search?id=1")
         assert {hit["name"] for hit in answer.json()["hits"]} == {None}
         assert client.get("/v1/items/1").json()["name"] is None
         assert ".png" not in answer.text
 
 
-def test_without_a_gallery_only_recognition_works(engine: PlainEngine) -> None:
-    with client_of(Settings(), engine) as client:
+def test_without_a_gallery_only_recognition_works(runtime: PlainRuntime) -> None:
+    with client_of(Settings(), runtime) as client:
         assert client.get("/ready").status_code == 200
         assert client.get("/v1/about").json()["gallery"] is None
         assert client.get("/v1/about").json()["keys"] == {"read": False, "write": "off"}
-        assert client.post("/v1/recognise", content=encoded(1), headers=JPEG).status_code == 200
+        assert client.post("/v1/predict", content=encoded(1), headers=JPEG).status_code == 200
         for method, path in (("POST", "/v1/search?id=1"), ("GET", "/v1/items/1"), ("GET", "/v1/items/1/thumbnail")):
             answer = client.request(method, path)
             assert answer.status_code == 409
@@ -123,7 +123,7 @@ def test_without_a_gallery_only_recognition_works(engine: PlainEngine) -> None:
 
 
 def test_a_gallery_of_another_model_is_refused_at_once(settings: Settings, tmp_path: Path) -> None:
-    other = PlainEngine(load(model_folder(tmp_path / "other", seed=1)))
+    other = PlainRuntime(load(model_folder(tmp_path / "other", seed=1)))
     with pytest.raises(InputError, match="made by another model"):
         client_of(settings, other)
 
@@ -136,7 +136,7 @@ def test_a_gallery_of_another_model_is_refused_at_once(settings: Settings, tmp_p
         ("POST", "/v1/search?id=1&K=5", "query K: there is no such parameter here."),
         ("POST", "/v1/search?id=1&k=5&k=6", "query k: given more than once."),
         ("POST", "/v1/search?id=1&label=%FF", "the query is not text in UTF-8."),
-        ("POST", "/v1/recognise?k=5", "query k: there is no such parameter here."),
+        ("POST", "/v1/predict?top=5", "query top: there is no such parameter here."),
         ("POST", "/v1/embed?top=5", "query top: there is no such parameter here."),
         ("POST", "/v1/items?lable=cat", "query lable: there is no such parameter here. Did you mean 'label'?"),
         ("GET", "/v1/items/1?size=5", "query size: there is no such parameter here."),
@@ -158,10 +158,10 @@ def test_parameters_that_are_none_are_refused(client: TestClient, method: str, p
     assert client.get("/v1/items/1").status_code == 200  # nothing was done
 
 
-def test_an_answer_has_a_limit_of_bytes(settings: Settings, engine: PlainEngine, gallery_place: Path) -> None:
+def test_an_answer_has_a_limit_of_bytes(settings: Settings, runtime: PlainRuntime, gallery_place: Path) -> None:
     with Gallery.open(gallery_place, write=True) as gallery:
         gallery.label([1, 2, 3, 4], metadata={"text": "é" * 10_000})  # of 2 bytes each
-    with client_of(replace(settings, max_answer_bytes=50_000), engine) as client:
+    with client_of(replace(settings, max_answer_bytes=50_000), runtime) as client:
         assert client.get("/v1/about").json()["limits"]["max_answer_bytes"] == 50_000
         answer = client.post("/v1/search?id=1&k=12")
         assert answer.status_code == 422
@@ -170,10 +170,10 @@ def test_an_answer_has_a_limit_of_bytes(settings: Settings, engine: PlainEngine,
         assert client.post("/v1/search?id=12&k=2&label=dog").status_code == 200
         assert client.post("/v1/search?id=1&k=2").status_code == 200
         assert client.get("/v1/items/1").status_code == 200
-    with client_of(replace(settings, max_answer_bytes=10_000), engine) as client:
+    with client_of(replace(settings, max_answer_bytes=10_000), runtime) as client:
         answer = client.get("/v1/items/1")
         assert (answer.status_code, answer.json()["error"]["limit"]["name"]) == (422, "max_answer_bytes")
         assert client.get("/v1/items/12").status_code == 200
         assert client.get("/v1/items/1/thumbnail").status_code == 200
-    with client_of(replace(settings, max_answer_bytes=500), engine) as client:
+    with client_of(replace(settings, max_answer_bytes=500), runtime) as client:
         assert [one["label"] for one in client.get("/v1/about").json()["gallery"]["labels"]] == ["cat", "dog"]

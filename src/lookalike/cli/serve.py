@@ -15,7 +15,7 @@ from lookalike.cli.console import echo
 EXTRA = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 
 
-class EngineKind(StrEnum):
+class RuntimeKind(StrEnum):
     """What runs the network."""
 
     auto = "auto"
@@ -45,7 +45,7 @@ def serve(
     ] = None,
     host: Annotated[str, typer.Option("--host", help="The address to listen at.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: one that is free.")] = 8000,
-    engine: Annotated[EngineKind, typer.Option("--engine", help="What runs the network.")] = EngineKind.auto,
+    runtime: Annotated[RuntimeKind, typer.Option("--runtime", help="What runs the network.")] = RuntimeKind.auto,
     read_key_file: Annotated[
         Path | None, typer.Option("--read-key-file", metavar="FILE", help="Holds the key that readers show.")
     ] = None,
@@ -92,7 +92,7 @@ def serve(
         port=port,
         read_key=key_of(READ_KEY, read_key_file),
         write_key=key_of(WRITE_KEY, write_key_file),
-        engine=engine.value,
+        runtime=runtime.value,
         max_body_bytes=max_body * 2**20,
         max_pixels=max_pixels * 1_000_000,
         max_images=max_images,

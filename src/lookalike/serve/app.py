@@ -36,23 +36,23 @@ DESCRIPTION = """What a picture is and what looks like it. Images go in as they 
 has the shape `{"error": {"message", "remedy", "limit"?}}`. Where keys are asked for: `Authorization: Bearer KEY`."""
 
 
-def create_app(settings: Settings, engine: Runtime | None = None) -> ASGIApp:
+def create_app(settings: Settings, runtime: Runtime | None = None) -> ASGIApp:
     """The service as an ASGI application.
 
     Args:
         settings: what to serve, to whom.
-        engine: runs the network, and is closed with the application. It and the gallery are then ready when this
+        runtime: runs the network, and is closed with the application. It and the gallery are then ready when this
             returns. None: made when the application starts, of the settings' model, while it says 503 to all but /live.
 
     Returns:
         The application. It ends what it started when its lifespan ends.
 
     Raises:
-        InputError: a gallery that cannot be used or is of another model than the engine.
+        InputError: a gallery that cannot be used or is of another model than the runtime.
     """
     service = Service(settings)
-    if engine is not None:
-        service.load(engine)
+    if runtime is not None:
+        service.load(runtime)
     return application(service)
 
 

@@ -1,6 +1,6 @@
-"""Pictures of many requests through the engine together.
+"""Pictures of many requests through the runtime together.
 
-One thread runs the engine on whatever waits, up to `batch` pictures. While it is at work, others gather for the next
+One thread runs the runtime on whatever waits, up to `batch` pictures. While it is at work, others gather for the next
 turn: nothing is delayed to wait for company, and the more there is to do, the larger the batches are. Everything that
 waits is counted, so that a queue cannot grow: who comes when it is full is told so at once. What nobody waits for any
 more is dropped before it costs work.
@@ -44,24 +44,26 @@ class _Job:
 
 
 class Batcher:
-    """An engine that serves many at once.
+    """A runtime that serves many at once.
 
     Args:
-        engine: its `run` is called by one thread, of this object.
+        runtime: its `run` is called by one thread, of this object.
         batch: pictures at once, at most.
         most: pictures that are on their way, from `places` to the answer, at most.
         seen: called with the size of each batch, in that thread.
     """
 
-    def __init__(self, engine: Runtime, batch: int, most: int, seen: Callable[[int], None] = lambda size: None) -> None:
-        self.engine = engine
+    def __init__(
+        self, runtime: Runtime, batch: int, most: int, seen: Callable[[int], None] = lambda size: None
+    ) -> None:
+        self.runtime = runtime
         self.failing = ""
         self._batch, self._most, self._seen = batch, most, seen
         self._taken = 0
         self._jobs: deque[_Job] = deque()
         self._changed = threading.Condition()
         self._closed = False
-        self._thread = threading.Thread(target=self._work, name="lookalike-engine", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="lookalike-runtime", daemon=True)
         self._thread.start()
 
     @property
@@ -90,10 +92,10 @@ class Batcher:
             self._taken -= count
 
     async def run(self, pictures: Sequence[NDArray[np.uint8]]) -> Outputs:
-        """The engine's outputs for pictures, (size, size, 3) uint8. When the caller is cancelled, they are dropped.
+        """The runtime's outputs for pictures, (size, size, 3) uint8. When the caller is cancelled, they are dropped.
 
         Raises:
-            RefusedError: 503, the engine failed or is closed.
+            RefusedError: 503, the runtime failed or is closed.
         """
         loop = asyncio.get_running_loop()
         job = _Job(pictures, loop.create_future(), loop)
@@ -105,12 +107,12 @@ class Batcher:
         return await job.answer
 
     def close(self) -> None:
-        """Finish what waits, end the thread, and let the engine go."""
+        """Finish what waits, end the thread, and let the runtime go."""
         with self._changed:
             self._closed = True
             self._changed.notify()
         self._thread.join()
-        self.engine.close()
+        self.runtime.close()
 
     def _work(self) -> None:
         while jobs := self._take():
@@ -120,13 +122,13 @@ class Batcher:
             try:
                 for low in range(0, len(pictures), self._batch):  # more than one turn only for one request alone
                     some = np.stack(pictures[low : low + self._batch])
-                    found = self.engine.run(some)
+                    found = self.runtime.run(some)
                     parts.append(Outputs(found.logits, found.vectors))
                     self._seen(len(some))
                 self.failing = ""
             except Exception as raised:
-                log.exception("the engine failed")
-                self.failing = "the engine failed."
+                log.exception("inference failed")
+                self.failing = "inference failed."
                 error = _failed(raised)
             _hand_out(jobs, parts, error)
 
@@ -160,7 +162,7 @@ def _hand_out(jobs: Sequence[_Job], parts: Sequence[Outputs], error: Exception |
 
 
 def _failed(error: Exception) -> RefusedError:
-    return unavailable("not enough memory for the engine." if isinstance(error, MemoryError) else "the engine failed.")
+    return unavailable("not enough memory for inference." if isinstance(error, MemoryError) else "inference failed.")
 
 
 def _joined(parts: Sequence[Outputs]) -> Outputs:

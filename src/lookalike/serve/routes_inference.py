@@ -23,15 +23,15 @@ from lookalike.serve.service import Service
 LONGEST_LABEL = 1000  # characters
 LARGEST_ID = 2**63 - 1
 
-Top = Annotated[int, Query(ge=1, description="Labels for each image.")]
+Classes = Annotated[int, Query(ge=1, description="Classes to return for each image.")]
 Id = Annotated[int | None, Query(ge=1, le=LARGEST_ID, description="An item, instead of an image.")]
-Most = Annotated[int, Query(ge=1, description="Answers at most.")]
-Least = Annotated[
+Neighbours = Annotated[int, Query(ge=1, description="Hits to return.")]
+Cutoff = Annotated[
     str,
     Query(
-        description="The least cosine of an answer: a number, 'none', 'calibrated' (on the gallery's own labels), "
-        "or 'default': calibrated where the gallery is, else none.",
-        examples=["default", "none", "0.7"],
+        description="Lowest score of a hit: a cosine from -1 to 1, 'calibrated' for the gallery's own threshold, "
+        "or 'none' for the k nearest items whatever their scores.",
+        examples=["none", "calibrated", "0.7"],
     ),
 ]
 Labels = Annotated[list[str] | None, Query(max_length=100, description="Only items of this label, or one of these.")]
@@ -49,21 +49,21 @@ def routes(service: Service) -> APIRouter:
         with service.batcher.places(len(files)):
             return await while_wanted(request, lambda: _through(service, files))
 
-    @router.post("/v1/recognise", openapi_extra=image_body(several=True), summary="What images show")
-    async def recognise(request: Request, top: Top = 5) -> schemas.PredictResponse:
-        """The likeliest classes of each image with calibrated probabilities, and whether to call it unknown."""
+    @router.post("/v1/predict", openapi_extra=image_body(several=True), summary="Classify images")
+    async def predict(request: Request, k: Classes = 5) -> schemas.PredictResponse:
+        """Return the most probable classes of each image with calibrated probabilities, and whether it is unknown."""
         start = time.perf_counter()
-        _check_most("top", top, service)
-        engine = service.engine
-        if not engine.class_names:
+        _check_most("k", k, service)
+        runtime = service.runtime
+        if not runtime.class_names:
             raise RefusedError(409, "this model has no classes, only vectors.", "Use /v1/search or /v1/embed.")
         outputs = await outputs_of(request)
         assert outputs.logits is not None
-        results = [
-            _recognised(probabilities, engine.class_names, engine.class_ids, engine.unknown_threshold, top)
-            for probabilities in softmax(outputs.logits, engine.temperature)
+        predictions = [
+            _recognised(probabilities, runtime.class_names, runtime.class_ids, runtime.unknown_threshold, k)
+            for probabilities in softmax(outputs.logits, runtime.temperature)
         ]
-        return schemas.PredictResponse(model=engine.name, took_ms=_since(start), results=results)
+        return schemas.PredictResponse(model=runtime.name, took_ms=_since(start), predictions=predictions)
 
     @router.post(
         "/v1/search",
@@ -73,8 +73,8 @@ def routes(service: Service) -> APIRouter:
     async def search(
         request: Request,
         id: Id = None,
-        k: Most = 24,
-        threshold: Least = "default",
+        k: Neighbours = 10,
+        threshold: Cutoff = "none",
         label: Labels = None,
         exact: Exact = False,
     ) -> schemas.SearchResponse:
@@ -120,8 +120,8 @@ def routes(service: Service) -> APIRouter:
     async def embed(request: Request) -> schemas.EmbedResponse:
         """A vector of length 1 for each image; the cosine of two says how alike the images are."""
         outputs = await outputs_of(request)
-        engine = service.engine
-        return schemas.EmbedResponse(model=engine.fingerprint, dim=engine.dim, vectors=outputs.vectors.tolist())
+        runtime = service.runtime
+        return schemas.EmbedResponse(model=runtime.fingerprint, dim=runtime.dim, vectors=outputs.vectors.tolist())
 
     return router
 
@@ -150,11 +150,13 @@ def _recognised(
     ids: tuple[str, ...],
     unknown_below: float | None,
     top: int,
-) -> schemas.PredictedClass:
+) -> schemas.Prediction:
     order = np.argsort(-probabilities, kind="stable")[:top].tolist()
-    labels = [schemas.Label(label=names[i], class_id=ids[i], probability=float(probabilities[i])) for i in order]
-    return schemas.PredictedClass(
-        unknown=unknown_below is not None and labels[0].probability < unknown_below, labels=labels
+    classes = [
+        schemas.PredictedClass(label=names[i], class_id=ids[i], probability=float(probabilities[i])) for i in order
+    ]
+    return schemas.Prediction(
+        unknown=unknown_below is not None and classes[0].probability < unknown_below, classes=classes
     )
 
 
@@ -166,8 +168,6 @@ def threshold_of(text: str) -> Threshold:
     """
     if text == "none":
         return None
-    if text == "default":
-        return "default"
     if text == "calibrated":
         return "calibrated"
     try:
@@ -175,9 +175,7 @@ def threshold_of(text: str) -> Threshold:
     except ValueError:
         value = float("nan")
     if not -1 <= value <= 1:
-        raise RefusedError(
-            422, "query threshold: no cosine.", "Give a number from -1 to 1, default, calibrated or none."
-        )
+        raise RefusedError(422, "query threshold: not a cosine.", "Give a number from -1 to 1, calibrated or none.")
     return value
 
 

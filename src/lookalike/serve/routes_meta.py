@@ -118,7 +118,7 @@ def state_routes(service: Service) -> APIRouter:
     @router.get("/v1/about", responses=FAULTS, summary="What it has and allows")
     async def about() -> schemas.InfoResponse:
         """The model, the gallery and its labels, the limits of a request, and which keys are asked for."""
-        settings, engine = service.settings, service.engine
+        settings, runtime = service.settings, service.runtime
         gallery = None
         if settings.gallery is not None:
             rows, made, labels = await service.collection.facts(MOST_LABELS)
@@ -135,12 +135,12 @@ def state_routes(service: Service) -> APIRouter:
             name="lookalike",
             version=__version__,
             model=schemas.ModelResponse(
-                name=engine.name,
-                fingerprint=engine.fingerprint,
-                classes=len(engine.class_names),
-                size=engine.size,
-                dim=engine.dim,
-                unknown_threshold=engine.unknown_threshold,
+                name=runtime.name,
+                fingerprint=runtime.fingerprint,
+                classes=len(runtime.class_names),
+                size=runtime.size,
+                dim=runtime.dim,
+                unknown_threshold=runtime.unknown_threshold,
             ),
             gallery=gallery,
             limits={name: getattr(settings, name) for name in LIMITS},

@@ -36,27 +36,30 @@ class ErrorResponse(StrictResponse):
     error: ErrorDetail
 
 
-class Label(StrictResponse):
-    """A class and its calibrated probability, 0..1."""
+class PredictedClass(StrictResponse):
+    """A class and its calibrated probability, 0 to 1."""
 
     label: str = Field(examples=["tabby cat"])
     class_id: str = Field(examples=["n02123045"])
     probability: float = Field(examples=[0.83])
 
 
-class PredictedClass(StrictResponse):
-    """What one image shows, the likeliest first. `unknown`: the likeliest is too unlikely to be believed."""
+class Prediction(StrictResponse):
+    """The prediction for one image: its most probable classes, in descending order of probability.
+
+    `unknown` is true if the highest probability is below the model's threshold, `unknown_threshold` of `/v1/about`.
+    """
 
     unknown: bool
-    labels: list[Label]
+    classes: list[PredictedClass]
 
 
 class PredictResponse(StrictResponse):
-    """One result for each image, in their order."""
+    """One prediction for each image, in the order of the request."""
 
     model: str = Field(examples=["ResNet-18 (ONNX Runtime, 1 thread)"])
     took_ms: float = Field(examples=[6.2])
-    results: list[PredictedClass]
+    predictions: list[Prediction]
 
 
 class SearchHit(StrictResponse):

@@ -69,8 +69,8 @@ class Service:
         return self._batcher or _not_yet()
 
     @property
-    def engine(self) -> Runtime:
-        return self.batcher.engine
+    def runtime(self) -> Runtime:
+        return self.batcher.runtime
 
     @property
     def collection(self) -> GalleryPool:
@@ -83,17 +83,17 @@ class Service:
             raise RefusedError(409, "this service has no gallery.", "Start it with one: lookalike serve GALLERY")
         return self._collection or _not_yet()
 
-    def load(self, engine: Runtime | None = None) -> None:
+    def load(self, runtime: Runtime | None = None) -> None:
         """Read the model and open the gallery; some seconds.
 
         Args:
-            engine: runs the network; None: made of the settings' model, or the one that the gallery remembers.
+            runtime: runs the network; None: made of the settings' model, or the one that the gallery remembers.
 
         Raises:
             InputError: no such model or gallery, a damaged one, or one that does not fit the other.
         """
         settings = self.settings
-        own = engine or _engine(settings)
+        own = runtime or _runtime(settings)
         collection = None
         try:
             if settings.gallery is not None:
@@ -111,7 +111,7 @@ class Service:
         except BaseException:
             if collection is not None:
                 collection.close()
-            if engine is None:
+            if runtime is None:
                 own.close()
             raise
         with self._gate:
@@ -158,12 +158,12 @@ class Service:
             return [STARTING]
         found = list(await self.collection.reasons()) if self.settings.gallery is not None else []
         if self.batcher.failing:
-            found += await self._engine_reasons()
+            found += await self._runtime_reasons()
         return found
 
-    async def _engine_reasons(self) -> list[str]:
+    async def _runtime_reasons(self) -> list[str]:
         """Try it with one black picture: it may be well again."""
-        size = self.engine.size
+        size = self.runtime.size
         try:
             await self.batcher.run([np.zeros((size, size, 3), np.uint8)])
         except RefusedError as error:
@@ -174,7 +174,7 @@ class Service:
         return 0.0 if self._batcher is None else float(self._batcher.waiting)
 
 
-def _engine(settings: Settings) -> Runtime:
+def _runtime(settings: Settings) -> Runtime:
     model = settings.model
     if model is None and settings.gallery is not None:
         with Gallery.open(settings.gallery) as gallery:
@@ -184,15 +184,15 @@ def _engine(settings: Settings) -> Runtime:
         model = about.model
     from lookalike.models.runtime import create_runtime
 
-    return create_runtime(model or "default", settings.engine)
+    return create_runtime(model or "default", settings.runtime)
 
 
-def _check_gallery(target: str, engine: Runtime) -> None:
+def _check_gallery(target: str, runtime: Runtime) -> None:
     """Refuse a gallery that cannot be opened, or of another model."""
     with Gallery.open(target) as gallery:
-        if gallery.about.fingerprint != engine.fingerprint:
+        if gallery.about.fingerprint != runtime.fingerprint:
             raise InputError(
-                f"{gallery.place}: made by another model than {engine.name} {engine.fingerprint[:12]}….",
+                f"{gallery.place}: made by another model than {runtime.name} {runtime.fingerprint[:12]}….",
                 f"It wants {wanted(gallery.about)}.",
             )
 

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from lookalike.errors import InputError
 
-EngineKind = Literal["auto", "onnx", "torch"]
+RuntimeKind = Literal["auto", "onnx", "torch"]
 Writing = Literal["off", "key", "open"]
 
 READ_KEY = "LOOKALIKE_READ_KEY"  # environment variables that hold a key;
@@ -36,15 +36,15 @@ class Settings:
         port: of TCP; 0: one that is free.
         read_key: what a reader must show; None: everyone who can connect may read.
         write_key: what a writer must show; it opens what the read key opens, too. None: see `writing`.
-        engine: what runs the network; "auto": ONNX Runtime on a CPU, PyTorch on a GPU.
+        runtime: what runs the network; "auto": ONNX Runtime on a CPU, PyTorch on a GPU.
         max_body_bytes: of a request, all images together.
         max_pixels: of an image.
         max_images: of a request.
-        max_waiting: images that wait for the engine, of all requests together; beyond, 503.
+        max_waiting: images that wait for the runtime, of all requests together; beyond, 503.
         max_requests: that are received or worked on at once, beyond those for states and the page; beyond, 503.
         max_connections: at once; beyond, 503 before anything is read.
         max_connections_per_address: likewise, of one address, and of one network of IPv6.
-        batch: images that go through the engine at once, at most.
+        batch: images that go through the runtime at once, at most.
         max_answers: `k` of a search and `top` of a recognition, at most.
         max_answer_bytes: of a search with the metadata of its hits, and of an item; beyond, 422.
         receive_seconds: in which a request, headers and body, must have arrived.
@@ -62,7 +62,7 @@ class Settings:
     port: int = 8000
     read_key: SecretStr | None = None
     write_key: SecretStr | None = None
-    engine: EngineKind = "auto"
+    runtime: RuntimeKind = "auto"
     max_body_bytes: int = 20 * 2**20
     max_pixels: int = 150_000_000
     max_images: int = 16

@@ -123,7 +123,7 @@ class Metrics:
             registry=self._registry,
         )
         self._batches = Histogram(
-            "lookalike_batch_images", "Images in a turn of the engine.", buckets=SIZES, registry=self._registry
+            "lookalike_batch_images", "Images in a turn of the runtime.", buckets=SIZES, registry=self._registry
         )
         ProcessCollector(registry=self._registry)
 
@@ -137,7 +137,7 @@ class Metrics:
         self._seconds.labels(route).observe(seconds)
 
     def batch(self, images: int) -> None:
-        """The engine had a turn with so many images."""
+        """The runtime had a turn with so many images."""
         self._batches.observe(images)
 
     def text(self) -> bytes:

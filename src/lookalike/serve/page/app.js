@@ -171,7 +171,7 @@ async function recognise(signal) {
   }
   const answer = await cached(`what ${question.key}`, async () => {
     const body = question.file ?? await (await withKey("read", () => ask(placeOf(question.id), { signal }))).blob();
-    return withKey("read", () => askJson("v1/recognise?top=5", { method: "POST", body, signal, waiting: notice.waiting }));
+    return withKey("read", () => askJson("v1/predict?k=5", { method: "POST", body, signal, waiting: notice.waiting }));
   });
   if (signal.aborted) return;
   recognised.show(answer, about.model.unknown_threshold);

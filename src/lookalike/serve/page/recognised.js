@@ -2,11 +2,11 @@
 
 import { at, duration, el, percent } from "./words.js";
 
-/** Show one result of `POST /v1/recognise`; `unknownBelow` is the model's threshold, or null. */
+/** Show one result of `POST /v1/predict`; `unknownBelow` is the model's threshold, or null. */
 export function show(answer, unknownBelow) {
-  const result = answer.results[0];
-  const [first] = result.labels;
-  const list = el("ol", { className: result.unknown ? "bars unsure" : "bars" }, ...result.labels.map(bar));
+  const result = answer.predictions[0];
+  const [first] = result.classes;
+  const list = el("ol", { className: result.unknown ? "bars unsure" : "bars" }, ...result.classes.map(bar));
   const parts = result.unknown ? [el("p", { className: "verdict", textContent: "Unknown" }), doubt(first, unknownBelow)] : [];
   at("what").replaceChildren(...parts, list, el("p", {
     className: "fine", textContent: `Recognised in ${duration(answer.took_ms)}.`,
@@ -20,8 +20,8 @@ export function say(text) {
 
 /** The answer in one sentence, for who listens. */
 export function spoken(answer) {
-  const { unknown, labels } = answer.results[0];
-  const [first] = labels;
+  const { unknown, classes } = answer.predictions[0];
+  const [first] = classes;
   return `${unknown ? "Unknown; it might be" : "It shows"} ${first.label}, ${percent(first.probability)}.`;
 }
 

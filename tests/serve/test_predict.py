@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from plain_engine import PlainEngine
+from plain_runtime import PlainRuntime
 from serve_client import client_of, encoded, form
 from starlette.testclient import TestClient
 
@@ -29,17 +29,17 @@ JPEG = {"Content-Type": "image/jpeg"}
 
 def test_the_labels_are_those_of_the_model(client: TestClient, model: ImageModel) -> None:
     data = encoded(1)
-    answer = client.post("/v1/recognise?top=2", content=data, headers=JPEG)
+    answer = client.post("/v1/predict?k=2", content=data, headers=JPEG)
     assert answer.status_code == 200
     tree = answer.json()
-    assert tree.keys() == {"model", "took_ms", "results"}
+    assert tree.keys() == {"model", "took_ms", "predictions"}
     assert tree["took_ms"] > 0
     ((expected),) = model.predict([data], top=2)
-    (result,) = tree["results"]
+    (result,) = tree["predictions"]
     assert result["unknown"] is False
-    assert [each["label"] for each in result["labels"]] == [each.label for each in expected]
-    assert [each["class_id"] for each in result["labels"]] == [each.class_id for each in expected]
-    got = [each["probability"] for each in result["labels"]]
+    assert [each["label"] for each in result["classes"]] == [each.label for each in expected]
+    assert [each["class_id"] for each in result["classes"]] == [each.class_id for each in expected]
+    got = [each["probability"] for each in result["classes"]]
     np.testing.assert_allclose(got, [each.probability for each in expected], atol=1e-6)
 
 
@@ -47,41 +47,41 @@ def test_the_labels_are_those_of_the_model(client: TestClient, model: ImageModel
 def test_the_largest_photos_of_phones_are_taken(size: tuple[int, int], client: TestClient, model: ImageModel) -> None:
     file = io.BytesIO()
     Image.new("L", size, 100).save(file, "JPEG")
-    answer = client.post("/v1/recognise?top=1", content=file.getvalue(), headers=JPEG)
+    answer = client.post("/v1/predict?k=1", content=file.getvalue(), headers=JPEG)
     assert answer.status_code == 200
     ((expected),) = model.predict([np.full((32, 32, 3), 100, np.uint8)], top=1)
-    assert answer.json()["results"][0]["labels"][0]["label"] == expected[0].label
+    assert answer.json()["predictions"][0]["classes"][0]["label"] == expected[0].label
 
 
 def test_several_images_are_answered_in_their_order(client: TestClient, model: ImageModel) -> None:
     files = [encoded(seed) for seed in range(5)]
-    tree = client.post("/v1/recognise?top=3", files=form(*files)).json()
+    tree = client.post("/v1/predict?k=3", files=form(*files)).json()
     expected = model.predict(files, top=3)
-    for result, own in zip(tree["results"], expected, strict=True):
-        assert [each["label"] for each in result["labels"]] == [each.label for each in own]
-        assert sum(each["probability"] for each in result["labels"]) == pytest.approx(1, abs=1e-6)
+    for result, own in zip(tree["predictions"], expected, strict=True):
+        assert [each["label"] for each in result["classes"]] == [each.label for each in own]
+        assert sum(each["probability"] for each in result["classes"]) == pytest.approx(1, abs=1e-6)
 
 
 def test_the_temperature_flattens(settings: Settings, model: ImageModel) -> None:
-    engine = PlainEngine(model)
-    engine.temperature = 4.0
+    runtime = PlainRuntime(model)
+    runtime.temperature = 4.0
     hot = ImageModel(model.network, model.config.model_copy(update={"temperature": 4.0}))
     ((expected),) = hot.predict([encoded(1)], top=1)
-    with client_of(settings, engine) as client:
-        (result,) = client.post("/v1/recognise?top=1", content=encoded(1), headers=JPEG).json()["results"]
-    assert result["labels"][0]["probability"] == pytest.approx(expected[0].probability, abs=1e-6)
+    with client_of(settings, runtime) as client:
+        (result,) = client.post("/v1/predict?k=1", content=encoded(1), headers=JPEG).json()["predictions"]
+    assert result["classes"][0]["probability"] == pytest.approx(expected[0].probability, abs=1e-6)
 
 
 def test_what_is_unlikely_is_unknown(settings: Settings, model: ImageModel) -> None:
     ((first, *_),) = model.predict([encoded(1)])
     for threshold, unknown in ((first.probability + 0.01, True), (first.probability - 0.01, False), (None, False)):
-        engine = PlainEngine(model)
-        engine.unknown_threshold = threshold
-        with client_of(settings, engine) as client:
-            (result,) = client.post("/v1/recognise", content=encoded(1), headers=JPEG).json()["results"]
+        runtime = PlainRuntime(model)
+        runtime.unknown_threshold = threshold
+        with client_of(settings, runtime) as client:
+            (result,) = client.post("/v1/predict", content=encoded(1), headers=JPEG).json()["predictions"]
             about = client.get("/v1/about").json()
         assert result["unknown"] is unknown
-        assert result["labels"]  # said all the same
+        assert result["classes"]  # said all the same
         assert about["model"]["unknown_threshold"] == threshold
 
 
@@ -97,8 +97,8 @@ def test_a_model_of_vectors_alone_recognises_nothing(tmp_path: Path, model: Imag
     head = Head(dim=8)
     config = model.config.model_copy(update={"head": head})
     network = create_model(config.name, config.num_classes, config.options, head)
-    with client_of(Settings(), PlainEngine(ImageModel(network, config).eval())) as client:
-        refused = client.post("/v1/recognise", content=encoded(1), headers=JPEG)
+    with client_of(Settings(), PlainRuntime(ImageModel(network, config).eval())) as client:
+        refused = client.post("/v1/predict", content=encoded(1), headers=JPEG)
         vectors = client.post("/v1/embed", content=encoded(1), headers=JPEG).json()["vectors"]
     assert refused.status_code == 409
     assert "only vectors" in refused.json()["error"]["message"]
@@ -140,7 +140,7 @@ def bomb() -> bytes:
 )
 @pytest.mark.filterwarnings("ignore:Truncated File Read")
 def test_an_image_that_cannot_be_read_is_named_by_its_place(client: TestClient, data: bytes, said: str) -> None:
-    for route in ("/v1/recognise", "/v1/embed", "/v1/items"):
+    for route in ("/v1/predict", "/v1/embed", "/v1/items"):
         answer = client.post(route, files=form(encoded(1), data, encoded(2)))
         assert answer.status_code == 422
         error = answer.json()["error"]
@@ -160,25 +160,25 @@ def test_an_image_that_cannot_be_read_is_named_by_its_place(client: TestClient, 
     ],
 )
 def test_limits_are_named(
-    settings: Settings, engine: PlainEngine, changes: dict[str, int], files: list[bytes], limit: dict[str, object]
+    settings: Settings, runtime: PlainRuntime, changes: dict[str, int], files: list[bytes], limit: dict[str, object]
 ) -> None:
-    with client_of(replace(settings, **changes), engine) as client:
-        answer = client.post("/v1/recognise", files=form(*files))
+    with client_of(replace(settings, **changes), runtime) as client:
+        answer = client.post("/v1/predict", files=form(*files))
         about = client.get("/v1/about").json()
     assert answer.status_code == 422
     assert answer.json()["error"]["limit"] == limit
     assert about["limits"][limit["name"]] == limit["value"]
 
 
-def test_a_picture_at_the_limit_is_taken(settings: Settings, engine: PlainEngine) -> None:
-    with client_of(replace(settings, max_pixels=4800, max_images=1), engine) as client:
-        assert client.post("/v1/recognise?top=3", files=form(encoded(1))).status_code == 200
+def test_a_picture_at_the_limit_is_taken(settings: Settings, runtime: PlainRuntime) -> None:
+    with client_of(replace(settings, max_pixels=4800, max_images=1), runtime) as client:
+        assert client.post("/v1/predict?k=3", files=form(encoded(1))).status_code == 200
 
 
-def test_a_body_over_the_limit_is_413(settings: Settings, engine: PlainEngine) -> None:
-    with client_of(replace(settings, max_body_bytes=5000), engine) as client:
-        answer = client.post("/v1/recognise", content=bytes(5001), headers=JPEG)
-        streamed = client.post("/v1/recognise", content=iter([bytes(3000)] * 2), headers=JPEG)
+def test_a_body_over_the_limit_is_413(settings: Settings, runtime: PlainRuntime) -> None:
+    with client_of(replace(settings, max_body_bytes=5000), runtime) as client:
+        answer = client.post("/v1/predict", content=bytes(5001), headers=JPEG)
+        streamed = client.post("/v1/predict", content=iter([bytes(3000)] * 2), headers=JPEG)
     for one in (answer, streamed):
         assert one.status_code == 413
         assert one.json()["error"]["limit"] == {"name": "max_body_bytes", "value": 5000}
@@ -270,8 +270,8 @@ def test_as_many_files_as_may_be_and_one_more() -> None:
             images_of(body(17)[start:], "multipart/form-data; boundary=x", 16)
 
 
-@pytest.mark.parametrize("top", ["0", "-1", "x", "1e3", "99999"])
-def test_top_is_checked(client: TestClient, top: str) -> None:
-    answer = client.post(f"/v1/recognise?top={top}", content=encoded(1), headers=JPEG)
+@pytest.mark.parametrize("k", ["0", "-1", "x", "1e3", "99999"])
+def test_k_is_checked(client: TestClient, k: str) -> None:
+    answer = client.post(f"/v1/predict?k={k}", content=encoded(1), headers=JPEG)
     assert answer.status_code == 422
-    assert answer.json()["error"]["message"].startswith("query top: ")
+    assert answer.json()["error"]["message"].startswith("query k: ")

@@ -1,4 +1,4 @@
-"""The slow, obvious engine: a model's own `logits` and `embed`. The tests of the service run on it."""
+"""The slow, obvious runtime: a model's own `logits` and `embed`. The tests of the service run on it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lookalike.models.pretrained import ImageModel, load
 from lookalike.models.runtime import Outputs
 
 
-class PlainEngine:
+class PlainRuntime:
     """See `lookalike.models.runtime.Runtime`."""
 
     def __init__(self, model: ImageModel | str | Path) -> None:

@@ -1,6 +1,6 @@
 """Ask a service what pictures show and what looks like them: the whole way over HTTP.
 
-    python examples/recognise_over_http.py [PICTURE...]
+    python examples/predict_over_http.py [PICTURE...]
 
 A service is started on a gallery of a few drawn pictures, with the model that is in the package, and ended again; for
 one that runs already, all you need is `ask` and its URL. Without PICTURES, one that was drawn is asked about.
@@ -49,12 +49,12 @@ def service(gallery: Path, work: Path) -> Iterator[str]:
 def ask(client: httpx.Client, picture: Path) -> None:
     """What is it, and what looks like it?"""
     image = {"image": picture.read_bytes()}
-    recognised = client.post("/v1/recognise", params={"top": 3}, files=image).raise_for_status().json()
-    (result,) = recognised["results"]
-    print(f"{picture.name}: {'unknown; the likeliest are' if result['unknown'] else 'it shows'}")
-    for one in result["labels"]:
+    predicted = client.post("/v1/predict", params={"k": 3}, files=image).raise_for_status().json()
+    (prediction,) = predicted["predictions"]
+    print(f"{picture.name}: {'unknown; the likeliest are' if prediction['unknown'] else 'it shows'}")
+    for one in prediction["classes"]:
         print(f"  {one['probability']:6.1%}  {one['label']}")
-    found = client.post("/v1/search", params={"k": 3, "threshold": "none"}, files=image).raise_for_status().json()
+    found = client.post("/v1/search", params={"k": 3}, files=image).raise_for_status().json()
     print(f"looks like ({found['took_ms']:.1f} ms):")
     for hit in found["hits"]:
         print(f"  {hit['score']:.3f}  {hit['label']}, item {hit['id']}")
@@ -72,7 +72,7 @@ def main() -> None:
             ask(client, picture)
         # A collection grows over HTTP, too. What is answered is on the disk.
         (item,) = client.post("/v1/items", files={"image": pictures[0].read_bytes()}).raise_for_status().json()["items"]
-        again = client.post("/v1/search", params={"id": item["id"], "k": 1, "threshold": "none"}).json()
+        again = client.post("/v1/search", params={"id": item["id"], "k": 1}).json()
         print(f"added as item {item['id']}; the nearest other is item {again['hits'][0]['id']}")
 
 
