@@ -10,7 +10,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from lookalike.cli.console import again, watching
+from lookalike.cli.console import ProgressBars, again, watching
 
 
 def said_of(left: BaseException, *, stopped: bool = True) -> str:
@@ -74,3 +74,18 @@ def test_of_several_processes_only_the_first_one_speaks(monkeypatch: pytest.Monk
 )
 def test_the_command_that_goes_on(given: list[str], wanted: str) -> None:
     assert again(given) == wanted
+
+
+def test_a_bar_shows_counts_and_rates_on_a_terminal_and_nothing_elsewhere() -> None:
+    drawn = {}
+    for is_terminal in (True, False):
+        console = Console(file=io.StringIO(), width=100, force_terminal=is_terminal)
+        with ProgressBars(console) as bars:
+            files, data = bars.bar("reading"), bars.bar("downloading", unit="bytes")
+            for done in (1_000, 2_000):
+                files(done, 4_000)
+                data(1_000 * done, None)
+        drawn[is_terminal] = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "2,000/4,000" in drawn[True]
+    assert "2.0 MB/?" in drawn[True]
+    assert drawn[False] == ""

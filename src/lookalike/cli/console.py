@@ -16,15 +16,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 
 import typer
-from rich.console import Console
 
 from lookalike.cli import completion
 from lookalike.errors import InputError, without_passwords
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from lookalike.gallery.query import Threshold
     from lookalike.gallery.store.base import Value
     from lookalike.run import Run
@@ -84,29 +85,97 @@ def _encodable(text: str, stream: TextIO) -> str:
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
-# Progress on a terminal: rate and time left. Where there is no terminal, a plain line now and then.
+# Progress bars on standard error, on a terminal only.
 
+Progress = Callable[[int, int | None], None]  # (done so far, in all; None: not known)
+Unit = Literal["items", "bytes"]
 SCORES = {"top1": "top-1", "top5": "top-5", "recall_at_1": "Recall@1", "recall_at_8": "Recall@8"}
+
+
+class ProgressBars:
+    """Bars below each other, with count, rate and time left; they disappear when the context is left.
+
+    Args:
+        console: where they are drawn; by default standard error. Where it is no terminal, nothing is drawn.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        from rich import progress
+        from rich.console import Console
+
+        console = console or Console(stderr=True)
+        self._progress = progress.Progress(
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            progress.TextColumn("{task.fields[note]}"),
+            progress.TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+
+    def __enter__(self) -> ProgressBars:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def bar(self, what: str, *, unit: Unit = "items", visible: bool = False) -> Progress:
+        """Add a bar with count and rate, drawn from its first report on, or at once when `visible`."""
+        report = self.noted_bar(what, visible=visible)
+        number = len(self._progress.tasks) - 1
+
+        def counting(done: int, total: int | None) -> None:
+            speed = self._progress.tasks[number].speed
+            rate = f"  {_amount(round(speed), unit)}/s" if speed else ""
+            report(done, total, f"{_amount(done, unit)}/{_amount(total, unit)}{rate}")
+
+        return counting
+
+    def noted_bar(self, what: str, *, visible: bool = False) -> Callable[[int, int | None, str], None]:
+        """Add a bar that shows the note of its last report; a report of less than before starts it again."""
+        task = self._progress.add_task(what, total=None, visible=visible, note="")
+        last = 0
+
+        def report(done: int, total: int | None, note: str) -> None:
+            nonlocal last
+            if done < last:
+                self._progress.reset(task)
+            last = done
+            self._progress.update(task, completed=done, total=total or None, visible=True, note=note)
+
+        return report
+
+
+@contextmanager
+def progress_bar(what: str, *, unit: Unit = "items") -> Iterator[Progress]:
+    """One progress bar; call what is yielded with (done, total)."""
+    with ProgressBars() as bars:
+        yield bars.bar(what, unit=unit, visible=True)
+
+
+def _amount(number: int | None, unit: Unit) -> str:
+    if number is None:
+        return "?"
+    if unit == "items":
+        return f"{number:,}"
+    from rich.filesize import decimal
+
+    return decimal(number)
 
 
 @contextmanager
 def watching(console: Console) -> Iterator[Watch]:
     """A `Watch` that shows a run on this console and, when a signal ends it, says how to go on."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
     from lookalike.training.run import Watch
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        packing = bars.add_task("decoding", total=None, visible=False, note="")
-        training = bars.add_task("training", total=None, visible=False, note="")
+    with ProgressBars(console) as bars:
+        decoding, training = bars.bar("decoding"), bars.noted_bar("training")
         start, last, where = time.perf_counter(), 0, ""
 
         def say(words: str, style: str | None = None) -> None:
             console.print(shown(words), style=style, highlight=False, markup=False, soft_wrap=True)
-
-        def on_packing(done: int, total: int) -> None:
-            bars.update(packing, completed=done, total=total, visible=done < total, note=f"{done:,} of {total:,}")
 
         def on_training(record: dict[str, Any], total: int) -> None:
             nonlocal start, last, where
@@ -115,12 +184,11 @@ def watching(console: Console) -> Iterator[Watch]:
                 where = f" at step {step} of {total}"
                 return
             if step < last:  # another run begins
-                bars.reset(training)
                 start = time.perf_counter()
             last = step
             if record["kind"] == "train":
                 note = f"epoch {record['epoch']:.1f}  loss {record['loss']:.3f}  {record['images_per_second']:.0f}/s"
-                bars.update(training, completed=step, total=total, visible=step < total, note=note)
+                training(step, total, note)
             else:
                 minutes = (time.perf_counter() - start) / 60
                 shown = [
@@ -132,7 +200,7 @@ def watching(console: Console) -> Iterator[Watch]:
                 say(f"epoch {record['epoch']:5.1f}  step {step:6d} of {total}{scores}  after {minutes:.1f} min")
 
         try:
-            yield Watch(packing=on_packing, training=on_training, stage=lambda words: say(words, "dim"))
+            yield Watch(packing=decoding, training=on_training, stage=lambda words: say(words, "dim"))
         except (KeyboardInterrupt, SystemExit) as left:
             by_signal = isinstance(left, KeyboardInterrupt) or left.code == 128 + signal.SIGTERM
             if by_signal and os.environ.get("RANK", "0") == "0":  # of several processes, the first one speaks
@@ -154,7 +222,7 @@ def again(arguments: Sequence[str]) -> str:
     return without_passwords(f"{launcher} {shlex.join(words)}")
 
 
-# What the gallery's commands share: arguments, filters and thresholds as they are typed, and a bar for long work.
+# What the gallery's commands share: arguments, filters and thresholds as they are typed.
 
 Target = Annotated[
     str,
@@ -249,25 +317,6 @@ def counted(number: int, word: str) -> str:
     ('1 row', '2,000 rows')
     """
     return f"{number:,} {word}{'' if number == 1 else 's'}"
-
-
-@contextmanager
-def bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar with rate and time left on a terminal's stderr; nothing elsewhere."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    rate = TextColumn("{task.fields[rate]}")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        task = bars.add_task(what, total=None, rate="")
-
-        def report(done: int, total: int) -> None:
-            speed = bars.tasks[0].speed
-            bars.update(task, completed=done, total=total or None, rate=f"{speed:,.0f}/s" if speed else "")
-
-        yield report
 
 
 # How results are said: a run in a few lines, and the words that several commands share.

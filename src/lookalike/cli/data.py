@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lookalike.cli import completion
-from lookalike.cli.console import echo, print_json
+from lookalike.cli.console import echo, print_json, progress_bar
 from lookalike.errors import DownloadError, InputError, nearest
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ def get(
         raise InputError(f"{home / name}: this is something else than {name}.", "Move it away, or choose --into DIR.")
     arriving = home / f".{name}.download"
     with hold(arriving):
-        with _bytes_progress("downloading", in_bytes=True) as progress:
+        with progress_bar("downloading", unit="bytes") as progress:
             try:
                 mirror, folder = download(name, SOURCES[name], arriving, progress=progress)
             except (KeyboardInterrupt, SystemExit):
@@ -66,7 +65,7 @@ def get(
                     raise
                 raise DownloadError(error.message, SOURCES[name].by_hand) from None
         source = folder / mirror.files[0].name if len(mirror.files) == 1 else folder
-        with _bytes_progress("unpacking") as progress:
+        with progress_bar("unpacking") as progress:
             done = import_dataset(source, name, home, progress=progress)
         shutil.rmtree(arriving, ignore_errors=True)
     echo(f"{name} is in {done}")
@@ -114,7 +113,7 @@ def check(source: Source, as_json: AsJson = False) -> None:
     from lookalike.data.registry import load_dataset
 
     catalog = load_dataset(source)
-    with _progress("checking") as progress:
+    with progress_bar("checking") as progress:
         report = check(catalog, progress=progress)
     if as_json:
         print_json(report.to_json())
@@ -135,7 +134,7 @@ def import_data(
     from lookalike.data.import_dataset import import_dataset
     from lookalike.data.scan import MEDIA, sentence
 
-    with _progress("importing") as progress:
+    with progress_bar("importing") as progress:
         folder = import_dataset(source, name, into or data_home(), progress=progress)
     known_as = name if into is None else shlex.quote(str(folder))
     echo(f"{name} is in {folder}")
@@ -220,49 +219,3 @@ def _how_to_get(name: str) -> str:
 
 def _size(size_bytes: int | None) -> str:
     return "" if not size_bytes else f"{size_bytes / 2**20:,.0f} MiB to download"
-
-
-@contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar with rate and time left on a terminal's stderr; nothing elsewhere."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    rate = TextColumn("{task.fields[rate]}")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        task = bars.add_task(what, total=None, rate="")
-
-        def report(done: int, total: int) -> None:
-            speed = bars.tasks[0].speed
-            bars.update(task, completed=done, total=total, rate=f"{speed:,.0f}/s" if speed else "")
-
-        yield report
-
-
-# `lookalike data get`: download a data set that is known by name, check it and put it in its place.
-
-Report = Callable[[int, int | None], None]
-
-
-@contextmanager
-def _bytes_progress(what: str, *, in_bytes: bool = False) -> Iterator[Report]:
-    """A bar with rate and time left on a terminal's stderr; nothing elsewhere."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
-
-    console = Console(stderr=True)
-    amount = (DownloadColumn(), TransferSpeedColumn()) if in_bytes else (MofNCompleteColumn(),)
-    columns = (TextColumn("{task.description}"), BarColumn(), *amount, TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        task = bars.add_task(what, total=None)
-        yield lambda done, total: bars.update(task, completed=done, total=total)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lookalike.cli import completion
-from lookalike.cli.console import TOP, echo, not_fitted, print_json, recalls
+from lookalike.cli.console import TOP, ProgressBars, echo, not_fitted, print_json, recalls
 from lookalike.errors import InputError
 
 if TYPE_CHECKING:
@@ -75,7 +73,7 @@ def evaluate(
                 "Leave out --split, --val-fraction and --split-seed.",
             )
 
-        with _bars() as bar:
+        with ProgressBars() as bars:
             lines = evaluate_retrieval(
                 model,
                 loaded,
@@ -85,15 +83,16 @@ def evaluate(
                 with_duplicates=with_duplicates,
                 as_json=as_json,
                 report=report,
-                bar=bar,
+                bars=bars,
             )
         echo("\n".join(lines))
         return
     if with_duplicates:
         raise InputError("--with-duplicates is about retrieval, and this is recognition.", "Give a --protocol too.")
     catalog = read_as_trained(data, loaded.config, val_fraction=val_fraction, split_seed=split_seed)
-    with _bars() as bar:
-        measured = measure(loaded, catalog, split.value, flip=flip, packing=bar("decoding"), progress=bar("measuring"))
+    with ProgressBars() as bars:
+        decoding, measuring = bars.bar("decoding"), bars.bar("measuring")
+        measured = measure(loaded, catalog, split.value, flip=flip, packing=decoding, progress=measuring)
     results = measured.results
     if report is not None:
         from lookalike.reports.classification import write_report
@@ -130,26 +129,7 @@ def evaluate(
         echo(f"report {report}")
 
 
-@contextmanager
-def _bars() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
-    """Makes bars on stderr, by what they are of, that are moved with (done, in all); none where that is no terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-
-        def bar(what: str) -> Callable[[int, int], None]:
-            task = bars.add_task(what, total=None, visible=False)
-            return lambda done, total: bars.update(task, completed=done, total=total, visible=True, refresh=True)
-
-        yield bar
-
-
 # `lookalike evaluate --protocol`: a saved model, measured by what it finds.
-
-Bar = Callable[[str], Callable[[int, int], None]]
 
 
 def evaluate_retrieval(
@@ -162,7 +142,7 @@ def evaluate_retrieval(
     with_duplicates: bool,
     as_json: bool,
     report: Path | None,
-    bar: Bar,
+    bars: ProgressBars,
 ) -> list[str]:
     """Measure, write the report where one is wanted, and say the numbers: lines of text, or one of JSON."""
     from lookalike.data.pack import pack
@@ -178,7 +158,7 @@ def evaluate_retrieval(
         config.image_size,
         crop_boxes=config.crop_boxes,
         crop_mode=config.crop_mode,
-        progress=bar("decoding"),
+        progress=bars.bar("decoding"),
     )
     measured = measure_retrieval(
         model,
@@ -187,7 +167,7 @@ def evaluate_retrieval(
         crop_boxes=config.crop_boxes,
         flip=flip,
         with_duplicates=with_duplicates,
-        progress=bar("measuring"),
+        progress=bars.bar("measuring"),
     )
     if report is not None:
         from lookalike.reports.retrieval import write_retrieval_report

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lookalike.cli import completion
-from lookalike.cli.console import AsJson, Filter, Target, bar, counted, echo, parse_where, print_json
+from lookalike.cli.console import AsJson, Filter, Target, counted, echo, parse_where, print_json, progress_bar
 from lookalike.cli.gallery_add import add, embed
 from lookalike.cli.gallery_search import duplicates, search
 from lookalike.errors import InputError
@@ -41,7 +41,10 @@ def create(
     from lookalike.gallery.gallery import Gallery
 
     if exported is not None:
-        with bar("reading") as progress, Gallery.create_from(target, exported, model, progress=progress) as gallery:
+        with (
+            progress_bar("reading") as progress,
+            Gallery.create_from(target, exported, model, progress=progress) as gallery,
+        ):
             echo(f"{gallery.place}: {counted(len(gallery), 'row')}")
         return
     with Gallery.create(target, model or "default") as gallery:
@@ -199,7 +202,7 @@ def export(
     """Write all rows to a file: ids, vectors, paths, labels, metadata, thumbnails, and the model's fingerprint."""
     from lookalike.gallery.gallery import Gallery
 
-    with Gallery.open(target) as gallery, bar("writing") as progress:
+    with Gallery.open(target) as gallery, progress_bar("writing") as progress:
         rows = gallery.export(out, precision="float32" if float32 else "float16", progress=progress)
     echo(f"{out}: {counted(rows, 'row')}")
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lookalike.cli import completion
-from lookalike.cli.console import AsJson, Model, Target, bar, counted, echo, print_json
+from lookalike.cli.console import AsJson, Model, Target, counted, echo, print_json, progress_bar
 from lookalike.errors import InputError
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def add(
             return
         how: dict[str, Any] = {"label": label, "folder_labels": folder_labels, "sync": sync}
         try:
-            with _machines(engine, address) as cluster, bar("adding") as progress:
+            with _machines(engine, address) as cluster, progress_bar("adding") as progress:
                 report = gallery.add(*sources, **how, emptied=yes, cluster=cluster, progress=progress)
         except EmptiedError as error:
             if as_json or not on_terminal():
@@ -102,7 +102,7 @@ def embed(
     from lookalike.gallery.ray import Cluster
 
     loaded, where = load_model(model)
-    with Cluster(address) as cluster, _parting(), bar("embedding") as progress:
+    with Cluster(address) as cluster, _parting(), progress_bar("embedding") as progress:
         done = write_shards(
             cluster, loaded, sources, into, where=where, label=label, folder_labels=folder_labels, progress=progress
         )

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lookalike.cli import completion
-from lookalike.cli.console import can_show, echo, print_json
+from lookalike.cli.console import can_show, echo, print_json, progress_bar
 from lookalike.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from lookalike.models.pretrained import ImageModel, Predictions
     from lookalike.models.serialization import ModelConfig
 
-ItemT = TypeVar("ItemT")
 BAR = 20  # characters of a bar for probability 1
 NAMED = 5  # bad pictures named in full
 BATCH = 256
@@ -66,9 +64,10 @@ def predict(
     loaded = load(model, device)
     pictures = _decoded(paths, loaded.config)
     answers: list[Predictions] = []
-    with _progress("predicting", range(0, len(pictures), BATCH)) as starts:
-        for start in starts:
+    with progress_bar("predicting") as progress:
+        for start in range(0, len(pictures), BATCH):
             answers += loaded.predict(pictures[start : start + BATCH], top=top, flip=flip)
+            progress(len(answers), len(pictures))
     if as_json:
         print_json({**_as_tree(model, loaded, flip, paths, answers), "passed_over": dict(passed_over)})
         return
@@ -109,14 +108,15 @@ def _decoded(paths: list[Path], config: ModelConfig) -> NDArray[np.uint8]:
 
     pictures = np.empty((len(paths), config.image_size, config.image_size, 3), np.uint8)
     faults: list[InputError] = []
-    with _progress("reading", paths) as shown:
-        for row, path in enumerate(shown):
+    with progress_bar("reading") as progress:
+        for row, path in enumerate(paths):
             try:
                 pictures[row] = decode(read_file(path), config.image_size, crop_mode=config.crop_mode, where=str(path))
             except OSError as error:
                 faults.append(InputError(f"{path}: cannot be read ({error.strerror}).", "Check the path."))
             except InputError as fault:
                 faults.append(fault)
+            progress(row + 1, len(paths))
     if len(faults) == 1:
         raise faults[0]
     if faults:
@@ -201,20 +201,10 @@ def _likeliest(model: ImageModel, catalog: Catalog, flip: bool) -> list[str]:
 
     prepared = partial(decode, size=model.config.image_size, crop_mode=model.config.crop_mode)
     answers: list[str] = []
-    with _progress("predicting", range(0, len(catalog), BATCH)) as starts:
-        for start in starts:
+    with progress_bar("predicting") as progress:
+        for start in range(0, len(catalog), BATCH):
             rows = range(start, min(start + BATCH, len(catalog)))
             batch = np.stack([prepared(catalog.read_bytes(row), where=catalog.paths[row]) for row in rows])
             answers += [model.config.class_ids[i] for i in model.logits(batch, flip=flip, batch_size=BATCH).argmax(1)]
+            progress(len(answers), len(catalog))
     return answers
-
-
-@contextmanager
-def _progress(what: str, items: Iterable[ItemT]) -> Iterator[Iterable[ItemT]]:
-    """The items again, with a bar on stderr that goes away when they are done; nothing where that is no terminal."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
-        yield bars.track(items, description=what)
