@@ -244,7 +244,7 @@ def test_a_run_goes_on_without_the_model_it_started_from(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("lookalike.training.run.finish", stop)
+        patch.setattr("lookalike.training.run.finalize", stop)
         assert lookalike(*command, *changes).exit_code != 0
     shutil.rmtree(start)
     said = lookalike(*command, *changes, "--resume")
