@@ -315,9 +315,9 @@ def test_durability_is_asked_of_a_server_that_would_not_give_it(database: Databa
 def test_without_psycopg_its_installation_is_named() -> None:
     code = (
         "import sys\nsys.modules['psycopg'] = None\n"
-        "from lookalike.gallery.store.location import open_store, place_of\n"
+        "from lookalike.gallery.store.location import open_store, parse_location\n"
         "from lookalike.errors import InputError\n"
-        "try:\n    open_store(place_of('postgresql://ann:secret@db/pictures#photos'))\n"
+        "try:\n    open_store(parse_location('postgresql://ann:secret@db/pictures#photos'))\n"
         "except InputError as error:\n    print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

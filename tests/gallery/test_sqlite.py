@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import pytest
 from sqlite_rows import ABOUT, DIM, ids_found, made, recall, rows_of, slow_search, vectors_of
 
 from lookalike.errors import InputError
-from lookalike.gallery.store import sqlite, vector_search
+from lookalike.gallery.store import index_maintenance, sqlite, vector_search
 from lookalike.gallery.store.ann_index import HnswIndex
 from lookalike.gallery.store.base import NewItem, ReplacedError
 from lookalike.gallery.store.sqlite import SqliteStore
@@ -60,7 +60,7 @@ def test_a_change_that_a_gallery_leaves_in_the_middle_of_is_undone(
 ) -> None:
     folder, away = tmp_path / "some.gallery", tmp_path / "away.gallery"
     store = made(folder, 3, exact_below=EXACT_BELOW)
-    insert = sqlite.writing.insert
+    insert = sqlite.sqlite_writes.insert
 
     def replaced(*given: Any) -> list[int]:
         ids = insert(*given)
@@ -69,7 +69,7 @@ def test_a_change_that_a_gallery_leaves_in_the_middle_of_is_undone(
         made(folder, 2, exact_below=EXACT_BELOW).close()
         return ids
 
-    monkeypatch.setattr(sqlite.writing, "insert", replaced)
+    monkeypatch.setattr(sqlite.sqlite_writes, "insert", replaced)
     with pytest.raises(ReplacedError):
         store.add(rows_of(vectors_of(4, seed=9)))
     store.close()
@@ -241,18 +241,59 @@ def test_values_keep_their_kind(tmp_path: Path) -> None:
         assert len(store) == 7
 
 
-def test_the_second_writer_learns_who_the_first_is(tmp_path: Path) -> None:
-    with SqliteStore.create(tmp_path / "g", ABOUT) as store:
-        code = (
-            f"from lookalike.gallery.store.sqlite import SqliteStore\nSqliteStore.open({str(tmp_path / 'g')!r}, True)"
-        )
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        assert done.returncode
-        assert f"process {os.getpid()} on " in done.stderr
-        with pytest.raises(InputError, match=f"process {os.getpid()} on .* is writing to it"):
-            SqliteStore.open(tmp_path / "g", write=True)
-        store.add(rows_of(vectors_of(3)))
-    SqliteStore.open(tmp_path / "g", write=True).close()
+def test_several_writers_take_turns(tmp_path: Path) -> None:
+    """Each adds and removes rows; whichever finds the index files out of date renews them."""
+    SqliteStore.create(tmp_path / "g", ABOUT, exact_below=50).close()
+    faults: list[BaseException] = []
+
+    def write(number: int) -> None:
+        try:
+            vectors = vectors_of(400, seed=number)
+            with SqliteStore.open(tmp_path / "g", write=True, exact_below=50) as store:
+                for start in range(0, 400, 40):
+                    ids = store.add(rows_of(vectors[start : start + 40], 1000 * number + start))
+                    assert store.remove(ids[::4]) == 10
+                    assert store.search(vectors[start + 1], 1)[0].hits[0].row.id == ids[1]
+        except BaseException as fault:
+            faults.append(fault)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert faults == []
+    with SqliteStore.open(tmp_path / "g", exact_below=50) as store:
+        assert len(store) == 900
+        assert store.verify() == []
+        assert not store.search(QUERIES[:1])[0].exact
+        assert recall(ids_found(store, QUERIES), ids_found(store, QUERIES, exact=True)) >= 0.98
+
+
+def test_changes_of_another_writer_while_the_index_is_renewed_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with made(tmp_path / "g", 600, exact_below=EXACT_BELOW) as store:
+        make = index_maintenance.make_generation
+
+        def interrupted(*given: Any, **how: Any) -> Any:
+            new = make(*given, **how)
+            with SqliteStore.open(tmp_path / "g", write=True, exact_below=EXACT_BELOW) as other:
+                assert other.remove([1, 599]) == 2
+                assert other.add(rows_of(vectors_of(1, seed=8), 9000)) == [601]
+                with pytest.raises(InputError, match="another process is renewing"):
+                    other.compact()
+            return new
+
+        monkeypatch.setattr(index_maintenance, "make_generation", interrupted)
+        store.compact()
+        monkeypatch.undo()
+        for one in (store, SqliteStore.open(tmp_path / "g", exact_below=EXACT_BELOW)):
+            assert len(one) == 599
+            assert not {1, 599} & set(ids_found(one, vectors_of(600)[[0, 598]], 5)[0])
+            assert ids_found(one, vectors_of(1, seed=8), 1) == [[601]]
+            assert one.verify() == []
+        one.close()
 
 
 def test_a_reader_does_not_write(tmp_path: Path) -> None:
@@ -286,7 +327,7 @@ def test_bad_vectors_are_refused_by_name_and_nothing_is_kept(tmp_path: Path) -> 
 def test_folders_that_are_no_gallery(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no gallery here"):
         SqliteStore.open(tmp_path / "none")
-    with pytest.raises(InputError, match="this is no gallery"):
+    with pytest.raises(InputError, match="no gallery in this folder"):
         SqliteStore.open(tmp_path, write=True)
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "gallery.db").write_bytes(b"no database at all" * 1000)

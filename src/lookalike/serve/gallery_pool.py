@@ -258,9 +258,7 @@ class GalleryPool:
             found.append(error.reason)
             log.debug("gallery: %s", error.detail)
         if self._write is not None:
-            found += (
-                [self._write.failing] if self._write.failing and "another process" not in self._write.failing else []
-            )
+            found += [self._write.failing] if self._write.failing else []
             found += ["the gallery's disk is full."] if _is_full(self._write.place) else []
         return list(dict.fromkeys(found))
 
@@ -383,7 +381,7 @@ class PooledGallery:
         return result
 
     async def rest(self) -> None:
-        """Close the gallery until it is needed again; a writer so lets others write."""
+        """Close the gallery until it is needed again"""
         await asyncio.get_running_loop().run_in_executor(self._thread, self._let_go)
 
     def close(self) -> None:
@@ -424,5 +422,4 @@ def without_places(error: Exception, place: Path | PostgresLocation) -> str:
     text = error.message if isinstance(error, LookalikeError) else str(error)
     for known in {str(place), str(place.absolute()), str(place.resolve())}:
         text = re.sub(rf"{re.escape(known)}(/[^\s:]*)?", "the gallery", text)
-    text = re.sub(r"process \d+ on .* is writing", "another process is writing", text)
     return re.sub(r"(?<![\w.])~?/[^\s:)]+", "…", text)

@@ -212,7 +212,7 @@ class Store(Protocol):
     Stores are context managers; leaving one closes it. One may be used from several threads, which take turns; threads
     that are to search at once open a store each. What a method has returned from is durable: it outlives a
     crash of the process and of the machine. Any number of readers may be open while one writes; a reader sees whole
-    batches. Where a store allows one writer only, the second gets an `InputError` that says who holds it.
+    batches.
     Every method raises `InputError` where the store is damaged, gone, full or read-only, naming the file or table, and
     `ReplacedError`, one of these, where another gallery is in its place now. Of a change this may be found after
     it was made, in the gallery that was there.

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from lookalike.errors import InputError
 from lookalike.gallery.store.sqlite_schema import Connection, connect, identity_of
-from lookalike.gallery.store.writer_lock import WriterLock
 
 
 def guard_of(database: Path) -> Connection:
@@ -33,12 +32,3 @@ def close(db: Connection, guard: Connection | None, database: Path, identity: tu
     db.close()
     if guard is not None:
         guard.close()
-
-
-def let_go(
-    db: Connection, guard: Connection | None, database: Path, identity: tuple[int, int], lock: WriterLock | None
-) -> None:
-    """What becomes of a store that nobody closed."""
-    close(db, guard, database, identity)
-    if lock is not None:
-        lock.release()

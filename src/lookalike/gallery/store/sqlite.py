@@ -2,7 +2,7 @@
 
     NAME.gallery/gallery.db     rows, vectors, thumbnails, rejected files (see `schema.py`)
                  vectors-*.f16, graph-*.usearch    derived, remade when missing or damaged (see `derived.py`)
-                 writer.lock    who writes (see `lock.py`)
+                 index.lock    held by the process that renews the derived files
 
 Below `EXACT_BELOW` rows every search compares with all of them and nothing is derived. Above, a graph finds most of the
 answer, and the rows newer than it, always few, are compared one by one. Derived files are checked byte for byte when a
@@ -44,7 +44,7 @@ from lookalike.gallery.store.base import (
     Value,
 )
 from lookalike.gallery.store.checks import checked_queries, kept_vectors
-from lookalike.gallery.store.closing import close, guard_of, is_there, let_go
+from lookalike.gallery.store.closing import close, guard_of, is_there
 from lookalike.gallery.store.index_maintenance import IndexMaintenance
 from lookalike.gallery.store.sqlite_check import verify
 from lookalike.gallery.store.sqlite_reading import SqliteSnapshot, all_rows, rows_of, thumbnails_of, vectors_of
@@ -52,6 +52,7 @@ from lookalike.gallery.store.sqlite_rows import ids_of
 from lookalike.gallery.store.sqlite_schema import (
     DATABASE,
     Connection,
+    check_is_there,
     clause,
     connect,
     damaged,
@@ -64,7 +65,6 @@ from lookalike.gallery.store.sqlite_schema import (
     saying,
 )
 from lookalike.gallery.store.vector_search import VectorSearcher
-from lookalike.gallery.store.writer_lock import WriterLock
 
 EXACT_BELOW = 10_000  # rows up to which all are compared: 1 ms at most
 PAGE = 1000  # rows of an iteration in memory
@@ -75,11 +75,11 @@ class SqliteStore:
 
     Args:
         folder: the gallery.
-        write: whether to be its writer; there is one at a time.
+        write: whether to change it; any number of stores may.
         exact_below: rows up to which every search is exact.
 
     Raises:
-        InputError: no gallery, a damaged one or one of a newer format, or another process writes to it.
+        InputError: no gallery, a damaged one or one of a newer format, or a folder that cannot be written.
     """
 
     def __init__(self, folder: str | Path, *, write: bool = False, exact_below: int = EXACT_BELOW) -> None:
@@ -87,12 +87,11 @@ class SqliteStore:
         self._database = self.folder / DATABASE
         self._exact_below = exact_below
         self._turns = threading.RLock()
-        connect(self._database, write=False).close()  # before the lock's file is made in a folder that is no gallery
-        self._lock = WriterLock(self.folder) if write else None
         self._guard: Connection | None = None
+        check_is_there(self._database)
+        self._identity = identity_of(self._database)
+        self._db = connect(self._database, write=write)
         try:
-            self._identity = identity_of(self._database)
-            self._db = connect(self._database, write=write)
             if write:
                 self._guard = guard_of(self._database)
             self.about = read_about(self._db, self._database)
@@ -104,12 +103,9 @@ class SqliteStore:
                     IndexMaintenance(self.folder, self._db, self.about.dim, exact_below, check) if write else None
                 )
         except BaseException:
-            if hasattr(self, "_db"):
-                close(self._db, self._guard, self._database, self._identity)
-            if self._lock is not None:
-                self._lock.release()
+            close(self._db, self._guard, self._database, self._identity)
             raise
-        self._ending = weakref.finalize(self, let_go, self._db, self._guard, self._database, self._identity, self._lock)
+        self._ending = weakref.finalize(self, close, self._db, self._guard, self._database, self._identity)
 
     @classmethod
     def create(cls, path: str | Path, about: GalleryInfo, *, exact_below: int = EXACT_BELOW) -> SqliteStore:
@@ -147,7 +143,7 @@ class SqliteStore:
         self._close(tidy=exc[0] is None)
 
     def close(self) -> None:
-        """Bring the derived files up to date where that is worth it, and let another write."""
+        """Bring the derived files up to date where that is worth it."""
         self._close(tidy=True)
 
     def _close(self, *, tidy: bool) -> None:
@@ -161,9 +157,6 @@ class SqliteStore:
                 self._searcher.forget()
                 close(self._db, self._guard, self._database, self._identity)
                 self._ending.detach()
-                if self._lock is not None:
-                    self._lock.release()
-                    self._lock = None
 
     def __len__(self) -> int:
         with self._reading() as db:
@@ -391,8 +384,7 @@ class SqliteStore:
 
     def _check_place(self) -> None:
         """Raise where what is in the folder now is another gallery, or none."""
-        same = identity_of(self._database) == self._identity
-        if not same or not (self._lock is None or self._lock.is_of(self.folder)):
+        if identity_of(self._database) != self._identity:
             raise ReplacedError(f"{self.folder}: another gallery is there now.", "Open it again.")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from lookalike.errors import InputError
-from lookalike.gallery.store.ann_index import Covered, Generation, open_covered, read_generation
+from lookalike.gallery.store.ann_index import Covered, Generation, generation_of, open_covered
 from lookalike.gallery.store.base import Problem
 from lookalike.gallery.store.checks import checksum
 from lookalike.gallery.store.index_maintenance import IndexMaintenance
@@ -23,43 +23,67 @@ RESTORE = "Restore a copy of the folder, or make a new gallery of its pictures."
 
 
 def verify(path: Path, db: sqlite3.Connection, dim: int, upkeep: IndexMaintenance | None) -> list[Problem]:
-    """What is wrong. A writer puts right what it can: vectors that a derived file still has, and derived files.
+    """Problems of a gallery. A writer repairs vectors that a derived file still has, and derived files.
 
     Args:
         path: of the database.
         db: its connection.
         dim: numbers of a vector.
-        upkeep: the writer's; None for a reader, who only looks.
+        upkeep: of a writer; None for a reader, which repairs nothing.
     """
+    copies: list[tuple[bytes, int]] = []
     try:
-        problems = [str(found) for (found,) in db.execute(f"PRAGMA integrity_check({SHOWN})") if found != "ok"]
-        if problems:
-            return [Problem(f"{path.name}: {problem}", RESTORE) for problem in problems]
-        faults = []
-        try:
-            generation = read_generation(db)
-        except InputError as error:
-            faults, generation = [Problem(error.message.rstrip("."), REMAKE, mended=True)], Generation()
-        covered, damaged = open_covered(path.parent, generation, dim, again=True)
-        faults += [
-            *_rows(db, path.name),
-            *_thumbnails(db),
-            *_vectors(db, dim, covered, mend=upkeep is not None),
-            *_differences(db, generation, covered),
-        ]
-        faults += [Problem(f"{name} {what}", REMAKE, mended=True) for name, what in damaged.items()]
+        found = _look(path, db, dim, copies, mend=upkeep is not None)
+        if copies:
+            db.execute("BEGIN IMMEDIATE")
+            db.executemany("UPDATE vectors SET vector = ? WHERE id = ?", copies)
+            db.execute("COMMIT")
     except sqlite3.DatabaseError as error:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
         return [Problem(f"{path.name}: {error}", RESTORE)]
     if upkeep is None:
-        return faults
+        return found
     if upkeep.mended:
-        faults.append(Problem(upkeep.mended.rstrip("."), REMAKE, mended=True))
+        found.append(Problem(upkeep.mended.rstrip("."), REMAKE, mended=True))
         upkeep.mended = ""
     if upkeep.failure:
-        faults.append(Problem(f"the derived files could not be made: {upkeep.failure}", REMAKE))
-    if any(fault.remedy == REMAKE for fault in faults):
-        return _remade(faults, upkeep)
-    return faults
+        found.append(Problem(f"the derived files could not be made: {upkeep.failure}", REMAKE))
+    if any(fault.remedy == REMAKE for fault in found):
+        return _remade(found, upkeep)
+    return found
+
+
+def _look(
+    path: Path, db: sqlite3.Connection, dim: int, copies: list[tuple[bytes, int]], *, mend: bool
+) -> list[Problem]:
+    """Problems of a gallery as of one moment. Vectors that can be restored are added to `copies`, with their ids."""
+    copies.clear()
+    db.execute("BEGIN")
+    try:
+        broken = [str(found) for (found,) in db.execute(f"PRAGMA integrity_check({SHOWN})") if found != "ok"]
+        if broken:
+            return [Problem(f"{path.name}: {problem}", RESTORE) for problem in broken]
+        found = []
+        said = read_meta(db).generation
+        try:
+            generation = generation_of(said, str(path))
+        except InputError as error:
+            found, generation = [Problem(error.message.rstrip("."), REMAKE, mended=True)], Generation()
+        covered, damaged = open_covered(path.parent, generation, dim, again=True)
+        found += [
+            *_rows(db, path.name),
+            *_thumbnails(db),
+            *_vectors(db, dim, covered, copies, mend=mend),
+            *_differences(db, generation, covered),
+        ]
+        found += [Problem(f"{name} {what}", REMAKE, mended=True) for name, what in damaged.items()]
+    finally:
+        if db.in_transaction:
+            db.execute("COMMIT")
+    if damaged and read_meta(db).generation != said:  # a writer replaced the files while they were read
+        return _look(path, db, dim, copies, mend=mend)
+    return found
 
 
 def _remade(faults: list[Problem], upkeep: IndexMaintenance) -> list[Problem]:
@@ -104,10 +128,11 @@ def _thumbnails(db: sqlite3.Connection) -> Iterator[Problem]:
             yield Problem(f"{shown(path)}: its thumbnail (id {id}) is damaged", AGAIN)
 
 
-def _vectors(db: sqlite3.Connection, dim: int, covered: Covered, *, mend: bool) -> Iterator[Problem]:
-    """Vectors that are not what was stored; a whole copy in the derived files takes their place."""
+def _vectors(
+    db: sqlite3.Connection, dim: int, covered: Covered, copies: list[tuple[bytes, int]], *, mend: bool
+) -> Iterator[Problem]:
+    """Vectors that are not what was stored; with `mend`, intact copies of them are added to `copies`."""
     query = "SELECT i.id, path, vector, v.checksum FROM images i LEFT JOIN vectors v USING (id)"
-    copies: list[tuple[bytes, int]] = []
     for id, path, vector, expected in db.execute(query):
         if vector is None:
             yield Problem(f"{shown(path)}: it has no vector (id {id})", AGAIN)
@@ -121,10 +146,6 @@ def _vectors(db: sqlite3.Connection, dim: int, covered: Covered, *, mend: bool) 
                 yield Problem(what, "It has been restored from its copy.", mended=True)
             else:
                 yield Problem(what, "A copy is left: run 'lookalike gallery verify' where the folder can be written.")
-    if copies:
-        db.execute("BEGIN IMMEDIATE")
-        db.executemany("UPDATE vectors SET vector = ? WHERE id = ?", copies)
-        db.execute("COMMIT")
 
 
 def _is_vector(data: object, dim: int) -> bool:

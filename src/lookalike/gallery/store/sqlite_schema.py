@@ -149,13 +149,7 @@ def connect(path: Path, *, write: bool) -> Connection:
     Raises:
         InputError: no gallery there, one of a newer format, or a file that is no database.
     """
-    try:
-        there = path.is_file()
-    except OSError as error:
-        raise InputError(f"{path.parent}: cannot be looked at ({error.strerror}).", "Check its permissions.") from None
-    if not there:
-        what = "this is no gallery" if path.parent.exists() else "there is no gallery here"
-        raise InputError(f"{path.parent}: {what}.", "Make one with: lookalike gallery create")
+    check_is_there(path)
     _check_files(path)
     with saying(path):
         try:
@@ -174,6 +168,21 @@ def connect(path: Path, *, write: bool) -> Connection:
         if write:
             db.execute(f"PRAGMA journal_size_limit = {LOG}")
         return db
+
+
+def check_is_there(path: Path) -> None:
+    """Refuse a folder without a gallery's database.
+
+    Raises:
+        InputError: there is none.
+    """
+    try:
+        there = path.is_file()
+    except OSError as error:
+        raise InputError(f"{path.parent}: cannot be read ({error.strerror}).", "Check its permissions.") from None
+    if not there:
+        what = "there is no gallery in this folder" if path.parent.exists() else "there is no gallery here"
+        raise InputError(f"{path.parent}: {what}.", "Create one with: lookalike gallery create")
 
 
 def frozen_state(path: Path) -> tuple[int, int] | None:
