@@ -149,10 +149,10 @@ def gallery_search(data: Data, folder: Path) -> list[Line]:
         return store.search(data.queries[query], K, **how)[0]
 
     def numbers(found: Any) -> list[int]:
-        return [int(hit.row.digest) for hit in found.hits]
+        return [int(hit.digest) for hit in found.hits]
 
     def on_one_shelf(query: int) -> Any:
-        return ask(query, where={"label": f"shelf {query % SHELVES}"})
+        return ask(query, filter={"label": f"shelf {query % SHELVES}"})
 
     start = time.perf_counter()
     with SqliteStore.open(folder / "b.gallery") as store:

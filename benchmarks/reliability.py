@@ -247,7 +247,7 @@ class Bench:
                 if rows and not gallery.search(gallery.store.vectors([rows[0].id])[0], 3).hits:
                     raise RuntimeError("nothing is found")
                 say(json.dumps({row.path: row.label for row in rows}))
-                say(json.dumps([fault.what for fault in gallery.verify().faults if not fault.mended]))
+                say(json.dumps([fault.what for fault in gallery.check().problems if not fault.mended]))
 
         child = in_child(look)
         if child.end != "done":
@@ -293,7 +293,7 @@ def works(bench: Bench) -> list[Work]:
             gallery.export(folder / "all.parquet")
 
     def compact(gallery: Gallery, folder: Path, say: Say) -> None:
-        gallery.remove(where={"label": "emu"})
+        gallery.remove(filter={"label": "emu"})
         gallery.compact()
 
     def create_from(folder: Path, say: Say) -> None:
@@ -304,8 +304,8 @@ def works(bench: Bench) -> list[Work]:
         Work("gallery create --from", "", create_from),
         Work("gallery add", "empty", opened(add)),
         Work("gallery add --sync", "full", opened(sync)),
-        Work("gallery remove", "full", opened(lambda g, folder, say: g.remove(where={"label": ["cat", "dog"]}))),
-        Work("label", "full", opened(lambda g, folder, say: g.label(where={"label": "dog"}, label="wolf"))),
+        Work("gallery remove", "full", opened(lambda g, folder, say: g.remove(filter={"label": ["cat", "dog"]}))),
+        Work("label", "full", opened(lambda g, folder, say: g.update(filter={"label": "dog"}, label="wolf"))),
         Work("gallery remove, compact", "full", opened(compact)),
         Work("gallery export", "full", export, "all.parquet"),
     ]
@@ -454,9 +454,9 @@ def damage(bench: Bench) -> None:
 
     def gallery(place: Path, say: Say) -> None:
         with bench.open(place) as found:
-            faults = found.verify().faults
+            faults = found.check().problems
             rows = sorted((row.path, row.label, row.digest.hex()) for row in found.store.rows())
-            say(json.dumps(rows) + str([(hit.row.path, hit.score) for hit in found.search(query, 5).hits]))
+            say(json.dumps(rows) + str([(hit.path, hit.score) for hit in found.search(query, 5).hits]))
             say(f"named: {faults[0].what}" if faults else "")
 
     def exported(place: Path, say: Say) -> None:
@@ -705,7 +705,7 @@ def postgres(bench: Bench) -> None:
             server.start()
             with PostgresStore.open(server.dsn, "photos", exact_below=EXACT_BELOW) as store:
                 there = [row.path for row in store.rows()]
-                faults = [fault.what for fault in store.verify() if not fault.mended]
+                faults = [fault.what for fault in store.check() if not fault.mended]
             fault = result[0].last if result[0].end not in {"error", "done"} else ""
             fault = fault or (f"verify: {faults[0]}" if faults else "")
             fault = fault or (f"{len(kept - {*there})} acknowledged rows are gone" if kept - {*there} else "")

@@ -80,7 +80,7 @@ def make_gallery(place: Path, rows: int) -> None:
                 [
                     NewItem(
                         f"images/{start + n:09}.jpg", b"%032d" % (start + n), vector,
-                        label=f"kind {kinds[n]}", thumbnail=thumbnail.getvalue(), look=start + n,
+                        label=f"kind {kinds[n]}", thumbnail=thumbnail.getvalue(), dhash=start + n,
                     )
                     for n, vector in enumerate(vectors)
                 ]

@@ -38,19 +38,19 @@ def main() -> None:
     # Later, in another program: the model is loaded once a picture is to be understood.
     with lookalike.Gallery.open(work / "pictures.gallery") as gallery:
         query = next(gallery.store.rows())
-        found = gallery.search(query.path, k=5, threshold=None)
+        found = gallery.search(query.path, k=5)
         print(f"\n{query.path}  ({'exact' if found.exact else 'approximate'} search)")
-        for hit in found.hits:
-            print(f"  {hit.score:.3f}  {hit.row.path}")
+        for hit in found:
+            print(f"  {hit.score:.3f}  {hit.path}")
 
         # By the id of a row; only as much alike as pairs of different labels are once in a hundred times.
         alike = gallery.search(query.id, k=50, threshold="calibrated")
-        print(f"{len(alike.hits)} others reach {threshold:.3f}, which 1 % of the pairs of different labels do")
+        print(f"{len(alike)} others reach {threshold:.3f}, which 1 % of the pairs of different labels do")
 
-        gallery.write_wall(work / "wall.html", query.path, found)
+        gallery.write_results_page(work / "wall.html", query.path, found)
         print(f"look at {work / 'wall.html'}")
         print(f"{gallery.export(work / 'pictures.parquet')} rows written to {work / 'pictures.parquet'}")
-        assert not gallery.verify().faults
+        assert not gallery.check().problems
 
 
 if __name__ == "__main__":

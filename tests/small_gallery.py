@@ -66,7 +66,7 @@ def rows(count: int, dim: int, *, seed: int = 0) -> list[NewItem]:
             label=ANIMALS[i % 3] if i % 4 else None,
             metadata={"year": 2000 + i % 5, "sharp": i % 2 == 0, "by": "Ann" if i % 2 else "Bo, Jr."},
             thumbnail=b"\xff\xd8 no picture" if i % 3 else b"",
-            look=looks[i],
+            dhash=looks[i],
         )
         for i in range(count)
     ]

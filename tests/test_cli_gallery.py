@@ -21,9 +21,10 @@ from typer.testing import CliRunner, Result
 
 import lookalike
 from lookalike import Gallery
-from lookalike.cli.console import parse_threshold, parse_where
+from lookalike.cli.console import parse_filter
 from lookalike.cli.main import app
 from lookalike.errors import InputError
+from lookalike.gallery.query import parse_threshold
 from small_gallery import album, model_folder, picture
 
 
@@ -78,7 +79,7 @@ def own(filled: Path, tmp_path: Path) -> Path:
 
 def test_search_prints_scores_ids_labels_and_paths(filled: Path, photos: Path) -> None:
     query = photos / "dog" / "2.png"
-    lines = good("search", filled, query, "--k", 3, "--threshold", "none").splitlines()
+    lines = good("search", filled, query, "-k", 3).splitlines()
     assert lines[0] == f"{query}  (exact)"
     score, id, label, path = lines[1].split()
     assert 0 < float(score) < 1
@@ -93,8 +94,8 @@ def test_a_file_that_is_in_the_gallery_is_named_and_not_counted(filled: Path, ph
     original = photos / "dog" / "2.png"
     query = shutil.copy(original, tmp_path / "copy.png")
     wall = tmp_path / "wall.html"
-    text = good("search", filled, query, "--k", 3, "--threshold", "none", "--html", wall).splitlines()
-    (each,) = tree_of("search", filled, query, "--k", 3, "--threshold", "none")["queries"]
+    text = good("search", filled, query, "-k", 3, "--html", wall).splitlines()
+    (each,) = tree_of("search", filled, query, "-k", 3)["queries"]
     assert [row["path"] for row in each["same"]] == [str(original)]
     assert text[1] == f"  the same file: {each['same'][0]['id']}  {original}"
     assert len(each["hits"]) == 3
@@ -113,7 +114,7 @@ def as_another_file(picture: Path, folder: Path) -> Path:
 
 def test_the_models_threshold_is_not_used(filled: Path, photos: Path, tmp_path: Path) -> None:
     query, wall = as_another_file(photos / "dog" / "0.png", tmp_path), tmp_path / "wall.html"
-    tree = tree_of("search", filled, query, "--k", 12)
+    tree = tree_of("search", filled, query, "-k", 12)
     assert (tree["threshold"], tree["calibrated"], tree["calibrated_on"]) == (None, False, None)
     assert len(tree["queries"][0]["hits"]) == 12
     good("search", filled, query, "--html", wall)
@@ -137,7 +138,7 @@ def calibrated(gallery: Path, threshold: float) -> str:
         return str(opened.about.calibrated_on)
 
 
-def test_the_calibrated_threshold_is_used_and_said(filled: Path, photos: Path, tmp_path: Path) -> None:
+def test_the_calibrated_threshold_is_used_if_asked_for(filled: Path, photos: Path, tmp_path: Path) -> None:
     filled = Path(shutil.copytree(filled, tmp_path / "own.gallery"))
     query = as_another_file(photos / "dog" / "0.png", tmp_path)
     on, wall = calibrated(filled, 0.95), tmp_path / "wall.html"
@@ -148,27 +149,29 @@ def test_the_calibrated_threshold_is_used_and_said(filled: Path, photos: Path, t
         f"framed: cosine from 0.950, which 1 % of pairs of different labels reach (calibrated on {on})"
         in wall.read_text()
     )
-    text = good("search", filled, query, "--k", 12)
+    text = good("search", filled, query, "-k", 12, "--threshold", "calibrated")
     assert text.splitlines()[-1] == f"12 rows, at most 12 answers, cosine from 0.950 (calibrated on {on})"
-    tree = tree_of("search", filled, query, "--k", 12)
+    tree = tree_of("search", filled, query, "-k", 12)
+    assert (tree["threshold"], len(tree["queries"][0]["hits"])) == (None, 12)
+    tree = tree_of("search", filled, query, "-k", 12, "--threshold", "calibrated")
     assert (tree["threshold"], tree["calibrated"]) == (0.95, True)
     scores = [hit["score"] for hit in tree["queries"][0]["hits"]]
     assert min(scores) >= 0.95
     assert len(scores) < 12
-    tree = tree_of("search", filled, query, "--threshold", "0.2", "--k", 12)
+    tree = tree_of("search", filled, query, "--threshold", "0.2", "-k", 12)
     assert (tree["threshold"], tree["calibrated"]) == (0.2, False)
     assert len(tree["queries"][0]["hits"]) > len(scores)
 
 
 def test_the_tree_of_a_search_is_what_the_library_says(filled: Path, photos: Path, model: Path) -> None:
     paths = [photos / "emu" / "1.png", photos / "cat" / "0.png"]
-    tree = tree_of("search", filled, *paths, "--id", 3, "--where", "label=cat,emu", "--threshold", "none", "--exact")
+    tree = tree_of("search", filled, *paths, "--id", 3, "--filter", "label=cat,emu", "--exact")
     assert set(tree) == {
         "gallery",
         "fingerprint",
         "rows",
         "k",
-        "where",
+        "filter",
         "threshold",
         "calibrated",
         "calibrated_on",
@@ -176,14 +179,14 @@ def test_the_tree_of_a_search_is_what_the_library_says(filled: Path, photos: Pat
     }
     assert (tree["gallery"], tree["rows"], tree["k"], tree["threshold"]) == (str(filled), 12, 10, None)
     assert tree["fingerprint"] == lookalike.load(model).fingerprint
-    assert tree["where"] == {"label": ["cat", "emu"]}
+    assert tree["filter"] == {"label": ["cat", "emu"]}
     assert [each["query"] for each in tree["queries"]] == [*map(str, paths), 3]
     assert all(each["exact"] for each in tree["queries"])
     with lookalike.Gallery.open(filled) as opened:
-        found = opened.search([*paths, 3], where={"label": ["cat", "emu"]}, threshold=None)
+        found = opened.search([*paths, 3], filter={"label": ["cat", "emu"]}, threshold=None)
     for each, expected in zip(tree["queries"], found, strict=True):
         assert [(hit["id"], hit["path"], hit["label"], hit["metadata"]) for hit in each["hits"]] == [
-            (hit.row.id, hit.row.path, hit.row.label, dict(hit.row.metadata)) for hit in expected.hits
+            (hit.id, hit.path, hit.label, dict(hit.metadata)) for hit in expected.hits
         ]
         assert [hit["score"] for hit in each["hits"]] == pytest.approx([hit.score for hit in expected.hits], abs=1e-5)
 
@@ -211,7 +214,7 @@ class Page(HTMLParser):
 def test_the_wall_holds_query_and_answers_and_needs_nothing_else(filled: Path, photos: Path, tmp_path: Path) -> None:
     query = picture(tmp_path / "<b>odd & name.png", 7)
     wall = tmp_path / "wall.html"
-    text = good("search", filled, query, "--id", 5, "--k", 4, "--threshold", "none", "--html", wall)
+    text = good("search", filled, query, "--id", 5, "-k", 4, "--html", wall)
     assert text.splitlines()[-1] == str(wall)
     page = Page(wall.read_text())
     assert page.elsewhere == []
@@ -221,7 +224,7 @@ def test_the_wall_holds_query_and_answers_and_needs_nothing_else(filled: Path, p
     assert page.pictures[0][1] == f"the query: {query}"
     assert str(query) in page.words
     assert "row 5" in page.words
-    tree = tree_of("search", filled, query, "--k", 4, "--threshold", "none")
+    tree = tree_of("search", filled, query, "-k", 4)
     for hit in tree["queries"][0]["hits"]:
         assert f"{hit['score']:.3f}" in page.words
         assert f"{Path(hit['path']).name} · id {hit['id']}" in page.words
@@ -243,8 +246,8 @@ def test_search_is_refused_in_plain_words(filled: Path, tmp_path: Path) -> None:
     assert "nothing to search with" in refusal("search", filled).message
     assert "no row 99" in refusal("search", filled, "--id", 99).message
     assert "cannot be read" in refusal("search", filled, tmp_path / "gone.png").message
-    assert "no cosine" in refusal("search", filled, "--id", 1, "--threshold", "high").message
-    assert "not KEY=VALUE" in refusal("search", filled, "--id", 1, "--where", "label").message
+    assert "'high'" in refusal("search", filled, "--id", 1, "--threshold", "high").message
+    assert "not KEY=VALUE" in refusal("search", filled, "--id", 1, "--filter", "label").message
     refusal("search", tmp_path / "nowhere", "--id", 1)
 
 
@@ -266,18 +269,18 @@ def test_add_skips_what_is_there_and_names_what_cannot_be_read(own: Path, photos
     tree = tree_of("add", own, photos, tmp_path / "more")
     assert (tree["added"], tree["replaced"], tree["skipped"], tree["rows"]) == (1, 0, 12, 13)
     assert tree["rejected"] == 1
-    assert [one["path"] for one in tree["faults"]] == [str(bad)]
-    assert "not an image" in tree["faults"][0]["reason"]
+    assert [one["path"] for one in tree["problems"]] == [str(bad)]
+    assert "not an image" in tree["problems"][0]["reason"]
     info = tree_of("info", own, "--rejected")
     assert info["rejected"] == 1
-    assert info["files"] == tree["faults"]
+    assert info["files"] == tree["problems"]
     assert f"  {bad}: " in good("info", own, "--rejected")
 
 
 def test_remove_says_how_many(own: Path, photos: Path) -> None:
-    assert good("remove", own, "--where", "label=dog") == "4 rows removed, 8 left\n"
+    assert good("remove", own, "--filter", "label=dog") == "4 rows removed, 8 left\n"
     assert tree_of("remove", own, photos / "cat" / "0.png", "--id", 999)["removed"] == 1
-    assert tree_of("remove", own, "--where", "label=dog") == {"gallery": str(own), "removed": 0, "rows": 7}
+    assert tree_of("remove", own, "--filter", "label=dog") == {"gallery": str(own), "removed": 0, "rows": 7}
     assert "nothing to remove" in refusal("remove", own).message
 
 
@@ -292,12 +295,12 @@ def test_info_says_what_it_is(filled: Path, model: Path) -> None:
     assert "0.950, 1 % false matches on images like those that the model was trained on; not used" in text
 
 
-def test_verify_is_quiet_when_all_is_well_and_fails_when_it_is_not(own: Path) -> None:
-    assert tree_of("verify", own, "--recall") == {
-        "gallery": str(own), "rows": 12, "faults": [], "recall_at_10": 1.0,
+def test_check_is_quiet_when_all_is_well_and_fails_when_it_is_not(own: Path) -> None:
+    assert tree_of("check", own, "--recall") == {
+        "gallery": str(own), "rows": 12, "problems": [], "recall_at_10": 1.0,
     }  # fmt: skip
-    assert good("verify", own) == "12 rows, 0 faults\n"
-    assert "against the exact one: 1.0000" in good("verify", own, "--recall")
+    assert good("check", own) == "12 rows, 0 problems\n"
+    assert "against the exact one: 1.0000" in good("check", own, "--recall")
     database = max((path for path in own.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
     data = bytearray(database.read_bytes())
     with lookalike.Gallery.open(own) as opened:
@@ -306,23 +309,23 @@ def test_verify_is_quiet_when_all_is_well_and_fails_when_it_is_not(own: Path) ->
     assert at > 0
     data[at + 9] ^= 0x40
     database.write_bytes(data)
-    result = gallery("verify", own, "--json")
+    result = gallery("check", own, "--json")
     assert result.exit_code == 1
-    assert json.loads(result.stdout)["faults"]
-    assert "fault: " in gallery("verify", own).stdout
+    assert json.loads(result.stdout)["problems"]
+    assert "problem: " in gallery("check", own).stdout
 
 
 def test_what_is_exported_makes_the_same_gallery(filled: Path, tmp_path: Path) -> None:
     file = tmp_path / "all.parquet"
     assert good("export", filled, file) == f"{file}: 12 rows\n"
     assert good("create", tmp_path / "copy", "--from", file) == f"{tmp_path / 'copy'}: 12 rows\n"
-    arguments = ("--id", 4, "--threshold", "none")
+    arguments = ("--id", 4)
     one, other = (tree_of("search", place, *arguments)["queries"] for place in (filled, tmp_path / "copy"))
     assert [hit["path"] for hit in one[0]["hits"]] == [hit["path"] for hit in other[0]["hits"]]
     assert "is there already" in refusal("create", tmp_path / "copy", "--from", file).message
     assert "is there already" in refusal("export", filled, file).message
     wrong = model_folder(tmp_path / "other", seed=3)
-    assert "another model" in refusal("create", tmp_path / "new", "--from", file, "--model", wrong).message
+    assert str(file) in refusal("create", tmp_path / "new", "--from", file, "--model", wrong).message
     assert not (tmp_path / "new").exists()
 
 
@@ -371,9 +374,9 @@ def test_equal_files_are_told_from_near_copies(own: Path, photos: Path, tmp_path
 
 
 def test_compact_keeps_what_is_there(own: Path) -> None:
-    good("remove", own, "--where", "label=emu")
+    good("remove", own, "--filter", "label=emu")
     assert good("compact", own) == f"{own}: 8 rows\n"
-    assert good("verify", own) == "8 rows, 0 faults\n"
+    assert good("check", own) == "8 rows, 0 problems\n"
 
 
 def test_sync_removes_what_is_gone(model: Path, tmp_path: Path) -> None:
@@ -419,7 +422,7 @@ def test_watching_keeps_in_step_until_ctrl_c(model: Path, tmp_path: Path) -> Non
     assert said.splitlines() == [
         f"watching {photos}; stop with Ctrl-C", "stopped; what was added is kept, and the same command goes on",
     ]  # fmt: skip
-    assert tree_of("verify", tmp_path / "g")["faults"] == []
+    assert tree_of("check", tmp_path / "g")["problems"] == []
 
 
 @pytest.mark.parametrize(
@@ -438,19 +441,20 @@ def test_watching_keeps_in_step_until_ctrl_c(model: Path, tmp_path: Path) -> Non
     ],
 )
 def test_filters_as_they_are_typed(given: list[str] | None, expected: object) -> None:
-    assert parse_where(given) == expected
+    assert parse_filter(given) == expected
 
 
 @pytest.mark.parametrize("given", ["label", "=cat", "", "by=[", "by=[]", "by=[1]"])
 def test_what_is_no_filter_is_refused(given: str) -> None:
-    with pytest.raises(InputError, match="--where"):
-        parse_where([given])
+    with pytest.raises(InputError, match="--filter"):
+        parse_filter([given])
 
 
 def test_thresholds_as_they_are_typed() -> None:
-    assert [parse_threshold(text) for text in (None, "calibrated", "none", "0.5", "-1")] == [
-        "default", "calibrated", None, 0.5, -1.0,
-    ]  # fmt: skip
+    assert [parse_threshold(text) for text in ("calibrated", "none", "0.5", "-1")] == ["calibrated", None, 0.5, -1.0]
+    for wrong in ("", "nan", "1.5", "high"):
+        with pytest.raises(InputError, match=f"'{wrong}'"):
+            parse_threshold(wrong)
 
 
 def test_what_lies_below_a_folder_that_was_moved_is_removed_at_once(model: Path, tmp_path: Path) -> None:

@@ -47,13 +47,13 @@ def test_a_gallery_opens_and_answers_the_same(kept: Path) -> None:
     model = load(kept / "run" / "model")
     with Gallery.open(kept / "album.gallery", model=model) as gallery:
         assert len(gallery.store) == EXPECTED["album.gallery"]["rows"]
-        assert gallery.store.verify() == []
+        assert gallery.store.check() == []
         for id, path, label, score in EXPECTED["album.gallery"]["cat/0.png"]:
             (row,) = gallery.store.get([id])
             assert row is not None
             assert (row.path.endswith(path), row.label) == (True, label)
             found = gallery.search(IMAGE, k=18, threshold=None)
-            scores = {hit.row.id: hit.score for hit in (*found.same, *found.hits)}
+            scores = {hit.id: hit.score for hit in (*found.same, *found.hits)}
             assert scores[id] == pytest.approx(score, abs=2e-3)
         np.testing.assert_allclose(gallery.store.vectors([1])[0], EXPECTED["embedding of row 1"], atol=2e-3)
 
@@ -61,11 +61,11 @@ def test_a_gallery_opens_and_answers_the_same(kept: Path) -> None:
 def test_an_approximate_index_opens_and_answers_the_same(kept: Path) -> None:
     with SqliteStore.open(kept / "vectors.gallery", exact_below=100) as store:
         assert store.facts()["covered by the approximate index"] == 300
-        assert store.verify() == []
+        assert store.check() == []
         ids = [answers[0][0] for answers in EXPECTED["vectors.gallery"]]
         for found, answers in zip(store.search(store.vectors(ids), 5), EXPECTED["vectors.gallery"], strict=True):
             assert not found.exact
-            assert [hit.row.id for hit in found.hits] == [id for id, _ in answers]
+            assert [hit.id for hit in found.hits] == [id for id, _ in answers]
             np.testing.assert_allclose([hit.score for hit in found.hits], [score for _, score in answers], atol=1e-3)
 
 

@@ -36,11 +36,11 @@ def answers(store: SqliteStore) -> dict[str, Any]:
 
     def searched(**how: Any) -> list[Any]:
         found = store.search(QUERIES, 5, **how)
-        return [[(hit.row.id, hit.row.path, hit.row.label, round(hit.score, 5)) for hit in one.hits] for one in found]
+        return [[(hit.id, hit.path, hit.label, round(hit.score, 5)) for hit in one.hits] for one in found]
 
     asked = {
         "rows": lambda: [
-            (row.id, row.path, row.digest, row.label, dict(row.metadata), row.look) for row in store.rows()
+            (row.id, row.path, row.digest, row.label, dict(row.metadata), row.dhash) for row in store.rows()
         ],
         "length": lambda: len(store),
         "search": searched,
@@ -50,8 +50,8 @@ def answers(store: SqliteStore) -> dict[str, Any]:
         "by path": lambda: sorted(store.by_path([f"{n:06}.jpg" for n in range(0, ROWS, 9)])),
         "labels": lambda: store.labels(20),
         "rejected": store.rejected,
-        **{f"search where {where}": lambda where=where: searched(where=where) for where in FILTERS},
-        **{f"count where {where}": lambda where=where: store.count(where) for where in FILTERS},
+        **{f"search filter {filter}": lambda filter=filter: searched(filter=filter) for filter in FILTERS},
+        **{f"count filter {filter}": lambda filter=filter: store.count(filter) for filter in FILTERS},
     }
     given = {}
     for name, ask in asked.items():
@@ -94,7 +94,7 @@ def outcome(folder: Path, right: dict[str, Any]) -> tuple[str, str]:
             given = answers(store)
         with SqliteStore.open(folder, exact_below=EXACT_BELOW) as store:
             try:
-                named = bool(store.verify())
+                named = bool(store.check())
             except InputError:
                 named = True
     except InputError:
@@ -113,7 +113,7 @@ def main(folder: Path, times: int, seed: int) -> None:
     made(whole, ROWS, exact_below=EXACT_BELOW).close()
     with SqliteStore.open(whole, exact_below=EXACT_BELOW) as store:
         right = answers(store)
-        assert store.verify() == []
+        assert store.check() == []
     random = np.random.default_rng(seed)
     counts: dict[str, Counter[str]] = {}
     for _ in range(times):

@@ -42,7 +42,7 @@ def change(store: Store, operation: str, chance: random.Random, turns: int = 100
             label = "-"
         print(f"will {number} {label}", flush=True)
         if operation == "label":
-            store.label(ids, label, rows[0].metadata)
+            store.update(ids, label, rows[0].metadata)
         elif label == "-":
             store.remove(ids)
         else:

@@ -53,7 +53,7 @@ def slow_search(
 
 def ids_found(store: SqliteStore, queries: NDArray[np.float32], k: int = 10, **how: object) -> list[list[int]]:
     """Ids of the hits of each query."""
-    return [[hit.row.id for hit in found.hits] for found in store.search(queries, k, **how)]  # type: ignore[arg-type]
+    return [[hit.id for hit in found.hits] for found in store.search(queries, k, **how)]  # type: ignore[arg-type]
 
 
 def recall(found: Sequence[Sequence[int]], right: Sequence[Sequence[int]]) -> float:

@@ -163,7 +163,7 @@ def test_folders_fill_in_labels_that_are_missing_and_no_others(
     photos = fill(tmp_path / "photos" / "cat", 3).parent
     ingest(store, embedder, sorted((photos / "cat").iterdir()))
     assert set(labels_in(store, photos).values()) == {None}
-    store.label([1], "mine")
+    store.update([1], "mine")
     assert numbers(ingest(store, embedder, photos)) == {"skipped": 3, "relabelled": 2}
     assert sorted(labels_in(store, photos).values(), key=str) == ["cat", "cat", "mine"]
     assert numbers(ingest(store, embedder, photos)) == {"skipped": 3}
@@ -200,5 +200,5 @@ def test_names_that_look_the_same_are_one_label(embedder: Embedder, tmp_path: Pa
         assert {row.label for row in store.rows()} == {composed}
         assert [store.count({"label": name}) for name in (composed, decomposed)] == [2, 2]
         with Gallery(store, tmp_path / "g") as gallery:
-            gallery.label([1], label=unicodedata.normalize("NFD", "thé"))
+            gallery.update([1], label=unicodedata.normalize("NFD", "thé"))
             assert store.count({"label": unicodedata.normalize("NFC", "thé")}) == 1

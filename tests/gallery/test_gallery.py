@@ -19,6 +19,7 @@ from PIL import Image
 import lookalike
 from lookalike.errors import InputError
 from lookalike.gallery.gallery import Gallery
+from lookalike.gallery.query import QueryVector
 from lookalike.gallery.store.base import SearchResult
 from small_gallery import album, model_folder, picture, rows
 
@@ -63,7 +64,7 @@ def own(filled: Path, tmp_path: Path) -> Iterator[Gallery]:
 
 
 def names(found: SearchResult) -> list[str]:
-    return ["/".join(Path(hit.row.path).parts[-2:]) for hit in found.hits]
+    return ["/".join(Path(hit.path).parts[-2:]) for hit in found]
 
 
 def refusal(*arguments: object, **options: object) -> InputError:
@@ -77,27 +78,27 @@ def refusal(*arguments: object, **options: object) -> InputError:
 
 
 def test_a_picture_finds_what_is_most_like_it_and_not_itself(gallery: Gallery, photos: Path, model: Path) -> None:
-    found = gallery.search(photos / "dog" / "2.png", threshold=None)
+    found = gallery.search(photos / "dog" / "2.png")
     assert found.exact
-    assert len(found.hits) == 10
+    assert len(found) == 10
     assert "dog/2.png" not in names(found)
     assert found.same == []
-    paths = [hit.row.path for hit in found.hits]
+    paths = [hit.path for hit in found]
     vectors = lookalike.load(model).embed([photos / "dog" / "2.png", *paths])
-    assert [hit.score for hit in found.hits] == pytest.approx((vectors[1:] @ vectors[0]).tolist(), abs=5e-3)
+    assert [hit.score for hit in found] == pytest.approx((vectors[1:] @ vectors[0]).tolist(), abs=5e-3)
 
 
 def test_a_picture_may_come_in_any_form(gallery: Gallery, photos: Path) -> None:
     path = photos / "cat" / "0.png"
     image = Image.open(path)
     forms = [path, str(path), path.read_bytes(), image, np.array(image)]
-    answers = gallery.search(forms, threshold=None)
+    answers = gallery.search(forms)
     assert len(answers) == len(forms)
     for form, answer in zip(forms, answers, strict=True):
         own = [] if answer in answers[:3] else ["cat/0.png"]  # of pixels it is not known which file they are of
         assert names(answer) == [*own, *names(answers[0])][:10]
-        assert names(gallery.search(form, threshold=None)) == names(answer)  # type: ignore[call-overload]
-    assert [[hit.row.path for hit in answer.same] for answer in answers] == [[], [], [str(path)], [], []]
+        assert names(gallery.search(form)) == names(answer)  # type: ignore[call-overload]
+    assert [[hit.path for hit in answer.same] for answer in answers] == [[], [], [str(path)], [], []]
 
 
 def test_copies_of_the_file_that_is_asked_with_are_told_apart(filled: Path, photos: Path, tmp_path: Path) -> None:
@@ -106,7 +107,7 @@ def test_copies_of_the_file_that_is_asked_with_are_told_apart(filled: Path, phot
     with Gallery.open(shutil.copytree(filled, tmp_path / "own.gallery"), write=True) as gallery:
         gallery.add(*copies[1:])
         (row,) = gallery.store.by_path([str(original)]).values()
-        others = [hit.row.id for hit in gallery.search(row.id, k=11, threshold=None).hits]
+        others = [hit.id for hit in gallery.search(row.id, k=11)]
         assert len(others) == 11
         for query, own in (
             (row.id, str(original)),
@@ -117,22 +118,20 @@ def test_copies_of_the_file_that_is_asked_with_are_told_apart(filled: Path, phot
             (original.read_bytes(), ""),
         ):
             every = {str(original), *map(str, copies[1:])}
-            found = gallery.search(query, k=45, threshold=None)
-            assert [hit.row.id for hit in found.hits] == others
-            assert {hit.row.path for hit in found.same} == every - {own}
-            found = gallery.search(query, k=3, threshold=None)
-            assert [hit.row.id for hit in found.hits] == others[:3]
-            assert len({hit.row.path for hit in found.same} & (every - {own})) == 3, "at most k"
-        several = gallery.search([original, photos / "emu" / "1.png", row.id], k=11, threshold=None)
-        assert [[hit.row.id for hit in each.hits] for each in (several[0], several[2])] == [others] * 2
-        assert (len(several[1].hits), several[1].same) == (11, [])
+            found = gallery.search(query, k=45)
+            assert [hit.id for hit in found] == others
+            assert {hit.path for hit in found.same} == every - {own}
+            found = gallery.search(query, k=3)
+            assert [hit.id for hit in found] == others[:3]
+            assert len({hit.path for hit in found.same} & (every - {own})) == 3, "at most k"
+        several = gallery.search([original, photos / "emu" / "1.png", row.id], k=11)
+        assert [[hit.id for hit in each] for each in (several[0], several[2])] == [others] * 2
+        assert (len(several[1]), several[1].same) == (11, [])
         (vector,) = gallery.store.vectors([row.id])
-        found = gallery.search(vector, k=11, threshold=None, digest=row.digest)
-        assert ([hit.row.id for hit in found.hits], len(found.same)) == (others, 11)
-        with pytest.raises(InputError, match="a digest belongs to one query"):
-            gallery.search([vector, vector], digest=row.digest)
-        labelled = gallery.search(original, k=3, where={"label": "dog"}, threshold=None)
-        assert (len(labelled.hits), labelled.same) == (3, [])
+        found = gallery.search(QueryVector(vector, digest=row.digest), k=11)
+        assert ([hit.id for hit in found], len(found.same)) == (others, 11)
+        labelled = gallery.search(original, k=3, filter={"label": "dog"})
+        assert (len(labelled), labelled.same) == (3, [])
 
 
 def test_a_pipe_is_read_once(gallery: Gallery, photos: Path, tmp_path: Path) -> None:
@@ -140,74 +139,72 @@ def test_a_pipe_is_read_once(gallery: Gallery, photos: Path, tmp_path: Path) -> 
     os.mkfifo(pipe)
     writer = threading.Thread(target=pipe.write_bytes, args=[data], daemon=True)
     writer.start()
-    found = gallery.search(pipe, threshold=None)
-    assert found == gallery.search(data, threshold=None)
+    found = gallery.search(pipe)
+    assert found == gallery.search(data)
     writer.join()
 
 
 def test_a_row_is_asked_by_its_id_and_is_not_its_own_answer(gallery: Gallery) -> None:
     (first, *_) = gallery.store.rows()
-    found = gallery.search(first.id, k=3, threshold=None)
-    assert len(found.hits) == 3
-    assert first.id not in [hit.row.id for hit in found.hits]
-    by_vector = gallery.search(gallery.store.vectors([first.id])[0], k=4, threshold=None)
-    assert [hit.row.id for hit in by_vector.hits] == [first.id, *(hit.row.id for hit in found.hits)]
-    assert gallery.search(np.int64(first.id), k=3, threshold=None) == found  # type: ignore[call-overload]
+    found = gallery.search(first.id, k=3)
+    assert len(found) == 3
+    assert first.id not in [hit.id for hit in found]
+    by_vector = gallery.search(gallery.store.vectors([first.id])[0], k=4)
+    assert [hit.id for hit in by_vector] == [first.id, *(hit.id for hit in found)]
+    assert gallery.search(np.int64(first.id), k=3) == found  # type: ignore[call-overload]
 
 
 def test_several_of_several_kinds_are_answered_in_order(gallery: Gallery, photos: Path) -> None:
     ids = [row.id for row in gallery.store.rows()]
     vector = gallery.store.vectors([ids[5]])[0]
-    answers = gallery.search([ids[3], photos / "emu" / "1.png", vector], k=2, threshold=None)
-    assert [len(each.hits) for each in answers] == [2, 2, 2]
+    answers = gallery.search([ids[3], photos / "emu" / "1.png", vector], k=2)
+    assert [len(each) for each in answers] == [2, 2, 2]
     assert "emu/1.png" not in names(answers[1])
-    assert answers[2].hits[0].row.id == ids[5]
-    assert ids[3] not in [hit.row.id for hit in answers[0].hits]
+    assert answers[2][0].id == ids[5]
+    assert ids[3] not in [hit.id for hit in answers[0]]
     assert gallery.search([]) == []
     many = gallery.search(gallery.store.vectors(ids), k=1)
-    assert [each.hits[0].row.id for each in many] == ids
+    assert [each[0].id for each in many] == ids
 
 
 def test_a_vector_of_any_length_and_float_is_taken_for_its_direction(gallery: Gallery) -> None:
     (row, *_) = gallery.store.rows()
     vector = gallery.store.vectors([row.id])[0]
     for given in (vector * 7, vector.astype(np.float16), vector.astype(np.float64) * 1e-9):
-        hit = gallery.search(given, k=1).hits[0]
-        assert (hit.row.id, hit.score) == (row.id, pytest.approx(1, abs=1e-3))
+        hit = gallery.search(given, k=1)[0]
+        assert (hit.id, hit.score) == (row.id, pytest.approx(1, abs=1e-3))
 
 
 def test_filters_hold(gallery: Gallery, photos: Path) -> None:
-    found = gallery.search(photos / "dog" / "0.png", where={"label": ["cat", "emu"]}, threshold=None)
-    assert {hit.row.label for hit in found.hits} == {"cat", "emu"}
-    assert len(found.hits) == 8
+    found = gallery.search(photos / "dog" / "0.png", filter={"label": ["cat", "emu"]})
+    assert {hit.label for hit in found} == {"cat", "emu"}
+    assert len(found) == 8
 
 
-def test_the_threshold_is_the_calibrated_one_unless_another_is_named(
-    gallery: Gallery, photos: Path, tmp_path: Path
-) -> None:
+def test_a_threshold_is_used_only_if_it_is_asked_for(gallery: Gallery, photos: Path, tmp_path: Path) -> None:
     query = Image.open(photos / "dog" / "0.png")
-    assert len(gallery.search(query, k=12).hits) == 12, "the model's own threshold is not used"
-    every = gallery.search(query, k=12, threshold=None)
-    assert len(every.hits) == 12
-    scores = [hit.score for hit in every.hits]
+    every = gallery.search(query, k=12)
+    assert (len(every), every.threshold) == (12, None), "the model's own threshold is not used"
+    scores = [hit.score for hit in every]
     assert 0 < sum(score >= 0.95 for score in scores) < 12
-    with Gallery.open(shutil.copytree(str(gallery.place), tmp_path / "own"), write=True) as own:
+    with Gallery.open(shutil.copytree(str(gallery.location), tmp_path / "own"), write=True) as own:
         own.store.calibrated(replace(own.about, own_threshold=0.95))
-        for threshold, least in (("default", 0.95), ("calibrated", 0.95), (scores[3] - 1e-4, scores[3] - 1e-4)):
-            found = own.search(query, k=12, threshold=threshold)  # type: ignore[arg-type]
-            assert [hit.score for hit in found.hits] == [score for score in scores if score >= least]
+        for threshold, least in ((None, -1), ("calibrated", 0.95), (scores[3] - 1e-4, scores[3] - 1e-4)):
+            found = own.search(query, k=12, threshold=threshold)  # type: ignore[call-overload]
+            assert found.threshold == (None if threshold is None else least)
+            assert [hit.score for hit in found] == [score for score in scores if score >= least]
 
 
 def test_a_threshold_that_is_not_known_is_missed_only_by_name(other_model: Path, tmp_path: Path) -> None:
     with Gallery.create(tmp_path / "g", other_model) as gallery:
         gallery.store.add(rows(5, DIM))
         vector = gallery.store.vectors([1])[0]
-        assert len(gallery.search(vector).hits) == 5
+        assert len(gallery.search(vector)) == 5
         with pytest.raises(InputError, match="has no calibrated threshold"):
             gallery.search(vector, threshold="calibrated")
         for wrong in (1.5, float("nan"), "high"):
-            with pytest.raises(InputError, match="is no threshold"):
-                gallery.search(vector, threshold=wrong)  # type: ignore[arg-type]
+            with pytest.raises(InputError, match=str(wrong)):
+                gallery.search(vector, threshold=wrong)  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize(
@@ -215,10 +212,10 @@ def test_a_threshold_that_is_not_known_is_missed_only_by_name(other_model: Path,
     [
         (np.zeros(DIM), "vector 0 has no direction"),
         (np.full(DIM, np.nan), "vector 0 has no direction"),
-        (np.ones(DIM + 1), f"vector 0 has {DIM + 1} numbers, those of this gallery have {DIM}"),
+        (np.ones(DIM + 1), f"vector 0 has {DIM + 1} numbers, the vectors of this gallery have {DIM}"),
         (np.ones((2, 3, 4)), "vector 0 has 2 × 3 × 4 numbers"),
         (np.ones((2, DIM - 1)), f"vector 0 has {DIM - 1} numbers"),
-        (10_000, "no row 10000"),
+        (10_000, "no item 10000"),
         ([3.5], "a float is not a picture"),
         ([True], "a bool is not a picture"),
         (b"no picture", "not an image"),
@@ -243,11 +240,11 @@ def test_the_model_is_remembered_and_loaded_when_a_picture_is_to_be_understood(f
     code = (
         "import sys, lookalike\n"
         f"gallery = lookalike.Gallery.open({str(filled)!r})\n"
-        "assert len(gallery.search(1, k=3, threshold=None).hits) == 3\n"
-        "assert not gallery.verify().faults and gallery.info()['rows'] == 12\n"
+        "assert len(gallery.search(1, k=3)) == 3\n"
+        "assert not gallery.check().problems and gallery.info()['rows'] == 12\n"
         "assert 'torch' not in sys.modules, 'torch was loaded'\n"
         "picture = gallery.store.get([1])[0].path\n"
-        "assert sorted(hit.row.id for hit in gallery.search(picture, k=12, threshold=None).hits) == [*range(2, 13)]\n"
+        "assert sorted(hit.id for hit in gallery.search(picture, k=12)) == [*range(2, 13)]\n"
         "assert 'torch' in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -262,19 +259,20 @@ def test_a_model_that_is_gone_or_another_now_is_named(
     with Gallery.create(tmp_path / "g", moved) as gallery:
         gallery.add(photos / "cat")
         mark = gallery.about.fingerprint
+    other = lookalike.load(other_model).fingerprint
     moved.rename(tmp_path / "elsewhere")
     with Gallery.open(tmp_path / "g") as gallery:
-        assert gallery.search(1, k=1, threshold=None).hits
-        with pytest.raises(InputError, match=rf"wants the model {mark[:12]}.*no such folder"):
+        assert gallery.search(1, k=1).hits
+        with pytest.raises(InputError, match=rf"{mark[:12]}.*no such folder"):
             gallery.search(photos / "cat" / "0.png")
     shutil.copytree(other_model, moved)
     with (
         Gallery.open(tmp_path / "g") as gallery,
-        pytest.raises(InputError, match=rf"wants the model {mark[:12]}.*another"),
+        pytest.raises(InputError, match=rf"needs the model {mark[:12]}.*{other[:12]}"),
     ):
         gallery.search(photos / "cat" / "0.png")
     with Gallery.open(tmp_path / "g", tmp_path / "elsewhere") as gallery:
-        assert len(gallery.search(photos / "cat" / "0.png", threshold=None).hits) == 3
+        assert len(gallery.search(photos / "cat" / "0.png")) == 3
 
 
 def test_another_model_is_refused_by_name(filled: Path, other_model: Path, model: Path) -> None:
@@ -288,10 +286,10 @@ def test_another_model_is_refused_by_name(filled: Path, other_model: Path, model
 
 def test_a_vector_declared_to_be_of_another_model_is_refused_by_name(gallery: Gallery, other_model: Path) -> None:
     vector = gallery.store.vectors([1])[0]
-    assert gallery.search(vector, fingerprint=gallery.about.fingerprint).hits
+    assert len(gallery.search(QueryVector(vector, fingerprint=gallery.about.fingerprint))) == 10
     other = lookalike.load(other_model).fingerprint
-    with pytest.raises(InputError, match=f"of the model {other[:12]}") as caught:
-        gallery.search(vector, fingerprint=other)
+    with pytest.raises(InputError, match=other[:12]) as caught:
+        gallery.search(QueryVector(vector, fingerprint=other))
     assert gallery.about.fingerprint[:12] in caught.value.remedy
 
 
@@ -317,31 +315,31 @@ def test_what_is_there_already_or_not_there_is_refused(filled: Path, model: Path
 def test_removing_by_id_path_and_filter(own: Gallery, photos: Path) -> None:
     ids = [row.id for row in own.store.rows()]
     assert own.remove([ids[0], ids[0], 10_000]) == 1
-    kept = [row.path for row in own.store.rows(where={"label": "emu"})]
+    kept = [row.path for row in own.store.rows(filter={"label": "emu"})]
     assert own.remove(paths=[kept[0], "/no/such.png"]) == 1
-    assert own.remove(where={"label": "dog"}) == 4
+    assert own.remove(filter={"label": "dog"}) == 4
     assert own.remove() == 0
     assert len(own) == 6
     assert {row.label for row in own.store.rows()} == {"cat", "emu"}
     with pytest.raises(InputError, match="empty filter"):
-        own.remove(where={})
+        own.remove(filter={})
     assert len(own) == 6
     assert own.add(photos).added == 6
 
 
 def test_labels_are_changed(own: Gallery) -> None:
-    assert own.label(where={"label": "cat"}, label="kitten") == 4
-    assert own.label([1], metadata={"seen": True}) == 1
+    assert own.update(filter={"label": "cat"}, label="kitten") == 4
+    assert own.update([1], metadata={"seen": True}) == 1
     row = own.store.get([1])[0]
     assert row is not None
     assert (row.label, dict(row.metadata)) == ("kitten", {"seen": True})
     assert own.store.count({"label": "cat"}) == 0
     with pytest.raises(InputError, match="empty filter"):
-        own.label(where={}, label="all")
+        own.update(filter={}, label="all")
 
 
 def test_a_gallery_opened_to_read_is_not_changed(gallery: Gallery) -> None:
-    for change in (lambda: gallery.remove([1]), lambda: gallery.label([1], label="x"), gallery.compact):
+    for change in (lambda: gallery.remove([1]), lambda: gallery.update([1], label="x"), gallery.compact):
         with pytest.raises(InputError):
             change()
     assert len(gallery) == 12
@@ -353,7 +351,7 @@ def test_the_same_pictures_are_not_added_twice(own: Gallery, photos: Path, tmp_p
     assert own.add(picture(tmp_path / "new.png", 999)).added == 1
     own.compact()
     assert len(own) == 13
-    assert own.verify().faults == []
+    assert own.check().problems == []
 
 
 # Telling
@@ -371,8 +369,8 @@ def test_info_says_what_it_is(gallery: Gallery, filled: Path, model: Path) -> No
 
 
 def test_verify_measures_recall_where_it_is_asked(gallery: Gallery) -> None:
-    assert (gallery.verify().faults, gallery.verify().recall) == ([], None)
-    assert gallery.verify(recall=True, sample=5).recall == 1.0
+    assert (gallery.check().problems, gallery.check().recall) == ([], None)
+    assert gallery.check(recall=True, sample=5).recall == 1.0
 
 
 def test_the_gallery_is_a_public_name() -> None:

@@ -31,13 +31,13 @@ def copies(count: int, *, seed: int = 0) -> list[NewItem]:
         if made and rng.random() < 0.6:
             model = made[int(rng.integers(len(made)))]
             if rng.random() < 0.2:
-                row = replace(row, look=model.look, vector=model.vector, digest=model.digest)
+                row = replace(row, dhash=model.dhash, vector=model.vector, digest=model.digest)
             else:
-                look = model.look
+                look = model.dhash
                 for bit in rng.choice(64, int(rng.integers(0, 8)), replace=False).tolist():
                     look ^= 1 << bit
                 vector = model.vector + rng.normal(0, 0.12, DIM).astype(np.float32) * rng.choice([0, 1, 2])
-                row = replace(row, look=look, vector=vector / np.linalg.norm(vector))
+                row = replace(row, dhash=look, vector=vector / np.linalg.norm(vector))
         made.append(row)
     return made
 
@@ -54,7 +54,7 @@ def slow_groups(store: SqliteStore, bits: int, cosine: float) -> set[frozenset[i
     vectors = dict(zip([row.id for row in kept], store.vectors([row.id for row in kept]), strict=True))
     group = {row.id: {row.id} for row in kept}
     for one, other in combinations(kept, 2):
-        looks = one.look % 2**64, other.look % 2**64
+        looks = one.dhash % 2**64, other.dhash % 2**64
         near = all(looks) and (looks[0] ^ looks[1]).bit_count() <= bits
         if one.digest == other.digest or (near and vectors[one.id] @ vectors[other.id] >= cosine):
             joined = group[one.id] | group[other.id]
@@ -91,7 +91,7 @@ def test_both_hash_and_vector_must_agree(tmp_path: Path) -> None:
     one, other, third = rows(3, DIM)
     made = [
         one,
-        replace(other, look=one.look),  # alike in the hash alone
+        replace(other, dhash=one.dhash),  # alike in the hash alone
         replace(third, vector=one.vector),  # alike in the vector alone
     ]
     with store_of(tmp_path / "g", made) as store:
@@ -101,7 +101,7 @@ def test_both_hash_and_vector_must_agree(tmp_path: Path) -> None:
 
 def test_rows_without_an_edge_are_copies_only_where_their_files_are(tmp_path: Path) -> None:
     one, *others = rows(5, DIM)
-    made = [replace(row, look=0, vector=one.vector) for row in (one, *others)]
+    made = [replace(row, dhash=0, vector=one.vector) for row in (one, *others)]
     made[3] = replace(made[3], digest=made[1].digest)
     with store_of(tmp_path / "g", made) as store:
         (group,) = find_duplicates(store)
@@ -111,7 +111,7 @@ def test_rows_without_an_edge_are_copies_only_where_their_files_are(tmp_path: Pa
 
 def test_a_hash_with_its_highest_bit_is_as_good_as_any(tmp_path: Path) -> None:
     one, other, *_ = rows(2, DIM)
-    made = [replace(one, look=(1 << 63) | 1), replace(other, look=(1 << 63) | 3, vector=one.vector)]
+    made = [replace(one, dhash=(1 << 63) | 1), replace(other, dhash=(1 << 63) | 3, vector=one.vector)]
     with store_of(tmp_path / "g", made) as store:
         assert len(find_duplicates(store)) == 1
 

@@ -52,8 +52,8 @@ def test_a_folder_moves_into_a_database_and_answers_as_before(postgres: Server, 
         shown = str(moved.place)
     assert "not-asked-for" not in shown
     query = filled.parent / "photos" / "dog" / "1.png"
-    for more in ((), ("--threshold", "0.9"), ("--where", "label=cat,emu")):
-        one, other = (tree_of("search", where, query, "--id", 3, *more) for where in (filled, place))
+    for more in ((), ("--threshold", "0.9"), ("--filter", "label=cat,emu")):
+        one, other = (tree_of("search", gallery, query, "--id", 3, *more) for gallery in (filled, place))
         assert other["gallery"] == shown
         assert one["queries"] == other["queries"]
         assert one | {"gallery": shown} == other
@@ -70,7 +70,7 @@ def test_pictures_are_added_found_and_removed(postgres: Server, filled: Path, mo
     assert tree_of("add", place, photos)["added"] == 12
     assert tree_of("add", place, photos)["skipped"] == 12
     assert tree_of("info", place)["model"] == tree_of("info", filled)["model"]
-    removed = tree_of("remove", place, "--where", "label=dog")
+    removed = tree_of("remove", place, "--filter", "label=dog")
     assert (removed["removed"], removed["rows"]) == (4, 8)
     assert tree_of("duplicates", place)["groups"] == []
     assert tree_of("verify", place, "--recall")["recall_at_10"] == 1.0

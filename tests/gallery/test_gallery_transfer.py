@@ -126,7 +126,7 @@ def test_what_is_changed_meanwhile_is_exported_as_it_was(tmp_path: Path) -> None
         def change(done: int, total: int) -> None:
             store.remove([done + 5])
             store.add([replace(row, label="new") for row in given[::3]])  # under new ids
-            store.label([done + 9], "changed")
+            store.update([done + 9], "changed")
             assert total == COUNT
 
         assert export_rows(store, tmp_path / "all.parquet", progress=change) == COUNT

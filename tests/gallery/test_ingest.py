@@ -23,7 +23,7 @@ from lookalike.concurrency import prefetch
 from lookalike.data.registry import load_dataset
 from lookalike.errors import InputError
 from lookalike.gallery.ingest import IngestReport, ingest
-from lookalike.gallery.query import vectors_of
+from lookalike.gallery.query import query_vectors
 from lookalike.gallery.store.base import Store
 from lookalike.gallery.store.sqlite import SqliteStore
 from lookalike.image import decode, dhash
@@ -83,7 +83,7 @@ def test_a_row_says_all_that_is_to_be_known_of_a_file(
         assert (row.size, row.modified, row.label) == (stat.st_size, stat.st_mtime_ns, file.parent.name)
         assert len(row.digest) == 32
         pixels = decode(file.read_bytes(), embedder.size)
-        assert row.look == int(dhash(pixels[None])[0])
+        assert row.dhash == int(dhash(pixels[None])[0])
         thumbnail = store.thumbnail(row.id)
         assert thumbnail is not None
         shown = np.asarray(Image.open(io.BytesIO(thumbnail)), np.float32)
@@ -127,7 +127,7 @@ def test_pictures_are_squashed_where_the_model_was_trained_on_squashed_ones(mode
         ingest(store, embedder, wide.parent)
         (row,) = rows_of(store).values()
         kept = store.vectors([row.id])[0]
-        vectors, _ = vectors_of([wide], store, lambda: embedder)
+        vectors, _ = query_vectors([wide], store, lambda: embedder)
     (expected,), (cut,) = squashing.embed([wide]), cutting.embed([wide])
     assert expected @ cut < 0.999
     assert min(kept @ expected, vectors[0] @ expected) > 0.9999
@@ -162,7 +162,7 @@ def test_what_changed_is_added_again_and_keeps_what_was_said_of_it(
     ingest(store, embedder, photos)
     before = rows_of(store)
     changed, touched = photos / "0001.png", photos / "0002.png"
-    store.label([before[str(changed)].id, before[str(touched)].id], "mine", {"stars": 5})
+    store.update([before[str(changed)].id, before[str(touched)].id], "mine", {"stars": 5})
     changed.write_bytes(encoded(99))
     touch(changed, 1)
     touch(touched, 7)
@@ -189,7 +189,7 @@ def test_a_copy_gets_a_row_of_its_own_without_being_embedded(
     rows = rows_of(store)
     for name in ("0000.png", "0001.png", "0002.png"):
         one, other = rows[str(photos / name)], rows[str(tmp_path / "copies" / name)]
-        assert (one.digest, one.look) == (other.digest, other.look)
+        assert (one.digest, one.dhash) == (other.digest, other.dhash)
         assert store.thumbnail(one.id) == store.thumbnail(other.id) != b""
         assert np.array_equal(store.vectors([one.id]), store.vectors([other.id]))
 
@@ -249,7 +249,7 @@ def test_folders_label_new_rows_only_and_a_given_label_labels_all(
         "cat/0.png": "cat", "dog/0.png": "dog", "emu/0.png": "emu", "train/fox/deep/0000.png": "train",
         "0000.png": None,
     }  # fmt: skip
-    store.label([row.id for row in store.rows()], "kitten")
+    store.update([row.id for row in store.rows()], "kitten")
     assert numbers(ingest(store, embedder, photos)) == {"skipped": 5}
     assert {row.label for row in store.rows()} == {"kitten"}
     assert numbers(ingest(store, embedder, photos, label="beast")) == {"skipped": 5, "relabelled": 5}
@@ -365,7 +365,7 @@ def killed(place: Path, photos: Path, model: Path, *, at: list[int]) -> None:
             child.join()
         with SqliteStore.open(place) as store:
             assert len(rows_of(store)) >= done, "what was said to be done is not there"
-            assert store.verify() == []
+            assert store.check() == []
 
 
 def check_whole(place: Path, photos: Path, model: Path) -> None:

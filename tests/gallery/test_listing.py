@@ -133,7 +133,7 @@ def test_a_list_gives_labels_and_metadata_and_its_bad_rows_are_named(
 def test_a_list_of_paths_alone_leaves_what_is_known(store: SqliteStore, embedder: Embedder, tmp_path: Path) -> None:
     fill(tmp_path / "a", 2)
     ingest(store, embedder, tmp_path / "a", label="mine")
-    store.label([1, 2], None, {"stars": 5})
+    store.update([1, 2], None, {"stars": 5})
     (tmp_path / "list.tsv").write_text("path\na/0000.png\na/0001.png\n")
     assert numbers(ingest(store, embedder, tmp_path / "list.tsv")) == {"skipped": 2}
     assert [(row.label, dict(row.metadata)) for row in store.rows()] == [("mine", {"stars": 5})] * 2

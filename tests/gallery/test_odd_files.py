@@ -178,7 +178,7 @@ def test_two_thousand_odd_files_are_all_accounted_for(embedder: Embedder, tmp_pa
         vectors = store.vectors([row.id for row in rows.values()])
         np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=2e-3)
         assert all(store.thumbnail(row.id) for row in rows.values())
-        assert store.verify() == []
+        assert store.check() == []
         again = ingest(store, embedder, folder)
         no_file = sum(one.modified == 0 for one in rejected.values())
         assert numbers(again) == {"skipped": len(rows), "rejected": len(rejected), "known": len(rejected) - no_file}
@@ -196,7 +196,7 @@ def test_a_picture_turned_by_its_exif_is_found_by_its_upright_twin(embedder: Emb
         ingest(store, embedder, [tmp_path / "lying.jpg", tmp_path / "upright.png"])
         one, other = store.rows()
         assert store.vectors([one.id])[0] @ store.vectors([other.id])[0] > 0.999
-        assert (one.look ^ other.look).bit_count() <= 3
+        assert (one.dhash ^ other.dhash).bit_count() <= 3
 
 
 def test_a_file_larger_than_any_picture_is_not_read(

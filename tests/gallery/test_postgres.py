@@ -47,10 +47,10 @@ def many(postgres: Server) -> Database:
     return database
 
 
-def plan(store: PostgresStore, k: int, where: Any = None, *, exact: bool = False) -> str:
+def plan(store: PostgresStore, k: int, filter: Any = None, *, exact: bool = False) -> str:
     """What the server does for a search."""
     searcher = store._searcher
-    statement, parameters = searcher.statement(units(1, WIDE)[0], k, where, exact=exact)
+    statement, parameters = searcher.statement(units(1, WIDE)[0], k, filter, exact=exact)
 
     def work(db: Any) -> str:
         db.execute(f"SET LOCAL enable_seqscan = {'DEFAULT' if exact else 'off'}")
@@ -69,25 +69,22 @@ def test_approximate_search_uses_the_index_and_exact_search_does_not(many: Datab
 def test_a_search_through_the_index_goes_on_until_the_rare_are_found(many: Database, postgres: Server) -> None:
     forced = PostgresStore.open(postgres.dsn_of(options=INDEX_ONLY), many.name, exact_below=0)
     queries = units(10, WIDE, seed=6)
-    where = {"label": "rare"}
+    filter = {"label": "rare"}
     with forced as store:
-        assert "Index Scan using images_by_vector" in plan(store, 6, where)
-        near, right = (store.search(queries, 6, where=where, exact=exact) for exact in (False, True))
+        assert "Index Scan using images_by_vector" in plan(store, 6, filter)
+        near, right = (store.search(queries, 6, filter=filter, exact=exact) for exact in (False, True))
         assert [found.exact for found in near] == [False] * 10
-        same = [
-            len({hit.row.id for hit in a.hits} & {hit.row.id for hit in b.hits})
-            for a, b in zip(near, right, strict=True)
-        ]
+        same = [len({hit.id for hit in a.hits} & {hit.id for hit in b.hits}) for a, b in zip(near, right, strict=True)]
         assert {len(found.hits) for found in near} == {6}
         assert np.mean(same) >= 5.8
-        (all_of_them,) = store.search(queries[:1], 40, where=where)  # there are 20: the index cannot know that
+        (all_of_them,) = store.search(queries[:1], 40, filter=filter)  # there are 20: the index cannot know that
         assert (len(all_of_them.hits), all_of_them.exact) == (20, True)
 
 
 def test_few_that_pass_are_compared_one_by_one(many: Database) -> None:
     with many.open(exact_below=100) as store:
-        (rare,) = store.search(units(1, WIDE), 6, where={"label": "rare"})
-        (usual,) = store.search(units(1, WIDE), 6, where={"label": "usual"})
+        (rare,) = store.search(units(1, WIDE), 6, filter={"label": "rare"})
+        (usual,) = store.search(units(1, WIDE), 6, filter={"label": "usual"})
         assert (rare.exact, usual.exact) == (True, False)
 
 
@@ -96,7 +93,7 @@ def test_two_threads_with_a_store_each_search_at_once(many: Database) -> None:
 
     def work() -> None:
         with many.open(exact_below=100) as store:
-            answers.append([found.hits[0].row.path for found in store.search(units(COUNT, WIDE)[:20], 1)])
+            answers.append([found.hits[0].path for found in store.search(units(COUNT, WIDE)[:20], 1)])
 
     threads = [threading.Thread(target=work) for _ in range(3)]
     for thread in threads:
@@ -125,18 +122,18 @@ def test_many_values_over_large_metadata_take_little_memory(database: Database) 
 def test_long_vectors_are_indexed(database: Database, dim: int) -> None:
     with database.create(replace(ABOUT, dim=dim), exact_below=2) as store:
         ids = store.add(new_rows(units(5, dim), label="x" * 1000, thumbnail=b"t" * 4000))
-        assert [found.hits[0].row.id for found in store.search(units(5, dim), 1)] == ids
+        assert [found.hits[0].id for found in store.search(units(5, dim), 1)] == ids
         assert not store.search(units(5, dim), 1)[0].exact
-        assert store.verify() == []
+        assert store.check() == []
 
 
 def test_longer_ones_are_kept_and_never_indexed(database: Database) -> None:
     with database.create(replace(ABOUT, dim=4001), exact_below=2) as store:
         ids = store.add(new_rows(units(5, 4001)))
         answers = store.search(units(5, 4001), 1)
-        assert [(found.hits[0].row.id, found.exact) for found in answers] == [(id, True) for id in ids]
+        assert [(found.hits[0].id, found.exact) for found in answers] == [(id, True) for id in ids]
         store.compact()
-        assert store.verify() == []
+        assert store.check() == []
         assert store.facts()["covered by the approximate index"] == 0
         assert store.measure_recall() == 1.0
 
@@ -150,9 +147,9 @@ def test_the_longest_are_refused(database: Database) -> None:
 def test_any_text_is_a_name(postgres: Server, name: str) -> None:
     with PostgresStore.create(postgres.dsn, name, ABOUT) as store:
         store.add(new_rows(units(2), metadata={"x": 1}, thumbnail=b"t"))
-        assert store.search(units(1), 1)[0].hits[0].row.id == 1
+        assert store.search(units(1), 1)[0].hits[0].id == 1
         store.compact()
-        assert store.verify() == []
+        assert store.check() == []
     assert ask(postgres, "SELECT count(*) FROM pg_namespace WHERE nspname = %s", name) == [(1,)]
 
 
@@ -235,7 +232,7 @@ def test_damage_of_a_vector_or_thumbnail_is_noticed_and_named(database: Database
             " WHERE i.id = 1 AND images.id = 2",
         )
         ask(postgres, f"UPDATE {database.name}.thumbnails SET jpeg = 'x' WHERE id = 3")
-        assert store.verify() == [
+        assert store.check() == [
             Problem("00001.jpg: its vector (row 2) is damaged", "Remove the row, then add the picture again."),
             Problem("00002.jpg: its thumbnail (row 3) is damaged", "Remove the row, then add the picture again."),
         ]
@@ -244,7 +241,7 @@ def test_damage_of_a_vector_or_thumbnail_is_noticed_and_named(database: Database
         with pytest.raises(InputError, match="thumbnail of row 3"):
             store.thumbnail(3)
         store.add(new_rows(units(6)[1:3], start=1))
-        assert store.verify() == []
+        assert store.check() == []
 
 
 def make_invalid(server: Server, index: str) -> None:
@@ -260,7 +257,7 @@ def test_a_missing_or_broken_index_is_noticed_and_made_anew(database: Database, 
         make_invalid(postgres, f"{database.name}.images_by_metadata")
         ask(postgres, f"CREATE INDEX images_by_vector_ccnew ON {database.name}.images (size)")
         make_invalid(postgres, f"{database.name}.images_by_vector_ccnew")
-        faults = store.verify()
+        faults = store.check()
         assert sorted(fault.what.removeprefix(f"index {database.name}.") for fault in faults) == [
             "images_by_label is missing",
             "images_by_metadata is not valid",
@@ -268,10 +265,10 @@ def test_a_missing_or_broken_index_is_noticed_and_made_anew(database: Database, 
             "images_by_vector_ccnew is left over from a compaction that was cut short",
         ]
         assert all(fault.mended and "compact" in fault.remedy for fault in faults)
-        near, right = (store.search(units(5, seed=1), 10, exact=exact, where={"x": 1}) for exact in (False, True))
+        near, right = (store.search(units(5, seed=1), 10, exact=exact, filter={"x": 1}) for exact in (False, True))
         assert [found.hits for found in near] == [found.hits for found in right]
         store.compact()
-        assert store.verify() == []
+        assert store.check() == []
         assert store.facts()["covered by the approximate index"] == 100
 
 
@@ -288,12 +285,12 @@ def test_an_index_that_finds_the_wrong_rows_is_noticed(database: Database, postg
             postgres,
             f"UPDATE pg_index SET indpred = NULL WHERE indexrelid = '{database.name}.images_by_vector'::regclass",
         )
-        (fault,) = store.verify()
+        (fault,) = store.check()
         assert "images_by_vector finds only" in fault.what
         assert fault.mended
         ask(postgres, f"DROP INDEX {database.name}.images_by_vector")
         store.compact()
-        assert store.verify() == []
+        assert store.check() == []
 
 
 def test_durability_is_asked_of_a_server_that_would_not_give_it(database: Database, postgres: Server) -> None:

@@ -84,7 +84,7 @@ def test_writers_of_the_same_paths_leave_one_row_for_each(database: Database) ->
                 rows = [new_row(f"{i:02d}", units(1, seed=i)[0], label=f"{number}-{turn}") for i in range(40)]
                 draw.shuffle(rows)
                 given.extend(store.add(rows[:25]))
-                store.label(given[-draw.randint(1, 20) :], "touched")
+                store.update(given[-draw.randint(1, 20) :], "touched")
                 store.remove([given[-1]])
                 store.add([rows[24]])
 
@@ -95,8 +95,8 @@ def test_writers_of_the_same_paths_leave_one_row_for_each(database: Database) ->
         rows = list(store.rows())
         assert len({row.path for row in rows}) == len(rows) == len(store) <= 40
         answers = store.search(store.vectors([row.id for row in rows]), 1)
-        assert [found.hits[0].row.path for found in answers] == [row.path for row in rows]
-        assert store.verify() == []
+        assert [found.hits[0].path for found in answers] == [row.path for row in rows]
+        assert store.check() == []
 
 
 def test_a_second_writer_of_a_path_waits_and_then_replaces(database: Database, postgres: Server) -> None:
@@ -140,7 +140,7 @@ def test_a_connection_ended_in_the_middle_of_a_search_is_not_noticed(database: D
             other.execute(f"LOCK TABLE {database.name}.images")
             searching = Outcome(lambda: store.search(units(10), 1))
             until(lambda: end_connections(postgres.dsn, waiting=True))
-        assert [found.hits[0].row.id for found in searching.wait()] == ids
+        assert [found.hits[0].id for found in searching.wait()] == ids
 
 
 def test_a_connection_ended_between_two_calls_is_not_noticed(database: Database, postgres: Server) -> None:
@@ -176,7 +176,7 @@ def test_nothing_acknowledged_is_lost_and_nothing_is_there_twice(database: Datab
         assert all("connection" in message or "server" in message for message in messages)
         assert {row.path: row.id for row in store.rows()} == acknowledged
         assert len(store) == 50 * batches
-        assert store.verify() == []
+        assert store.check() == []
 
 
 def test_a_server_that_stops_and_comes_back(postgres: Server) -> None:
@@ -191,7 +191,7 @@ def test_a_server_that_stops_and_comes_back(postgres: Server) -> None:
                     use()
             postgres.start()
             assert [row.id for row in store.rows()] == ids
-        assert store.verify() == []
+        assert store.check() == []
 
 
 # Errors
@@ -272,9 +272,9 @@ def test_the_extension_may_be_in_any_schema(postgres: Server, own_database: str)
     )
     with PostgresStore.create(postgres.dsn_of(own_database, "owner"), "photos", ABOUT, exact_below=2) as store:
         ids = store.add(new_rows(units(5)))
-        assert [found.hits[0].row.id for found in store.search(units(5), 1)] == ids
+        assert [found.hits[0].id for found in store.search(units(5), 1)] == ids
         store.compact()
-        assert store.verify() == []
+        assert store.check() == []
 
 
 def test_an_old_extension_is_refused(postgres: Server, own_database: str) -> None:
@@ -298,7 +298,7 @@ def test_roles_with_the_rights_that_the_how_to_lists(postgres: Server, own_datab
             for write in (False, True):
                 with PostgresStore.open(postgres.dsn_of(own_database, "ben"), "photos", write) as reader:
                     assert len(reader.search(units(5), 3)) == len(list(reader.rows())) == 5
-                    assert reader.verify() == []
+                    assert reader.check() == []
                     assert reader.facts()["rows"] == 5
             with (
                 PostgresStore.open(postgres.dsn_of(own_database, "ben"), "photos", write=True) as reader,
@@ -307,7 +307,7 @@ def test_roles_with_the_rights_that_the_how_to_lists(postgres: Server, own_datab
                 reader.remove([1])
             with PostgresStore.open(postgres.dsn_of(own_database, "ann"), "photos", write=True) as writer:
                 ids = writer.add(new_rows(units(5), start=3, thumbnail=b"t"))
-                assert (writer.label(ids, "cat", {"x": 1}), writer.remove(ids[:2])) == (5, 2)
+                assert (writer.update(ids, "cat", {"x": 1}), writer.remove(ids[:2])) == (5, 2)
                 writer.reject([])
                 writer.forget(["x"])
                 with pytest.raises(InputError, match="only the owner"):
@@ -317,7 +317,7 @@ def test_roles_with_the_rights_that_the_how_to_lists(postgres: Server, own_datab
             with pytest.raises(InputError, match=r"role may not do that .*database"):
                 PostgresStore.create(postgres.dsn_of(own_database, "eve"), "others", ABOUT)
             owner.compact()
-            assert owner.verify() == []
+            assert owner.check() == []
         finally:
             ask(superuser, "DROP OWNED BY photo_readers, photo_writers, ben, eve, ann")
             ask(superuser, "DROP ROLE photo_readers, photo_writers, ben, eve, ann")
@@ -379,7 +379,7 @@ def test_damaged_pages_are_reported(postgres: Server) -> None:
             pages.seek(8192 + 5000)
             pages.write(b"\xff\x00\xff")
         postgres.start()
-        faults = [fault.what for fault in store.verify()]
+        faults = [fault.what for fault in store.check()]
         assert len(faults) == 1
         assert "cannot read a table" in faults[0]
         with pytest.raises(InputError, match="damaged data"):
@@ -417,7 +417,7 @@ def test_a_full_disk(postgres: Server, small_disk: Path) -> None:
         assert "What was acknowledged is kept" in caught.value.message
         assert kept
         assert [row.id for row in store.rows()] == kept
-        assert store.verify() == []
+        assert store.check() == []
         subprocess.run(["mount", "-o", "remount,size=24m", small_disk], check=True)
         more = store.add(new_rows(units(20), start=5000, thumbnail=os.urandom(20_000)))
         assert store.remove(kept[:-20]) == len(kept) - 20
@@ -447,9 +447,9 @@ def test_a_replica_answers_and_refuses_changes(postgres: Server) -> None:
             until(lambda: ask(replica.dsn, "SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", end)[0][0])
             with copy.open(exact_below=20) as reader:
                 answers = reader.search(units(100), 1)
-                assert [found.hits[0].row.id for found in answers] == ids
+                assert [found.hits[0].id for found in answers] == ids
                 assert not answers[0].exact
-                assert reader.verify() == []
+                assert reader.check() == []
                 assert list(reader.rows()) == list(store.rows())
             with copy.open(write=True) as writer:
                 for change in (lambda: writer.add(new_rows(units(1))), writer.compact):
@@ -475,7 +475,7 @@ def test_a_dump_restores_into_another_server(postgres: Server, database: Databas
         other.run("pg_restore", f"--dbname={other.dsn}", "--no-owner", dump)
         with PostgresStore.open(other.dsn, database.name, write=True, exact_below=20) as restored:
             assert list(restored.rows()) == rows
-            assert restored.verify() == []
+            assert restored.check() == []
             assert min(restored.add(new_rows(units(1), start=500))) > max(ids)
     finally:
         remove(other)
@@ -521,7 +521,7 @@ def test_going_back_to_a_moment_as_the_how_to_says(postgres: Server) -> None:
         until(lambda: not ask(server.dsn, "SELECT pg_is_in_recovery()")[0][0])
         with database.open(write=True, exact_below=20) as store:
             assert [row.id for row in store.rows()] == [*before, *since]
-            assert store.verify() == []
+            assert store.check() == []
             assert min(store.add(new_rows(units(1), start=500))) > max(since)
     finally:
         remove(server)

@@ -104,14 +104,14 @@ def test_a_client_that_is_killed(operation: str, worker: Worker, database: Datab
                 assert found[pending[0]] in (known[pending[0]], pending[1])
                 known[pending[0]] = found[pending[0]]
             assert found == known
-            assert all(fault.mended for fault in store.verify())
+            assert all(fault.mended for fault in store.check())
             with contextlib.suppress(FileExistsError):
                 assert export_rows(store, tmp_path / f"after-{seed}.parquet") == len(store)
     for path in tmp_path.glob("[0-9]*.parquet"):  # what has its name is whole
         assert pq.read_table(path).num_rows == BATCHES * SIZE
     with database.open(write=True, exact_below=20) as store:
         store.compact()
-        assert store.verify() == []
+        assert store.check() == []
 
 
 def until_alone(database: Database) -> None:
@@ -152,12 +152,12 @@ def test_a_server_that_is_killed(victim: str, database: Database, postgres: Serv
                 postgres.start()
             with reopened(database) as again_open:
                 after = states(again_open)
-                assert all(fault.mended for fault in again_open.verify())
+                assert all(fault.mended for fault in again_open.check())
                 if operation in ("compact", "export"):
                     assert (after, len(again_open)) == (before, count)
             assert states(store) == after  # the store that was open goes on
         store.compact()
-        assert store.verify() == []
+        assert store.check() == []
     assert len(messages) > len(OPERATIONS)
     assert all("server" in message for message in messages)
 

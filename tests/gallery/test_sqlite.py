@@ -41,7 +41,7 @@ def test_exact_search_is_the_slow_one(big: Path) -> None:
     with SqliteStore.open(big, exact_below=EXACT_BELOW) as store:
         found = store.search(QUERIES, 7, exact=True)
         assert all(one.exact for one in found)
-        assert [[hit.row.id for hit in one.hits] for one in found] == [slow_search(store, q, 7) for q in QUERIES]
+        assert [[hit.id for hit in one.hits] for one in found] == [slow_search(store, q, 7) for q in QUERIES]
 
 
 def test_approximate_search_says_so_and_finds_the_same(big: Path) -> None:
@@ -50,8 +50,8 @@ def test_approximate_search_says_so_and_finds_the_same(big: Path) -> None:
         exact = store.search(QUERIES, 10, exact=True)
         assert not any(one.exact for one in approximate)
         assert recall(ids_found(store, QUERIES), ids_found(store, QUERIES, exact=True)) >= 0.99
-        scores = {(q, hit.row.id): hit.score for q, one in enumerate(exact) for hit in one.hits}
-        both = [(scores.get((q, hit.row.id)), hit.score) for q, one in enumerate(approximate) for hit in one.hits]
+        scores = {(q, hit.id): hit.score for q, one in enumerate(exact) for hit in one.hits}
+        both = [(scores.get((q, hit.id)), hit.score) for q, one in enumerate(approximate) for hit in one.hits]
         assert all(a == b for a, b in both if a is not None)
 
 
@@ -75,7 +75,7 @@ def test_a_change_that_a_gallery_leaves_in_the_middle_of_is_undone(
     store.close()
     for place, count in ((away, 3), (folder, 2)):
         with SqliteStore.open(place) as now:
-            assert (len(now), now.verify()) == (count, [])
+            assert (len(now), now.check()) == (count, [])
 
 
 def test_a_writer_that_closes_leaves_the_files_of_another_gallery_alone(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_a_writer_that_closes_leaves_the_files_of_another_gallery_alone(tmp_path
     store.close()
     assert sorted(path.name for path in folder.iterdir()) == before
     with SqliteStore.open(folder, exact_below=EXACT_BELOW) as now:
-        assert not now.verify()
+        assert not now.check()
         assert not now.search(QUERIES[:1])[0].exact
 
 
@@ -115,12 +115,12 @@ def test_newer_rows_are_folded_in_and_removed_ones_are_gone(tmp_path: Path) -> N
         new = store.add([NewItem("new.jpg", b"new", twin)])
         assert store.facts()["covered by the approximate index"] == covered
         found = store.search(twin, 2)[0]
-        assert [hit.row.id for hit in found.hits] == [1, *new]  # the very same vector: the lower id comes first
+        assert [hit.id for hit in found.hits] == [1, *new]  # the very same vector: the lower id comes first
         assert not found.exact
         store.remove([1])
-        assert store.search(twin, 1)[0].hits[0].row.id == new[0]
+        assert store.search(twin, 1)[0].hits[0].id == new[0]
         store.remove(new)
-        assert store.search(twin, 1)[0].hits[0].row.path not in {"new.jpg", "000000.jpg"}
+        assert store.search(twin, 1)[0].hits[0].path not in {"new.jpg", "000000.jpg"}
 
 
 def test_recall_holds_while_rows_are_removed(tmp_path: Path) -> None:
@@ -131,27 +131,27 @@ def test_recall_holds_while_rows_are_removed(tmp_path: Path) -> None:
         assert recall(ids_found(store, QUERIES), right) >= 0.99
 
 
-@pytest.mark.parametrize("where", [{"label": "class 3"}, {"even": True}, {"label": ["class 1", "class 2"], "n": 11}])
-def test_a_filter_costs_no_answers(big: Path, where: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("filter", [{"label": "class 3"}, {"even": True}, {"label": ["class 1", "class 2"], "n": 11}])
+def test_a_filter_costs_no_answers(big: Path, filter: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
     with SqliteStore.open(big, exact_below=EXACT_BELOW) as store:
-        passing = list(store.rows(where=where))
+        passing = list(store.rows(filter=filter))
         right = [slow_search(store, query, 10, passing) for query in QUERIES]
-        few = store.search(QUERIES, 10, where=where)
+        few = store.search(QUERIES, 10, filter=filter)
         assert all(one.exact for one in few)
-        assert [[hit.row.id for hit in one.hits] for one in few] == right
+        assert [[hit.id for hit in one.hits] for one in few] == right
     monkeypatch.setattr(vector_search, "FEW", 0)
     with SqliteStore.open(big, exact_below=EXACT_BELOW) as store:  # too many rows pass to compare with each
-        assert recall(ids_found(store, QUERIES, where=where), right) >= 0.99
+        assert recall(ids_found(store, QUERIES, filter=filter), right) >= 0.99
 
 
 def test_what_a_filter_knows_changes_with_the_rows(tmp_path: Path) -> None:
     with made(tmp_path / "g", 300, exact_below=EXACT_BELOW) as store, SqliteStore.open(tmp_path / "g") as reader:
-        where = {"n": [5, 6]}
-        assert ids_found(reader, QUERIES[:1], where=where) == ids_found(store, QUERIES[:1], where=where)
-        store.label([6], metadata={"n": 7})
+        filter = {"n": [5, 6]}
+        assert ids_found(reader, QUERIES[:1], filter=filter) == ids_found(store, QUERIES[:1], filter=filter)
+        store.update([6], metadata={"n": 7})
         store.add(rows_of(vectors_of(1, seed=8), 5)[:1])
-        found = ids_found(reader, QUERIES[:1], where=where)
-        assert found == ids_found(store, QUERIES[:1], where=where)
+        found = ids_found(reader, QUERIES[:1], filter=filter)
+        assert found == ids_found(store, QUERIES[:1], filter=filter)
         assert sorted(found[0]) == [7, 301]
 
 
@@ -189,7 +189,7 @@ def test_compaction_gives_space_back(tmp_path: Path) -> None:
         right = ids_found(store, QUERIES)
         store.compact()
         assert ids_found(store, QUERIES) == right
-        assert store.verify() == []
+        assert store.check() == []
     with SqliteStore.open(tmp_path / "g") as store:
         assert store.facts()["bytes"] < before / 3
 
@@ -204,7 +204,7 @@ def test_derived_files_grow_by_what_is_new(tmp_path: Path) -> None:
     with SqliteStore.open(tmp_path / "g", exact_below=EXACT_BELOW) as store:
         assert store.facts()["covered by the approximate index"] == 630
         assert recall(ids_found(store, QUERIES), ids_found(store, QUERIES, exact=True)) >= 0.99
-        assert store.verify() == []
+        assert store.check() == []
     assert len(list((tmp_path / "g").glob("graph-*"))) == 1
 
 
@@ -222,10 +222,10 @@ def test_values_keep_their_kind(tmp_path: Path) -> None:
     kinds = {"text": "1", "int": 1, "float": 1.0, "true": True, "null": None, "half": 0.5}
     with SqliteStore.create(tmp_path / "g", ABOUT) as store:
         store.add([NewItem(name, b"", vector, metadata={'odd "key"\\': value}) for name, value in kinds.items()])
-        store.add([NewItem("none", b"", vector, look=2**64 - 1)])
+        store.add([NewItem("none", b"", vector, dhash=2**64 - 1)])
 
         def passing(value: object) -> set[str]:
-            return {row.path for row in store.rows(where={'odd "key"\\': value})}  # type: ignore[dict-item]
+            return {row.path for row in store.rows(filter={'odd "key"\\': value})}  # type: ignore[dict-item]
 
         assert passing("1") == {"text"}
         assert passing(1) == passing(1.0) == {"int", "float"}
@@ -233,7 +233,7 @@ def test_values_keep_their_kind(tmp_path: Path) -> None:
         assert passing(None) == {"null", "none"}
         assert passing([None, 0.5, "1"]) == {"null", "none", "half", "text"}
         assert passing([]) == set()
-        assert store.by_path(["none"])["none"].look == 2**64 - 1
+        assert store.by_path(["none"])["none"].dhash == 2**64 - 1
         with pytest.raises(InputError, match="nan cannot be kept"):
             store.add([NewItem("nan", b"", vector, metadata={"x": float("nan")})])
         with pytest.raises(InputError, match="not text that can be stored"):
@@ -302,7 +302,7 @@ def test_a_reader_does_not_write(tmp_path: Path) -> None:
         for change in (
             lambda: store.add(rows_of(vectors_of(1))),
             lambda: store.remove([1]),
-            lambda: store.label([1], "x"),
+            lambda: store.update([1], "x"),
             lambda: store.reject([]),
             lambda: store.forget([]),
             store.compact,
@@ -408,8 +408,11 @@ def test_what_the_graph_misses_altogether_is_noticed(big: Path, monkeypatch: pyt
     with SqliteStore.open(big, exact_below=EXACT_BELOW) as store:
         right = ids_found(store, QUERIES, exact=True)
         assert recall(ids_found(store, QUERIES), right) >= 0.9
-        where = {"even": True}
-        assert recall(ids_found(store, QUERIES, where=where), ids_found(store, QUERIES, where=where, exact=True)) >= 0.9
+        filter = {"even": True}
+        assert (
+            recall(ids_found(store, QUERIES, filter=filter), ids_found(store, QUERIES, filter=filter, exact=True))
+            >= 0.9
+        )
 
 
 def test_what_was_removed_is_not_remembered_for_ever(tmp_path: Path) -> None:
@@ -420,7 +423,7 @@ def test_what_was_removed_is_not_remembered_for_ever(tmp_path: Path) -> None:
             assert reader.search(QUERIES[0])[0].hits == []
         store.add(rows_of(vectors))
         assert len(reader.search(QUERIES[0])[0].hits) == 10
-        assert store.verify() == []
+        assert store.check() == []
     db = sqlite3.connect(tmp_path / "g" / "gallery.db")
     assert db.execute("SELECT count(*) FROM removed").fetchone()[0] <= 90
     db.close()

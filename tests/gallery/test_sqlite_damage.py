@@ -29,7 +29,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list[int]
     folder = tmp_path_factory.mktemp("kept") / "g"
     made(folder, ROWS, exact_below=EXACT_BELOW).close()
     with SqliteStore.open(folder, exact_below=EXACT_BELOW) as store:
-        assert store.verify() == []
+        assert store.check() == []
         return folder, ids_found(store, QUERIES, exact=True)
 
 
@@ -79,13 +79,13 @@ def test_damaged_derived_files_are_noticed_named_and_remade(
     with SqliteStore.open(folder, exact_below=EXACT_BELOW) as reader:
         assert ids_found(reader, QUERIES) == right
         assert all(found.exact for found in reader.search(QUERIES))
-        (fault,) = reader.verify()
+        (fault,) = reader.check()
         assert path.name in fault.what
     with SqliteStore.open(folder, write=True, exact_below=EXACT_BELOW) as writer:
-        (fault,) = writer.verify()
+        (fault,) = writer.check()
         assert fault.mended
         assert path.name in fault.what
-        assert writer.verify() == []
+        assert writer.check() == []
     with SqliteStore.open(folder, exact_below=EXACT_BELOW) as reader:
         assert recall(ids_found(reader, QUERIES), right) >= 0.99
         assert not any(found.exact for found in reader.search(QUERIES))
@@ -103,7 +103,7 @@ def test_a_writer_that_adds_does_not_build_on_damage(
     with SqliteStore.open(folder, write=True, exact_below=EXACT_BELOW) as writer:
         writer.add(rows_of(vectors_of(300, seed=9), ROWS))
     with SqliteStore.open(folder, exact_below=EXACT_BELOW) as reader:
-        assert reader.verify() == []
+        assert reader.check() == []
         assert reader.facts()["covered by the approximate index"] == ROWS + 300
         assert recall(ids_found(reader, QUERIES), ids_found(reader, QUERIES, exact=True)) >= 0.99
 
@@ -121,7 +121,7 @@ def test_a_flipped_bit_of_a_vector_is_noticed_and_named(tmp_path: Path) -> None:
         place = place_of_vector(store, 8)
     flip(folder / "gallery.db", place + 20, 0)
     with SqliteStore.open(folder) as store:
-        (fault,) = store.verify()
+        (fault,) = store.check()
         assert "000007.jpg" in fault.what
         assert "id 8" in fault.what
         assert not fault.mended
@@ -134,7 +134,7 @@ def test_a_flipped_bit_of_a_vector_is_noticed_and_named(tmp_path: Path) -> None:
         assert store.remove([8]) == 1
         store.add(rows_of(vectors_of(1, seed=4), 7))
         assert len(store.search(QUERIES)[0].hits) == 10
-        assert store.verify() == []
+        assert store.check() == []
 
 
 def test_a_damaged_vector_comes_back_from_its_copy(kept: tuple[Path, list[list[int]]], tmp_path: Path) -> None:
@@ -145,14 +145,14 @@ def test_a_damaged_vector_comes_back_from_its_copy(kept: tuple[Path, list[list[i
     flip(folder / "gallery.db", place + 7)
     with SqliteStore.open(folder, exact_below=EXACT_BELOW) as store:
         assert ids_found(store, QUERIES, exact=True) == kept[1]  # from the matrix, which is whole
-        (fault,) = store.verify()
+        (fault,) = store.check()
         assert "A copy is left" in fault.remedy
     with SqliteStore.open(folder, write=True, exact_below=EXACT_BELOW) as store:
-        (fault,) = store.verify()
+        (fault,) = store.check()
         assert fault.mended
         assert "000076.jpg" in fault.what
         assert np.array_equal(store.vectors([77]), before)
-        assert store.verify() == []
+        assert store.check() == []
 
 
 def test_a_damaged_vector_stops_no_writer_and_is_named(kept: tuple[Path, list[list[int]]], tmp_path: Path) -> None:
@@ -167,13 +167,13 @@ def test_a_damaged_vector_stops_no_writer_and_is_named(kept: tuple[Path, list[li
     with SqliteStore.open(folder, write=True, exact_below=EXACT_BELOW) as store:
         store.add(rows_of(vectors_of(5, seed=2), ROWS))
         assert len(store) == ROWS + 5
-        named = [fault.what for fault in store.verify() if not fault.mended]
+        named = [fault.what for fault in store.check() if not fault.mended]
         assert any("000004.jpg: its vector (id 5)" in what for what in named)
         with pytest.raises(InputError, match=r"000004\.jpg"):
             store.compact()
         store.remove([5])
         store.compact()
-        assert store.verify() == []
+        assert store.check() == []
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_every_kind_of_row_is_looked_at(tmp_path: Path, change: str, words: str)
     db.commit()
     db.close()
     with SqliteStore.open(folder) as store:
-        (fault,) = store.verify()
+        (fault,) = store.check()
     assert re.search(words, fault.what), fault.what
 
 
@@ -226,9 +226,9 @@ def test_files_of_a_later_time_are_not_used_with_an_older_database(tmp_path: Pat
     with SqliteStore.open(folder, write=True, exact_below=EXACT_BELOW) as store:
         found = store.search(QUERIES)
         assert all(one.exact for one in found)
-        assert {hit.row.id for one in found for hit in one.hits} <= set(range(1, 301))
+        assert {hit.id for one in found for hit in one.hits} <= set(range(1, 301))
     with SqliteStore.open(folder, exact_below=EXACT_BELOW) as store:
-        assert store.verify() == []
+        assert store.check() == []
         assert not store.search(QUERIES)[0].exact
 
 

@@ -97,7 +97,7 @@ def test_a_hundred_kills_lose_nothing(adder: Adder, tmp_path: Path) -> None:
         assert sorted(row.path for row in rows) == [row.path for row in rows_of(vectors)]
         right = vectors[[int(row.digest) for row in rows]]
         assert np.abs(store.vectors([row.id for row in rows]) - right).max() < 1e-3
-        assert store.verify() == []
+        assert store.check() == []
         assert store.measure_recall() >= 0.99
     assert not list(folder.glob(".*"))
 
@@ -122,7 +122,7 @@ with SqliteStore.open(folder, exact_below=exact_below) as store:
             raise SystemExit(f"parts of batches were seen: {parts}")
         found = store.search(queries, 10)
         for one in found:
-            ids = [hit.row.id for hit in one.hits]
+            ids = [hit.id for hit in one.hits]
             if len(ids) != min(10, len(set(ids))):
                 raise SystemExit("an id twice")
         recalls.append(store.measure_recall(10, 20, searches))
@@ -175,16 +175,16 @@ def test_a_reader_takes_up_every_change(tmp_path: Path) -> None:
     with made(folder, 500, exact_below=100) as store, SqliteStore.open(folder, exact_below=100) as reader:
         for step in range(12):
             (best, second) = reader.search(query, 2)[0].hits
-            store.remove([best.row.id])
-            assert reader.search(query, 1)[0].hits[0].row == second.row
-            assert reader.get([best.row.id]) == [None]
+            store.remove([best.id])
+            assert reader.search(query, 1)[0].hits[0].id == second.id
+            assert reader.get([best.id]) == [None]
             (new,) = store.add(rows_of(vectors_of(1, seed=5), 1000 + step))
             if step % 3 == 2:
                 store.compact()
             hits = reader.search(query, 2)[0].hits
-            assert hits[0].row.id == new
-            store.label([new], f"step {step}")
-            assert reader.search(query, 1, where={"label": f"step {step}"})[0].hits[0].row.id == new
+            assert hits[0].id == new
+            store.update([new], f"step {step}")
+            assert reader.search(query, 1, filter={"label": f"step {step}"})[0].hits[0].id == new
 
 
 def fill(store: SqliteStore, start: int) -> tuple[int, str]:
@@ -225,7 +225,7 @@ def test_a_full_disk_loses_nothing(small_disk: Path, exact_below: int) -> None:
         ballast.unlink()
         more = rows_of(vectors_of(200, seed=3), 50_000)
         assert len(store.add(more)) == 200
-        assert [fault for fault in store.verify() if not fault.mended] == []
+        assert [fault for fault in store.check() if not fault.mended] == []
     with SqliteStore.open(small_disk / "g", exact_below=exact_below) as store:
         assert len(store) == kept + 200
 
@@ -247,7 +247,7 @@ with SqliteStore.create(Path(sys.argv[1]), ABOUT, exact_below=500) as store:
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
     store.add(rows_of(vectors_of(100, seed=3), 50_000))
     assert len(store) == kept + 100
-    faults = store.verify()
+    faults = store.check()
     assert all(fault.mended for fault in faults), faults
     print("went on")
 """
@@ -293,7 +293,7 @@ import sys
 with SqliteStore.open(sys.argv[1], exact_below=100) as store:
     found = store.search(vectors_of(2), 3)
     assert [len(one.hits) for one in found] == [3, 3] and not found[0].exact
-    assert len(list(store.rows())) == len(store) == 300 and store.verify() == []
+    assert len(list(store.rows())) == len(store) == 300 and store.check() == []
 try:
     SqliteStore.open(sys.argv[1], write=True)
 except InputError as error:

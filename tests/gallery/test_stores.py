@@ -17,22 +17,31 @@ from stores import ABOUT, DIM, Place, new_row, new_rows, units
 
 from lookalike.errors import InputError
 from lookalike.gallery.store import sqlite_schema
-from lookalike.gallery.store.base import FailedFile, Filter, GalleryInfo, GalleryItem, NewItem, ReplacedError, Store
+from lookalike.gallery.store.base import (
+    FailedFile,
+    Filter,
+    GalleryInfo,
+    GalleryItem,
+    Hit,
+    NewItem,
+    ReplacedError,
+    Store,
+)
 
 CLOSE = 1e-6  # scores are float32 of cosines
 
 
 def ids_of(found: Iterable[Any]) -> list[int]:
-    return [hit.row.id for hit in found]
+    return [hit.id for hit in found]
 
 
-def paths(store: Store, where: Filter) -> list[str]:
+def paths(store: Store, filter: Filter) -> list[str]:
     """Paths that pass a filter, in which `rows`, `count` and both searches agree."""
-    named = [row.path for row in store.rows(where=where)]
-    assert store.count(where) == len(named)
+    named = [row.path for row in store.rows(filter=filter)]
+    assert store.count(filter) == len(named)
     for exact in (True, False):
-        (found,) = store.search(units(1, seed=9), 1000, where=where, exact=exact)
-        assert sorted(hit.row.path for hit in found.hits) == sorted(named)
+        (found,) = store.search(units(1, seed=9), 1000, filter=filter, exact=exact)
+        assert sorted(hit.path for hit in found.hits) == sorted(named)
     return named
 
 
@@ -52,9 +61,9 @@ def test_a_new_store_is_empty(store: Store) -> None:
     assert (len(store), store.count(), list(store.rows()), store.rejected()) == (0, 0, [], [])
     for exact in (True, False):
         assert [found.hits for found in store.search(units(2), 5, exact=exact)] == [[], []]
-    assert (store.get([1]), store.thumbnail(1), store.remove([1, 2]), store.label([1], "cat")) == ([None], None, 0, 0)
+    assert (store.get([1]), store.thumbnail(1), store.remove([1, 2]), store.update([1], "cat")) == ([None], None, 0, 0)
     assert (store.by_path(["a"]), store.by_digest([b"a"])) == ({}, {})
-    assert (store.verify(), store.measure_recall(), store.facts()["rows"]) == ([], 1.0, 0)
+    assert (store.check(), store.measure_recall(), store.facts()["rows"]) == ([], 1.0, 0)
     assert store.add([]) == []
     assert store.vectors([]).shape == (0, DIM)
 
@@ -90,12 +99,12 @@ def test_everything_of_a_row_is_kept(place: Place) -> None:
             "no": None,
         },
         thumbnail=bytes(range(256)),
-        look=(1 << 64) - 1,
+        dhash=(1 << 64) - 1,
     )
     with place.create() as store:
         (id,) = store.add([row])
     with place.open() as store:
-        kept = GalleryItem(id, row.path, row.digest, row.size, row.modified, row.label, dict(row.metadata), row.look)
+        kept = GalleryItem(id, row.path, row.digest, row.size, row.modified, row.label, dict(row.metadata), row.dhash)
         assert store.get([id]) == [kept]
         assert {key: type(value) for key, value in kept.metadata.items()} == {
             key: type(value)
@@ -105,7 +114,8 @@ def test_everything_of_a_row_is_kept(place: Place) -> None:
         assert store.by_path([row.path]) == {row.path: kept}
         assert store.by_digest([row.digest]) == {row.digest: kept}
         assert list(store.rows()) == [kept]
-        assert store.search(units(1), 1)[0].hits[0].row == kept
+        (hit,) = store.search(units(1), 1)[0]
+        assert hit == Hit.of(kept, hit.score)
 
 
 def test_a_row_may_be_bare(store: Store) -> None:
@@ -140,7 +150,7 @@ def test_numbers_of_numpy_are_ids_too(store: Store) -> None:
     ids = np.array(store.add(new_rows(units(3))))
     assert [row.id for row in store.get(ids) if row] == ids.tolist()  # type: ignore[arg-type]
     assert len(store.vectors(ids)) == 3  # type: ignore[arg-type]
-    assert store.label(ids[:2], "cat") == 2  # type: ignore[arg-type]
+    assert store.update(ids[:2], "cat") == 2  # type: ignore[arg-type]
     assert store.remove(ids[1:]) == 2  # type: ignore[arg-type]
 
 
@@ -205,7 +215,7 @@ def test_rows_after(store: Store) -> None:
     store.remove([ids[3]])
     assert [row.id for row in store.rows(after=ids[1])] == [ids[2], ids[4]]
     assert list(store.rows(after=ids[4])) == []
-    assert [row.id for row in store.rows(after=ids[0], where={"path": ["00000.jpg", "00002.jpg"]})] == [ids[2]]
+    assert [row.id for row in store.rows(after=ids[0], filter={"path": ["00000.jpg", "00002.jpg"]})] == [ids[2]]
 
 
 def test_rows_may_be_left_in_the_middle_and_the_store_be_used_meanwhile(store: Store) -> None:
@@ -251,7 +261,7 @@ def test_a_wrong_value_is_refused_and_nothing_is_kept(store: Store, value: Any) 
     with pytest.raises(InputError):
         store.add([new_row("a", a), new_row("b", b), new_row("c", c, metadata={"x": value})])
     with pytest.raises(InputError):
-        store.label([id], metadata={"x": value})
+        store.update([id], metadata={"x": value})
     assert [(row.id, row.metadata) for row in store.rows()] == [(id, {"x": 1})]
 
 
@@ -265,7 +275,7 @@ def test_a_path_that_is_no_text_is_refused_and_nothing_is_kept(store: Store) -> 
 def test_a_length_within_a_thousandth_is_taken(store: Store) -> None:
     vectors = units(2) * np.array([[0.9995], [1.0005]], np.float32)
     assert len(store.add(new_rows(vectors))) == 2
-    assert store.verify() == []
+    assert store.check() == []
 
 
 # Search
@@ -298,7 +308,7 @@ def test_of_equal_scores_the_lower_id_comes_first(store: Store) -> None:
 def test_a_row_is_its_own_nearest(store: Store) -> None:
     ids = store.add(new_rows(units(50)))
     answers = store.search(store.vectors(ids), 1)
-    assert [found.hits[0].row.id for found in answers] == ids
+    assert [found.hits[0].id for found in answers] == ids
     assert [found.hits[0].score for found in answers] == pytest.approx([1.0] * 50, abs=CLOSE)
 
 
@@ -307,7 +317,7 @@ def test_k_beyond_what_there_is(store: Store) -> None:
     store.add(new_rows(units(2, seed=3), start=10, label="b"))
     for exact in (True, False):
         assert len(store.search(units(1), 1000, exact=exact)[0].hits) == 7
-        assert len(store.search(units(1), 1000, exact=exact, where={"label": "b"})[0].hits) == 2
+        assert len(store.search(units(1), 1000, exact=exact, filter={"label": "b"})[0].hits) == 2
 
 
 def test_what_was_calibrated_is_kept(place: Place) -> None:
@@ -383,14 +393,14 @@ def test_approximate_search_finds_what_exact_search_does(place: Place) -> None:
         shares = [len({*ids_of(a.hits)} & {*ids_of(b.hits)}) / 10 for a, b in zip(near, right, strict=True)]
         assert np.mean(shares) >= 0.97
         for a, b in zip(near, right, strict=True):
-            exactly = {hit.row.id: hit.score for hit in b.hits}
-            assert all(hit.score == pytest.approx(exactly.get(hit.row.id, hit.score), abs=CLOSE) for hit in a.hits)
+            exactly = {hit.id: hit.score for hit in b.hits}
+            assert all(hit.score == pytest.approx(exactly.get(hit.id, hit.score), abs=CLOSE) for hit in a.hits)
             assert [hit.score for hit in a.hits] == sorted((hit.score for hit in a.hits), reverse=True)
         own = store.search(vectors[::50], 1)
-        assert np.mean([found.hits[0].row.path == f"{50 * i:05d}.jpg" for i, found in enumerate(own)]) >= 0.97
+        assert np.mean([found.hits[0].path == f"{50 * i:05d}.jpg" for i, found in enumerate(own)]) >= 0.97
         assert 0.97 <= store.measure_recall(10, sample=50) <= 1
         assert store.measure_recall(5, sample=20, seed=3) == store.measure_recall(5, sample=20, seed=3)
-        assert store.verify() == []
+        assert store.check() == []
 
 
 def test_a_filter_costs_no_answers(place: Place) -> None:
@@ -398,17 +408,17 @@ def test_a_filter_costs_no_answers(place: Place) -> None:
     queries = units(10, WIDE, seed=4)
     wheres: list[Filter] = [{"label": "rare"}, {"half": True}, {"label": ["rare", "none"], "half": True}]
     with place.open(exact_below=200) as store:
-        for where in wheres:
-            near, right = (store.search(queries, 15, where=where, exact=exact) for exact in (False, True))
+        for filter in wheres:
+            near, right = (store.search(queries, 15, filter=filter, exact=exact) for exact in (False, True))
             for a, b in zip(near, right, strict=True):
                 assert len(a.hits) == len(b.hits) == 15
-                assert all(_passes(hit.row, where) for hit in a.hits)
+                assert all(_passes(hit, filter) for hit in a.hits)
                 assert len({*ids_of(a.hits)} & {*ids_of(b.hits)}) >= 14
 
 
-def _passes(row: GalleryItem, where: Filter) -> bool:
+def _passes(row: GalleryItem, filter: Filter) -> bool:
     found = {"label": row.label, **row.metadata}
-    return all(found[key] in (wanted if isinstance(wanted, list) else [wanted]) for key, wanted in where.items())
+    return all(found[key] in (wanted if isinstance(wanted, list) else [wanted]) for key, wanted in filter.items())
 
 
 def test_changes_are_seen_at_once_by_an_approximate_search(place: Place) -> None:
@@ -417,20 +427,20 @@ def test_changes_are_seen_at_once_by_an_approximate_search(place: Place) -> None
         new = units(3, WIDE, seed=77)
         assert len(reader.search(new, 5)[0].hits) == 5  # it has looked before
         added = store.add(new_rows(new, start=9000))
-        gone = [found.hits[0].row.id for found in store.search(vectors[:5], 1, exact=True)]
+        gone = [found.hits[0].id for found in store.search(vectors[:5], 1, exact=True)]
         assert store.remove(gone) == 5
         for one in (store, reader):
-            assert [found.hits[0].row.id for found in one.search(new, 1)] == added
+            assert [found.hits[0].id for found in one.search(new, 1)] == added
             answers = one.search(vectors[:5], 10)
             assert all(len(found.hits) == 10 for found in answers)
             assert not {*gone} & {id for found in answers for id in ids_of(found.hits)}
-        store.label(added[:1], "new", {"half": None})
-        assert ids_of(reader.search(new[:1], 5, where={"label": "new"})[0].hits) == added[:1]
+        store.update(added[:1], "new", {"half": None})
+        assert ids_of(reader.search(new[:1], 5, filter={"label": "new"})[0].hits) == added[:1]
         store.compact()
         for one in (store, reader):
-            assert [found.hits[0].row.id for found in one.search(new, 1)] == added
+            assert [found.hits[0].id for found in one.search(new, 1)] == added
             assert not {*gone} & {id for found in one.search(vectors[:5], 50) for id in ids_of(found.hits)}
-        assert store.verify() == []
+        assert store.check() == []
 
 
 # Filters
@@ -539,7 +549,7 @@ def test_many_values_pass_what_each_of_them_does(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    ("where", "match"),
+    ("filter", "match"),
     [
         ({"k": list(range(10_001))}, "filter by 'k': more than 10,000 values"),
         ({"label": ["a"] * 9_999, "k": [1, 2]}, "filter by 'k': more than 10,000 values"),
@@ -549,11 +559,11 @@ def test_many_values_pass_what_each_of_them_does(store: Store) -> None:
         ({"k": 10**5000}, "thousands of digits"),
     ],
 )
-def test_a_filter_has_bounds(store: Store, where: Filter, match: str) -> None:
+def test_a_filter_has_bounds(store: Store, filter: Filter, match: str) -> None:
     for use in (
-        lambda: store.count(where),
-        lambda: list(store.rows(where=where)),
-        lambda: store.search(units(1), where=where),
+        lambda: store.count(filter),
+        lambda: list(store.rows(filter=filter)),
+        lambda: store.search(units(1), filter=filter),
     ):
         with pytest.raises(InputError, match=match):
             use()
@@ -563,7 +573,7 @@ def test_a_number_larger_than_any_id_is_the_id_of_no_row(store: Store) -> None:
     ids = store.add(new_rows(units(2), thumbnail=b"t"))
     for id in (1 << 63, 10**20, -(1 << 63) - 1, -(10**20), np.uint64(2**64 - 1)):
         assert store.get([ids[0], id]) == [store.get(ids)[0], None]
-        assert (store.thumbnail(id), store.remove([id]), store.label([id], "cat")) == (None, 0, 0)
+        assert (store.thumbnail(id), store.remove([id]), store.update([id], "cat")) == (None, 0, 0)
         with pytest.raises(InputError, match=f"no row {id}"):
             store.vectors([ids[0], id])
         with store.snapshot() as kept:
@@ -582,12 +592,12 @@ def test_a_value_that_cannot_be_asked_for(store: Store, value: Any) -> None:
 
 
 def test_label_changes_what_is_given_and_nothing_else(store: Store) -> None:
-    ids = store.add(new_rows(units(3), label="old", metadata={"x": 1, "y": 2}, thumbnail=b"t", look=5))
+    ids = store.add(new_rows(units(3), label="old", metadata={"x": 1, "y": 2}, thumbnail=b"t", dhash=5))
     before = store.get(ids)
-    assert store.label([ids[0], 999, ids[0]], "new") == 1
-    assert store.label([ids[1]], metadata={"x": 3}) == 1
-    assert store.label([ids[2]]) == 1
-    assert store.label([], "new") == 0
+    assert store.update([ids[0], 999, ids[0]], "new") == 1
+    assert store.update([ids[1]], metadata={"x": 3}) == 1
+    assert store.update([ids[2]]) == 1
+    assert store.update([], "new") == 0
     after = store.get(ids)
     assert before[0] is not None
     assert before[1] is not None
@@ -595,7 +605,7 @@ def test_label_changes_what_is_given_and_nothing_else(store: Store) -> None:
     assert store.thumbnail(ids[0]) == b"t"
     assert paths(store, {"label": "new"}) == ["00000.jpg"]
     assert paths(store, {"y": 2}) == ["00000.jpg", "00002.jpg"]
-    assert store.label(ids, "all", {}) == 3
+    assert store.update(ids, "all", {}) == 3
     assert {(row.label, len(row.metadata)) for row in store.rows()} == {("all", 0)}
     assert store.count({"y": 2}) == 0
 
@@ -621,7 +631,7 @@ def test_labels_are_counted_the_most_frequent_first(store: Store) -> None:
     store.add(new_rows(units(3), start=100))  # without a label
     every = [("cat", 3), ("emu", 2), ("Cat", 1), ("dog", 1), ("ärger", 1)]
     assert (store.labels(10), store.labels(2)) == (every, every[:2])
-    store.label([ids[6]], "emu")
+    store.update([ids[6]], "emu")
     store.remove([ids[1], ids[3]])
     assert store.labels(10) == [("emu", 3), ("Cat", 1), ("cat", 1), ("ärger", 1)]
 
@@ -692,7 +702,7 @@ def test_a_reader_cannot_write(place: Place) -> None:
         changes: Sequence[Any] = (
             lambda: reader.add(new_rows(units(1))),
             lambda: reader.remove(ids),
-            lambda: reader.label(ids, "cat"),
+            lambda: reader.update(ids, "cat"),
             lambda: reader.reject([FailedFile("s", "x")]),
             lambda: reader.forget(["r"]),
             lambda: reader.compact(),
@@ -701,7 +711,7 @@ def test_a_reader_cannot_write(place: Place) -> None:
             with pytest.raises(InputError, match="reading"):
                 change()
         assert (len(reader), reader.count({"label": "cat"}), len(reader.rejected())) == (2, 0, 1)
-        assert reader.verify() == []
+        assert reader.check() == []
 
 
 def test_a_closed_store_answers_no_more(place: Place) -> None:
@@ -760,12 +770,12 @@ def test_another_gallery_at_its_place_is_told_from_this_one(place: Place) -> Non
         lambda: list(reader.rows()),
         lambda: reader.labels(3),
         reader.facts,
-        reader.verify,
+        reader.check,
         reader.measure_recall,
         writer.compact,
         lambda: writer.add(new_rows(units(1, seed=1), start=50)),
         lambda: writer.remove([1]),
-        lambda: writer.label([1], "cat"),
+        lambda: writer.update([1], "cat"),
         lambda: writer.reject([FailedFile("x.jpg", "why")]),
         lambda: len(writer),
     ]
@@ -783,7 +793,7 @@ def test_another_gallery_at_its_place_is_told_from_this_one(place: Place) -> Non
     with place.open(write=True) as now:
         assert [row.path for row in now.rows()] == ["00000.jpg", "00001.jpg"]
         assert not now.rejected()
-        assert not now.verify()
+        assert not now.check()
         assert now.add(new_rows(units(1, seed=3), start=2)) == [3]
 
 
@@ -799,7 +809,7 @@ def test_a_snapshot_is_of_one_moment(place: Place) -> None:
                     if len(seen) == 3:
                         store.remove(ids[5:9])
                         again = store.add(new_rows(units(20, seed=1), label="new"))
-                        store.label(again, "newer")
+                        store.update(again, "newer")
                 assert (seen, len(kept), kept.about) == (rows, 20, ABOUT)
                 assert (kept.vectors(ids) == vectors).all()
                 assert kept.get([*ids, again[0]]) == [*rows, None]
@@ -817,7 +827,7 @@ def test_threads_take_turns(store: Store) -> None:
     def work(number: int) -> None:
         try:
             for i in range(number, 100, 4):
-                assert store.search(queries[i : i + 1], 1)[0].hits[0].row.id == ids[i]
+                assert store.search(queries[i : i + 1], 1)[0].hits[0].id == ids[i]
                 if i % 10 == number:
                     store.add([new_row(f"thread-{number}-{i}", units(1, seed=1000 + i)[0])])
         except BaseException as fault:
@@ -829,7 +839,7 @@ def test_threads_take_turns(store: Store) -> None:
     for thread in threads:
         thread.join()
     assert faults == []
-    assert store.verify() == []
+    assert store.check() == []
 
 
 def test_compact_changes_nothing_that_is_seen(place: Place) -> None:
@@ -843,7 +853,7 @@ def test_compact_changes_nothing_that_is_seen(place: Place) -> None:
             assert (list(one.rows()), one.vectors(ids[1::2]).tolist(), one.search(units(3, seed=8), 5)) == before
             assert one.thumbnail(ids[1]) == b"t" * 100
             assert one.rejected() == [FailedFile("r", "x")]
-            assert one.verify() == []
+            assert one.check() == []
         assert min(store.add(new_rows(units(1), start=900))) > max(ids)
 
 
@@ -886,7 +896,7 @@ class Twin:
     def remove(self, ids: Iterable[int]) -> int:
         return sum(self.rows.pop(id, None) is not None for id in {*ids} if self.vectors.pop(id, None) is not None)
 
-    def label(self, ids: Iterable[int], label: str | None, metadata: Mapping[str, Any] | None) -> int:
+    def update(self, ids: Iterable[int], label: str | None, metadata: Mapping[str, Any] | None) -> int:
         there = {*ids} & self.rows.keys()
         for id in there:
             row = self.rows[id]
@@ -918,13 +928,13 @@ def test_any_changes_leave_what_a_dictionary_would(store: Store, changes: list[A
         elif change[0] == "label":
             chosen = [known[i % len(known)] for i in change[1]]
             metadata = None if change[2] == "p" else {"s": 2}
-            assert store.label(chosen, change[2], metadata) == twin.label(chosen, change[2], metadata)
+            assert store.update(chosen, change[2], metadata) == twin.update(chosen, change[2], metadata)
         else:
             store.compact()
     assert list(store.rows()) == [twin.rows[id] for id in sorted(twin.rows)]
-    for where in ({}, {"label": "p"}, {"s": [0, 2]}):
-        passing = {id: twin.vectors[id] for id, row in twin.rows.items() if not where or _passes(row, where)}
-        (found,) = store.search(units(1, seed=99), 3, where=where)
+    for filter in ({}, {"label": "p"}, {"s": [0, 2]}):
+        passing = {id: twin.vectors[id] for id, row in twin.rows.items() if not filter or _passes(row, filter)}
+        (found,) = store.search(units(1, seed=99), 3, filter=filter)
         right = slow_search(passing, units(1, seed=99)[0], 3)
         assert ids_of(found.hits) == [id for id, _ in right]
         assert [hit.score for hit in found.hits] == pytest.approx([score for _, score in right], abs=1e-3)

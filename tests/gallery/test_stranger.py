@@ -168,13 +168,13 @@ def used(folder: Path, out: Path) -> list[str]:
             assert np.isfinite([hit.score for hit in found.hits]).all()
 
     reading: list[Callable[[SqliteStore], object]] = [
-        SqliteStore.verify,
+        SqliteStore.check,
         SqliteStore.facts,
         SqliteStore.__len__,
         lambda store: list(store.rows()),
-        lambda store: list(store.rows(where={"label": "class 3"})),
+        lambda store: list(store.rows(filter={"label": "class 3"})),
         search,
-        lambda store: search(store, where={"even": True}),
+        lambda store: search(store, filter={"even": True}),
         lambda store: search(store, exact=True),
         lambda store: store.get(range(1, 10)),
         lambda store: store.by_path(["000002.jpg", "000007.jpg"]),
@@ -187,8 +187,8 @@ def used(folder: Path, out: Path) -> list[str]:
         lambda store: export_rows(store, out),
     ]
     writing: list[Callable[[SqliteStore], object]] = [
-        SqliteStore.verify,
-        lambda store: store.label([3], "other", {"n": 3}),
+        SqliteStore.check,
+        lambda store: store.update([3], "other", {"n": 3}),
         lambda store: store.add(rows_of(vectors_of(80, seed=9), ROWS)),
         lambda store: store.remove([3]),
         SqliteStore.compact,
@@ -199,7 +199,7 @@ def used(folder: Path, out: Path) -> list[str]:
             try:
                 with SqliteStore.open(folder, write=write, exact_below=EXACT_BELOW) as store:
                     found = work(store)
-                if work is SqliteStore.verify:
+                if work is SqliteStore.check:
                     said += [fault.what for fault in found]  # type: ignore[attr-defined]
             except InputError as error:
                 said.append(error.message)
@@ -335,7 +335,7 @@ def test_a_derived_file_that_is_a_link_or_a_pipe_is_not_read(folder: Path, tmp_p
         path.unlink()
         make()
         with SqliteStore.open(folder, exact_below=EXACT_BELOW) as store:
-            (fault,) = store.verify()
+            (fault,) = store.check()
             assert fault.what == f"{path.name} is no plain file"
             assert all(found.exact for found in store.search(QUERIES))
 
@@ -358,7 +358,7 @@ def test_a_derived_file_longer_than_any_reason_is_not_read(folder: Path) -> None
         generation(positions=length // (2 * DIM + 8), highest=length, files={path.name: [length, 0]}),
     )
     with SqliteStore.open(folder, exact_below=EXACT_BELOW) as store:
-        assert any("more than all rows" in fault.what for fault in store.verify())
+        assert any("more than all rows" in fault.what for fault in store.check())
         assert all(found.exact for found in store.search(QUERIES))
 
 
@@ -369,8 +369,8 @@ def test_a_derived_file_cut_short_under_a_store_does_not_matter_to_it(folder: Pa
         (path,) = folder.glob(f"{kind}-*")
         os.truncate(path, 10)
         after = store.search(QUERIES)
-        assert [[hit.row.id for hit in found.hits] for found in after] == [
-            [hit.row.id for hit in found.hits] for found in before
+        assert [[hit.id for hit in found.hits] for found in after] == [
+            [hit.id for hit in found.hits] for found in before
         ]
         assert not after[0].exact
         with SqliteStore.open(folder, exact_below=EXACT_BELOW) as other:  # reads it anew, and sees
@@ -391,11 +391,11 @@ def test_an_unreadable_record_of_the_derived_files_is_mended_by_a_writer(folder:
     with SqliteStore.open(folder, exact_below=EXACT_BELOW) as store, pytest.raises(InputError, match="compact"):
         store.search(QUERIES)
     with SqliteStore.open(folder, write=True, exact_below=EXACT_BELOW) as store:
-        assert [fault.mended for fault in store.verify()] == [True]
-        assert store.verify() == []
+        assert [fault.mended for fault in store.check()] == [True]
+        assert store.check() == []
     with SqliteStore.open(folder, exact_below=EXACT_BELOW) as store:
         assert not store.search(QUERIES)[0].exact
-        assert store.verify() == []
+        assert store.check() == []
 
 
 def test_what_an_older_gallery_says_of_its_files_is_read() -> None:

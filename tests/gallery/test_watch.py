@@ -65,8 +65,8 @@ def watching(store: SqliteStore, embedder: Embedder, folder: Path, settle: float
     def work() -> None:
         try:
             watch(
-                store, embedder, [folder], pause=0.01, settle=settle, stop=stop, seen=told.reports.append,
-                missing=lambda error: told.missing.append(error.message),
+                store, embedder, [folder], pause=0.01, settle=settle, stop=stop, on_report=told.reports.append,
+                on_missing=lambda error: told.missing.append(error.message),
             )  # fmt: skip
         except BaseException as error:
             failure.append(error)

@@ -30,8 +30,8 @@ def test_what_is_added_is_found(client: TestClient, gallery_place: Path) -> None
     assert {"label": "a gnu", "count": 1} in client.get("/v1/about").json()["gallery"]["labels"]
     with Gallery.open(gallery_place) as gallery:  # as any other reader sees it
         assert len(gallery) == 13
-        assert not gallery.verify().faults
-        assert gallery.search(data, k=1).same[0].row.id == 13
+        assert not gallery.check().problems
+        assert gallery.search(data, k=1).same[0].id == 13
 
 
 def test_the_same_bytes_are_one_item(client: TestClient, photos: Path) -> None:

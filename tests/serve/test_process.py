@@ -69,7 +69,7 @@ def test_the_runtime_of_choice_is_onnx_runtime(gallery_place: Path, tmp_path: Pa
         own = gallery.embedder.vectors(np.stack([prepare(encoded(seed), 32) for seed in (1, 2)]))
         found = gallery.search(encoded(1), k=12).hits
     assert (np.array(vectors) * own).sum(1) == pytest.approx(1, abs=1e-3)
-    assert hits[0]["id"] == found[0].row.id
+    assert hits[0]["id"] == found[0].id
     assert len(hits) == 12
 
 
@@ -172,7 +172,7 @@ def test_kill_9_loses_nothing_that_was_acknowledged(gallery_place: Path) -> None
         with Gallery.open(gallery_place) as gallery:
             rows = {row.label: row.id for row in gallery.store.rows()}
             assert acknowledged.items() <= rows.items()
-            assert not gallery.verify().faults
+            assert not gallery.check().problems
     assert len(acknowledged) >= 60
 
 

@@ -84,7 +84,7 @@ def test_what_is_added_goes_into_the_gallery_that_is_there_now(
     for place, labels in ((old, {"cat": 4, "dog": 4, "emu": 4, "first": 1}), (gallery_place, {"cat": 3, "second": 1})):
         with Gallery.open(place) as gallery:
             assert dict(gallery.store.labels(10)) == labels
-            assert not gallery.verify().faults
+            assert not gallery.check().problems
 
 
 def test_another_models_gallery_in_its_place_is_not_searched(
@@ -155,7 +155,7 @@ def test_a_full_disk(small_disk: Path, gallery_place: Path, runtime: PlainRuntim
         assert client.post("/v1/items", files=form(encoded(5000))).status_code == 200
         assert client.get("/v1/about").json()["gallery"]["rows"] == 13 + added
     with Gallery.open(place) as gallery:
-        assert not gallery.verify().faults
+        assert not gallery.check().problems
         assert len(gallery) == 13 + added
 
 

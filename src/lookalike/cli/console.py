@@ -26,7 +26,6 @@ from lookalike.errors import InputError, without_passwords
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from lookalike.gallery.query import Threshold
     from lookalike.gallery.store.base import Value
     from lookalike.run import Run
     from lookalike.training.run import Watch
@@ -247,7 +246,7 @@ Model = Annotated[
 
 Filter = Annotated[
     list[str] | None,
-    typer.Option("--where", metavar="KEY=VALUE", help="Only rows with this; commas for one of several; repeatable."),
+    typer.Option("--filter", metavar="KEY=VALUE", help="Only rows with this; commas for one of several; repeatable."),
 ]
 
 
@@ -257,19 +256,19 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 OWN = ("label", "path")  # a row's own columns: text
 
 
-def parse_where(given: Sequence[str] | None) -> dict[str, list[Value]] | None:
+def parse_filter(given: Sequence[str] | None) -> dict[str, list[Value]] | None:
     """Filters as they are typed: KEY=VALUE, KEY=ONE,OTHER, or KEY=["with, comma"]; None where there are none.
 
     What looks like a number, true, false or null stands for the text as well as for that value.
 
-    >>> parse_where(["label=cat,dog", "year=2012"])
+    >>> parse_filter(["label=cat,dog", "year=2012"])
     {'label': ['cat', 'dog'], 'year': ['2012', 2012]}
     """
     found: dict[str, list[Value]] = {}
     for text in given or ():
         key, equals, value = text.partition("=")
         if not key or not equals:
-            raise InputError(f"--where {text}: not KEY=VALUE.", "Write it like --where label=cat.")
+            raise InputError(f"--filter {text}: not KEY=VALUE.", "Write it like --filter label=cat.")
         for one in _values(text, value):
             found.setdefault(key, []).extend([one] if key in OWN else _meanings(one))
     return found or None
@@ -283,7 +282,7 @@ def _values(text: str, value: str) -> list[str]:
     except ValueError:
         several = None
     if not isinstance(several, list) or not several or not all(isinstance(one, str) for one in several):
-        raise InputError(f"--where {text}: not a list of texts in JSON.", "Write it like --where 'label=[\"a, b\"]'.")
+        raise InputError(f"--filter {text}: not a list of texts in JSON.", "Write it like --filter 'label=[\"a, b\"]'.")
     return several
 
 
@@ -294,20 +293,6 @@ def _meanings(text: str) -> list[Value]:
         return [text]
     plain = value is None or isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
     return [text, value] if plain else [text]
-
-
-def parse_threshold(text: str | None) -> Threshold:
-    """A threshold as it is typed: a cosine, "calibrated", "none"; not given, the calibrated one where there is one."""
-    if text is None:
-        return "default"
-    if text == "calibrated":
-        return "calibrated"
-    if text == "none":
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        raise InputError(f"--threshold {text}: no cosine.", "Give a number, 'calibrated' or 'none'.") from None
 
 
 def counted(number: int, word: str) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lookalike.cli import completion
-from lookalike.cli.console import AsJson, Filter, Target, counted, echo, parse_where, print_json, progress_bar
+from lookalike.cli.console import AsJson, Filter, Target, counted, echo, parse_filter, print_json, progress_bar
 from lookalike.cli.gallery_add import add, embed
 from lookalike.cli.gallery_search import duplicates, search
 from lookalike.errors import InputError
@@ -45,11 +45,11 @@ def create(
             progress_bar("reading") as progress,
             Gallery.create_from(target, exported, model, progress=progress) as gallery,
         ):
-            echo(f"{gallery.place}: {counted(len(gallery), 'row')}")
+            echo(f"{gallery.location}: {counted(len(gallery), 'row')}")
         return
     with Gallery.create(target, model or "default") as gallery:
-        echo(f"{gallery.place}: for vectors of {gallery.about.dim} numbers")
-        echo(f"Next: lookalike gallery add {shlex.quote(str(gallery.place))} PICTURES")
+        echo(f"{gallery.location}: for vectors of {gallery.about.dim} numbers")
+        echo(f"Next: lookalike gallery add {shlex.quote(str(gallery.location))} PICTURES")
 
 
 app.command("add")(add)
@@ -64,20 +64,20 @@ def remove(
         typer.Argument(metavar="[PATH]...", help="Files, or folders for all below them, also ones that are gone."),
     ] = None,
     ids: Annotated[list[int] | None, typer.Option("--id", help="A row's id; repeatable.")] = None,
-    where: Filter = None,
+    filters: Filter = None,
     as_json: AsJson = False,
 ) -> None:
     """Remove rows from a gallery, by path, id or filter; the files themselves stay."""
     from lookalike.gallery.gallery import Gallery
 
-    if not paths and not ids and not where:
-        raise InputError("nothing to remove.", "Give paths, --id or --where.")
-    filters = parse_where(where)
+    if not paths and not ids and not filters:
+        raise InputError("nothing to remove.", "Give paths, --id or --filter.")
+    chosen = parse_filter(filters)
     with Gallery.open(target, write=True) as gallery:
         _check_paths(gallery, paths or [])
-        removed = gallery.remove(ids or (), paths=paths or (), where=filters)
+        removed = gallery.remove(ids or (), paths=paths or (), filter=chosen)
         if as_json:
-            print_json({"gallery": str(gallery.place), "removed": removed, "rows": len(gallery)})
+            print_json({"gallery": str(gallery.location), "removed": removed, "rows": len(gallery)})
         else:
             echo(f"{counted(removed, 'row')} removed, {len(gallery):,} left")
 
@@ -108,11 +108,11 @@ def calibrate(target: Target, as_json: AsJson = False) -> None:
     with Gallery.open(target, write=True) as gallery:
         found = gallery.calibrate()
         if as_json:
-            print_json({"gallery": str(gallery.place), **asdict(found)})
+            print_json({"gallery": str(gallery.location), **asdict(found)})
             return
         echo(
-            f"{gallery.place}: threshold {found.threshold:.3f}, which 1 % of the pairs of different labels reach and "
-            f"{found.found:.0%} of those of one label ({gallery.about.calibrated_on})"
+            f"{gallery.location}: threshold {found.threshold:.3f}, which 1 % of the pairs of different labels "
+            f"reach and {found.found:.0%} of those of one label ({gallery.about.calibrated_on})"
         )
 
 
@@ -154,8 +154,8 @@ def info(
         echo(f"  {file['path']}: {file['reason']}")
 
 
-@app.command("verify")
-def verify(
+@app.command("check")
+def check(
     target: Target,
     recall: Annotated[
         bool, typer.Option("--recall", help="Compare the approximate search with the exact one.")
@@ -164,22 +164,24 @@ def verify(
     seed: Annotated[int, typer.Option(min=0, help="Which ones.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Look at every row and derived file. Ends with exit code 1 when something was wrong, mended or not."""
+    """Verify every item and index file. The exit code is 1 if there was a problem, mended or not."""
     from lookalike.gallery.gallery import Gallery
 
     with Gallery.open(target) as gallery:
-        found = gallery.verify(recall, sample=sample, seed=seed)
+        found = gallery.check(recall, sample=sample, seed=seed)
         rows = len(gallery)
         if as_json:
-            faults = [{"what": one.what, "remedy": one.remedy, "mended": one.mended} for one in found.faults]
-            print_json({"gallery": str(gallery.place), "rows": rows, "faults": faults, "recall_at_10": found.recall})
+            problems = [asdict(problem) for problem in found.problems]
+            print_json(
+                {"gallery": str(gallery.location), "rows": rows, "problems": problems, "recall_at_10": found.recall}
+            )
         else:
-            for fault in found.faults:
-                echo(f"{'mended' if fault.mended else 'fault'}: {fault.what}\n  {fault.remedy}")
+            for problem in found.problems:
+                echo(f"{'mended' if problem.mended else 'problem'}: {problem.what}\n  {problem.remedy}")
             if found.recall is not None:
                 echo(f"recall@10 of the approximate search against the exact one: {found.recall:.4f}")
-            echo(f"{counted(rows, 'row')}, {counted(len(found.faults), 'fault')}")
-    if found.faults:
+            echo(f"{counted(rows, 'row')}, {counted(len(found.problems), 'problem')}")
+    if found.problems:
         raise typer.Exit(1)
 
 
@@ -190,7 +192,7 @@ def compact(target: Target) -> None:
 
     with Gallery.open(target, write=True) as gallery:
         gallery.compact()
-        echo(f"{gallery.place}: {counted(len(gallery), 'row')}")
+        echo(f"{gallery.location}: {counted(len(gallery), 'row')}")
 
 
 @app.command("export")

@@ -66,14 +66,14 @@ def add(
         how: dict[str, Any] = {"label": label, "folder_labels": folder_labels, "sync": sync}
         try:
             with _machines(engine, address) as cluster, progress_bar("adding") as progress:
-                report = gallery.add(*sources, **how, emptied=yes, cluster=cluster, progress=progress)
+                report = gallery.add(*sources, **how, allow_empty=yes, cluster=cluster, progress=progress)
         except EmptiedError as error:
             if as_json or not on_terminal():
                 raise
             echo(error.message, err=True)
             if not typer.confirm("Remove them from the gallery?", err=True):
                 raise
-            report = gallery.add(*sources, **how, emptied=True)
+            report = gallery.add(*sources, **how, allow_empty=True)
         if as_json:
             print_json(_as_tree(gallery, report))
         else:
@@ -138,18 +138,18 @@ def _machines(engine: Engine, address: str | None) -> Iterator[Cluster | None]:
 def _watch(gallery: Gallery, folders: list[str], label: str | None, folder_labels: bool, as_json: bool) -> None:
     """Until Ctrl-C: a line for every look that changed something, and for every folder that is not there any more."""
 
-    def seen(report: IngestReport) -> None:
+    def on_report(report: IngestReport) -> None:
         if report.added or report.replaced or report.removed or report.relabelled or report.faults:
             if as_json:
                 print_json(_as_tree(gallery, report), indent=None)
             else:
                 echo(_as_text(gallery, report))
 
-    def missing(error: InputError) -> None:
+    def on_missing(error: InputError) -> None:
         echo(f"{error.message}\n  {error.remedy}", err=True)
 
     echo(f"watching {', '.join(folders)}; stop with Ctrl-C", err=True)
-    gallery.watch(*folders, label=label, folder_labels=folder_labels, seen=seen, missing=missing)
+    gallery.watch(*folders, label=label, folder_labels=folder_labels, on_report=on_report, on_missing=on_missing)
 
 
 @contextmanager
@@ -165,7 +165,7 @@ def _parting() -> Iterator[None]:
 def _as_tree(gallery: Gallery, report: IngestReport) -> dict[str, Any]:
     keys = ("added", "replaced", "skipped", "rejected", "reused", "relabelled", "removed", "passed_over", "notes")
     return {
-        "gallery": str(gallery.place),
+        "gallery": str(gallery.location),
         "rows": len(gallery),
         **{key: getattr(report, key) for key in keys},
         "faults": [{"path": one.path, "reason": one.reason} for one in report.faults],
@@ -192,5 +192,5 @@ def _as_text(gallery: Gallery, report: IngestReport) -> str:
     lines += [f"  {words}" for words in (sentence(report.passed_over), *report.notes) if words]
     lines += [f"  {one.path}: {one.reason}" for one in report.faults]
     if report.rejected > len(report.faults):
-        lines.append(f"All of them: lookalike gallery info {shlex.quote(str(gallery.place))} --rejected")
+        lines.append(f"All of them: lookalike gallery info {shlex.quote(str(gallery.location))} --rejected")
     return "\n".join(lines)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lookalike.cli.console import AsJson, Filter, Model, Target, counted, echo, parse_threshold, parse_where, print_json
+from lookalike.cli.console import AsJson, Filter, Model, Target, counted, echo, parse_filter, print_json
 from lookalike.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,13 +20,13 @@ def search(
     target: Target,
     images: Annotated[list[Path] | None, typer.Argument(metavar="[IMAGE]...", help="Pictures to search with.")] = None,
     ids: Annotated[list[int] | None, typer.Option("--id", help="A row to search with; repeatable.")] = None,
-    k: Annotated[int, typer.Option("--k", min=1, help="Answers at most.")] = 10,
-    where: Filter = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="Number of hits.")] = 10,
+    filters: Filter = None,
     threshold: Annotated[
         str | None,
         typer.Option(
             metavar="COSINE",
-            help="The least of an answer: a number, 'none', or 'calibrated' (the default once 'calibrate' was run).",
+            help="Lowest score of a hit: a number, or 'calibrated' (what 'calibrate' found).",
         ),
     ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Compare with every row.")] = False,
@@ -36,20 +36,20 @@ def search(
 ) -> None:
     """Find the pictures that look most like others, the likeliest first."""
     from lookalike.gallery.gallery import Gallery
+    from lookalike.gallery.query import parse_threshold
 
     queries: list[Any] = [*(images or ()), *(ids or ())]
     if not queries:
         raise InputError("nothing to search with.", "Give a picture, or --id and the id of a row.")
-    asked = parse_threshold(threshold)
-    filters = parse_where(where)
+    limit = None if threshold is None else parse_threshold(threshold)
+    chosen = parse_filter(filters)
     with Gallery.open(target, model) as gallery:
-        found = gallery.search(queries, k, where=filters, threshold=asked, exact=exact)
-        limit = gallery.threshold(asked)
-        words = _how(gallery, k, limit, where)
+        found = gallery.search(queries, k, filter=chosen, threshold=limit, exact=exact)
+        words = _how(gallery, k, found[0].threshold, filters)
         if html is not None:
-            gallery.write_wall(html, queries, found, how=words)
+            gallery.write_results_page(html, queries, found, notes=words)
         if as_json:
-            print_json(_as_tree(gallery, queries, found, k, filters, limit))
+            print_json(_as_tree(gallery, queries, found, k, chosen))
             return
         for query, each in zip(queries, found, strict=True):
             echo(_as_text(query, each))
@@ -70,9 +70,9 @@ def duplicates(
 
     limits = {"bits": BITS if bits is None else bits, "cosine": COSINE if cosine is None else cosine}
     with Gallery.open(target) as gallery:
-        groups = gallery.duplicates(**limits)
+        groups = gallery.duplicates(bits=bits, cosine=cosine)
         if as_json:
-            print_json({"gallery": str(gallery.place), **limits, "groups": [_as_group(group) for group in groups]})
+            print_json({"gallery": str(gallery.location), **limits, "groups": [_as_group(group) for group in groups]})
             return
         for group in groups:
             echo("the same file" if group.exact else "nearly the same")
@@ -93,24 +93,23 @@ def _as_row(row: GalleryItem) -> dict[str, Any]:
     return {"id": row.id, "path": row.path, "label": row.label, "metadata": dict(row.metadata)}
 
 
-def _how(gallery: Gallery, k: int, limit: float | None, where: list[str] | None) -> list[str]:
+def _how(gallery: Gallery, k: int, limit: float | None, filters: list[str] | None) -> list[str]:
     """How was searched, a few words each."""
     words = [f"at most {counted(k, 'answer')}"]
     if limit is not None:
         on = f" (calibrated on {gallery.about.calibrated_on})" if limit == gallery.about.own_threshold else ""
         words.append(f"cosine from {limit:.3f}{on}")
-    return [*words, *(where or ())]
+    return [*words, *(filters or ())]
 
 
-def _as_tree(
-    gallery: Gallery, queries: list[Any], found: list[SearchResult], k: int, where: Any, limit: float | None
-) -> dict[str, Any]:
+def _as_tree(gallery: Gallery, queries: list[Any], found: list[SearchResult], k: int, filter: Any) -> dict[str, Any]:
+    limit = found[0].threshold
     return {
-        "gallery": str(gallery.place),
+        "gallery": str(gallery.location),
         "fingerprint": gallery.about.fingerprint,
         "rows": len(gallery),
         "k": k,
-        "where": where,
+        "filter": filter,
         "threshold": limit,
         "calibrated": limit is not None and limit == gallery.about.own_threshold,
         "calibrated_on": gallery.about.calibrated_on,
@@ -118,8 +117,8 @@ def _as_tree(
             {
                 "query": query if isinstance(query, int) else str(query),
                 "exact": each.exact,
-                "hits": [{"score": round(hit.score, 6), **_as_row(hit.row)} for hit in each.hits],
-                "same": [_as_row(hit.row) for hit in each.same],
+                "hits": [{"score": round(hit.score, 6), **_as_row(hit)} for hit in each],
+                "same": [_as_row(hit) for hit in each.same],
             }
             for query, each in zip(queries, found, strict=True)
         ],
@@ -129,8 +128,8 @@ def _as_tree(
 def _as_text(query: Any, found: SearchResult) -> str:
     name = f"row {query}" if isinstance(query, int) else str(query)
     lines = [f"{name}  ({'exact' if found.exact else 'approximate'})"]
-    lines += [f"  the same file: {hit.row.id}  {hit.row.path}" for hit in found.same]
-    for hit in found.hits:
-        words = [hit.row.path] if hit.row.label is None else [hit.row.label, hit.row.path]
-        lines.append(f"  {hit.score:6.3f}  {hit.row.id:>8}  {'  '.join(words)}")
-    return "\n".join(lines if found.hits else [*lines, "  nothing"])
+    lines += [f"  the same file: {hit.id}  {hit.path}" for hit in found.same]
+    for hit in found:
+        words = [hit.path] if hit.label is None else [hit.label, hit.path]
+        lines.append(f"  {hit.score:6.3f}  {hit.id:>8}  {'  '.join(words)}")
+    return "\n".join(lines if found else [*lines, "  nothing"])

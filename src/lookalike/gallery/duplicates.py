@@ -119,7 +119,7 @@ def _columns(kept: Snapshot) -> tuple[NDArray[np.int64], NDArray[np.uint64], NDA
     ids, looks, digests = [np.empty(0, np.int64)], [np.empty(0, np.uint64)], [np.empty(0, "V16")]
     for rows in batches(kept.rows(), TILE):
         ids.append(np.array([row.id for row in rows], np.int64))
-        looks.append(np.array([row.look & ALL for row in rows], np.uint64))
+        looks.append(np.array([row.dhash & ALL for row in rows], np.uint64))
         short = b"".join(hashlib.blake2b(row.digest, digest_size=16).digest() for row in rows)
         digests.append(np.frombuffer(short, "V16"))
     return np.concatenate(ids), np.concatenate(looks), np.concatenate(digests)

@@ -93,7 +93,7 @@ def batch_of(
     columns: dict[str, list[Any]] = {
         field.name: [getattr(row, field.name) for row in rows] for field in SCHEMA if field.name != "thumbnail"
     }
-    columns["look"] = [row.look & UNSIGNED for row in rows]
+    columns["look"] = [row.dhash & UNSIGNED for row in rows]
     columns["metadata"] = [json.dumps(dict(row.metadata), ensure_ascii=False) for row in rows]
     columns["thumbnail"] = list(thumbnails)
     vector = schema.field("vector").type

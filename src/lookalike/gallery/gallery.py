@@ -1,43 +1,46 @@
-"""A gallery: pictures that are kept with the vectors of one model, and found again by what they look like.
+"""A gallery: images stored with the vectors of one model, and searched by visual similarity.
 
 from lookalike import Gallery
 
 with Gallery.create("photos.gallery", "runs/r18/model") as gallery:
     gallery.add("photos/")
-    for hit in gallery.search("photo.jpg").hits:
-        print(hit.score, hit.row.path)
+    for hit in gallery.search("photo.jpg", k=5):
+        print(hit.score, hit.path)
 """
 
 from __future__ import annotations
 
+import html
+import threading
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack, overload
+from typing import TYPE_CHECKING, Any, overload
 
+import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import InputError
+from lookalike.extras import missing
 from lookalike.gallery.query import (
     Query,
-    SearchOptions,
+    QueryVector,
     Threshold,
-    answers,
-    are_several,
     check_fingerprint,
-    check_model,
-    checked_embedder,
-    limit_of,
+    is_batch,
     load_model,
+    model_embedder,
     remembered_embedder,
+    resolve_threshold,
+    search_store,
 )
 from lookalike.gallery.row_paths import forget_rejected, rows_at
-from lookalike.gallery.store import location
 from lookalike.gallery.store.base import Filter, GalleryInfo, Problem, SearchResult, Store, Value, batches
-from lookalike.gallery.store.location import PostgresLocation
+from lookalike.gallery.store.location import PostgresLocation, create_store, open_store, parse_location
 
 if TYPE_CHECKING:
+    import pandas as pd
     from PIL.Image import Image
 
     from lookalike.gallery.calibration import Calibrated
@@ -49,46 +52,47 @@ if TYPE_CHECKING:
     from lookalike.models.inference import Embedder
     from lookalike.models.pretrained import ImageModel
 
-BATCH = 4096  # rows changed at a time
+CHANGE_BATCH = 4096  # items removed or updated in one transaction
 
 
 @dataclass(frozen=True)
-class Verified:
-    """What `verify` found: nothing wrong where `faults` is empty; recall@10 of the approximate search, if measured."""
+class CheckResult:
+    """What `Gallery.check` found: no problems if the list is empty; recall@k of the approximate search, if measured."""
 
-    faults: list[Problem]
+    problems: list[Problem]
     recall: float | None = None
 
 
 class Gallery:
-    """Pictures, found by what they look like. Made by `create`, `create_from` and `open`; a context manager.
+    """Images that can be searched by similarity. Use `create`, `create_from` or `open`; a context manager.
 
     Args:
-        store: the rows.
-        place: where they are.
-        model: that made the vectors, its folder or Hub id; None: the one the gallery remembers, once it is needed.
+        store: the gallery's items.
+        location: folder of the gallery, or its place in a database.
+        model: the model that made the vectors, its folder or Hub id. None: the one that the gallery remembers, loaded
+            when it is first needed.
     """
 
     def __init__(
-        self, store: Store, place: Path | PostgresLocation, model: ImageModel | str | Path | None = None
+        self, store: Store, location: Path | PostgresLocation, model: ImageModel | str | Path | None = None
     ) -> None:
         self.store = store
-        self.place = place
-        self._embedder = None if model is None else checked_embedder(model, store.about, str(place))
+        self.location = location
+        self._embedder = None if model is None else model_embedder(model, store.about, str(location))
 
     @classmethod
-    def create(cls, target: str | Path, model: ImageModel | str | Path = "default") -> Gallery:
-        """A new, empty gallery, open for writing.
+    def create(cls, location: str | Path, model: ImageModel | str | Path = "default") -> Gallery:
+        """Create an empty gallery and open it for writing.
 
         Args:
-            target: a folder that is not there yet; or `postgresql://USER@HOST/DATABASE#NAME`.
-            model: makes the vectors; "default": the one in the package. Of a folder or Hub id the place is remembered,
-                and need not be given again.
+            location: a folder that does not exist yet, or `postgresql://USER@HOST/DATABASE#NAME`.
+            model: makes the vectors. The location of a folder or Hub id is remembered and need not be given again.
+                "default": the model in the package.
 
         Raises:
-            InputError: there is something already, none can be made there, or no such model.
+            InputError: the location exists or cannot be created, or there is no such model.
         """
-        place = location.parse_location(target)
+        parsed = parse_location(location)
         loaded, where = load_model(model)
         about = GalleryInfo(
             loaded.fingerprint,
@@ -98,61 +102,63 @@ class Gallery:
             loaded.config.match_threshold,
             loaded.config.dataset,
         )
-        return cls(location.create_store(place, about), place, loaded)
+        return cls(create_store(parsed, about), parsed, loaded)
 
     @classmethod
     def create_from(
         cls,
-        target: str | Path,
+        location: str | Path,
         exported: str | Path,
         model: ImageModel | str | Path | None = None,
         *,
         progress: Progress | None = None,
     ) -> Gallery:
-        """A new gallery with all that `export` wrote, open for writing. Ids are given anew, in the same order.
+        """Create a gallery from a file that `export` wrote and open it for writing.
 
-        A folder is complete or absent. For a database the file is read through before the first row is sent; if the
-        connection breaks later, what has arrived stays.
+        Items get new ids, in the same order.
+
+        A folder is created completely or not at all. For a database the file is validated before the first item is
+        sent; if the connection breaks later, the items that have arrived stay.
 
         Args:
-            target: as for `create`.
+            location: as for `create`.
             exported: the file.
-            model: only checked: the gallery wants the model that the file names.
-            progress: called with (rows done, rows in all).
+            model: if given, it must be the model that the file names.
+            progress: called with (items done, items in all).
 
         Raises:
-            InputError: as `create`, or a file that is no export or is damaged.
+            InputError: as for `create`, or the file is damaged or no export.
         """
         from lookalike.gallery.export import Exported, create_filled
 
         source = Exported(Path(exported))
         if model is not None:
-            check_model(load_model(model)[0], source.about, str(exported))
-        create_filled(location.parse_location(target), source, progress)
-        return cls.open(target, model, write=True)
+            check_fingerprint(load_model(model)[0].fingerprint, source.about, str(exported))
+        create_filled(parse_location(location), source, progress)
+        return cls.open(location, model, write=True)
 
     @classmethod
-    def open(cls, target: str | Path, model: ImageModel | str | Path | None = None, write: bool = False) -> Gallery:
-        """A gallery that is there.
+    def open(cls, location: str | Path, model: ImageModel | str | Path | None = None, write: bool = False) -> Gallery:
+        """Open an existing gallery.
 
         Args:
-            target: as for `create`.
-            model: None: the one it remembers, loaded when a picture is to be understood.
-            write: to add, remove, label or compact; one at a time, where the gallery is a folder.
+            location: as for `create`.
+            model: None: the model that the gallery remembers, loaded when an image has to be embedded.
+            write: whether items may be changed. A folder has one writer at a time.
 
         Raises:
-            InputError: none there, damaged, written to by another process, or made by another model.
+            InputError: there is no gallery, it is damaged, another process writes to it, or another model made it.
         """
-        place = location.parse_location(target)
-        store = location.open_store(place, write=write)
+        parsed = parse_location(location)
+        store = open_store(parsed, write=write)
         try:
-            return cls(store, place, model)
+            return cls(store, parsed, model)
         except BaseException:
             store.close()
             raise
 
     def close(self) -> None:
-        """Close the store; leaving a `with` block does, too."""
+        """Close the gallery. Leaving a `with` block does this, too."""
         self.store.close()
 
     def __enter__(self) -> Gallery:
@@ -164,20 +170,35 @@ class Gallery:
     def __len__(self) -> int:
         return len(self.store)
 
+    def __repr__(self) -> str:
+        return f"Gallery({str(self.location)!r})"
+
+    def _repr_html_(self) -> str:
+        """Show a short table of facts."""
+        about = self.about
+        facts = {"gallery": str(self.location), "model": about.model or f"{about.fingerprint[:12]}…"}
+        try:
+            facts["items"] = f"{len(self):,}"
+        except InputError:
+            facts["items"] = "closed"
+        facts["threshold"] = "not calibrated" if about.own_threshold is None else f"{about.own_threshold:.3f}"
+        rows = (f"<tr><th>{name}</th><td>{html.escape(value)}</td></tr>" for name, value in facts.items())
+        return f"<table>{''.join(rows)}</table>"
+
     @property
     def about(self) -> GalleryInfo:
-        """What it was made with: the model's fingerprint and place, the dimension; and the thresholds."""
+        """The model's fingerprint and location, the vectors' dimension, and the thresholds."""
         return self.store.about
 
     @property
     def embedder(self) -> Embedder:
-        """What turns pictures into vectors: the model that was given, else the one that the gallery remembers.
+        """Computes vectors: of the model that was given, or else of the one that the gallery remembers.
 
         Raises:
-            InputError: none is remembered, it is gone, or it is another one now.
+            InputError: no model is remembered, it is gone, or it has changed.
         """
         if self._embedder is None:
-            self._embedder = remembered_embedder(self.about, str(self.place))
+            self._embedder = remembered_embedder(self.about, str(self.location))
         return self._embedder
 
     def add(
@@ -186,23 +207,24 @@ class Gallery:
         label: str | None = None,
         folder_labels: bool = True,
         sync: bool = False,
-        emptied: bool = False,
+        allow_empty: bool = False,
         cluster: Cluster | None = None,
         progress: Progress | None = None,
     ) -> IngestReport:
-        """Add pictures: files, folders, patterns, tables, data sets; what is there is skipped.
+        """Add images. Files that are already in the gallery and have not changed are skipped.
 
         Args:
-            sources: see `lookalike.gallery.sources.resolve.resolve_source`.
-            label: what all of them are.
-            folder_labels: whether pictures of class folders are labelled by them.
-            sync: also remove the rows of files that are gone from the source folders.
-            emptied: with `sync`, also those of source folders that are gone or have no pictures left.
+            sources: files, folders, patterns, tables, data sets; see
+                `lookalike.gallery.sources.resolve.resolve_source`.
+            label: label of all images.
+            folder_labels: whether the names of class folders become labels.
+            sync: also remove items whose files are gone from the source folders.
+            allow_empty: with `sync`, also remove items of source folders that are gone or have no images left.
             cluster: the machines that read, decode and embed; None: this one.
-            progress: called with (files done, files in all); what is done is durable.
+            progress: called with (files done, files in all) once the files done are on the disk.
 
         Raises:
-            InputError: as `lookalike.gallery.ingest.ingest`.
+            InputError: see `lookalike.gallery.ingest.ingest`.
         """
         from lookalike.gallery.ingest import ingest
 
@@ -213,145 +235,213 @@ class Gallery:
             label=label,
             folder_labels=folder_labels,
             sync=sync,
-            emptied=emptied,
+            allow_empty=allow_empty,
             cluster=cluster,
             progress=progress,
         )
 
-    def watch(self, *folders: str | Path, **how: Any) -> None:
-        """Keep in step with folders until told to stop; see `lookalike.gallery.watch.watch` for options."""
+    def watch(
+        self,
+        *folders: str | Path,
+        label: str | None = None,
+        folder_labels: bool = True,
+        stop: threading.Event | None = None,
+        on_report: Callable[[IngestReport], None] | None = None,
+        on_missing: Callable[[InputError], None] | None = None,
+    ) -> None:
+        """Keep the gallery in sync with folders on disk, until `stop` is set or for ever.
+
+        Args:
+            folders: folders of images.
+            label: label of all images.
+            folder_labels: whether the names of class folders become labels.
+            stop: ends the watch after the current scan.
+            on_report: called with the report of each scan.
+            on_missing: called with an error when a folder is gone or suddenly empty; its items stay.
+
+        Raises:
+            InputError: see `lookalike.gallery.watch.watch`.
+        """
         from lookalike.gallery.watch import watch
 
-        watch(self.store, self.embedder, folders, **how)
+        watch(
+            self.store,
+            self.embedder,
+            folders,
+            label=label,
+            folder_labels=folder_labels,
+            stop=stop,
+            on_report=on_report,
+            on_missing=on_missing,
+        )
 
     @overload
     def search(  # noqa: D418
-        self, query: str | Path | bytes | Image | int, k: int = ..., **how: Unpack[SearchOptions]
+        self,
+        query: str | Path | bytes | Image | int | QueryVector,
+        k: int = ...,
+        *,
+        filter: Filter | None = ...,
+        threshold: Threshold = ...,
+        exact: bool = ...,
     ) -> SearchResult:
         """One query."""
 
     @overload
     def search(  # noqa: D418
-        self, query: list[Any] | tuple[Any, ...], k: int = ..., **how: Unpack[SearchOptions]
+        self,
+        query: list[Any] | tuple[Any, ...],
+        k: int = ...,
+        *,
+        filter: Filter | None = ...,
+        threshold: Threshold = ...,
+        exact: bool = ...,
     ) -> list[SearchResult]:
-        """Several."""
+        """Several queries."""
 
     @overload
-    def search(self, query: NDArray[Any], k: int = ..., **how: Unpack[SearchOptions]) -> Any:  # noqa: D418
-        """One vector or picture, or several: by the array's shape."""
+    def search(  # noqa: D418
+        self,
+        query: NDArray[Any],
+        k: int = ...,
+        *,
+        filter: Filter | None = ...,
+        threshold: Threshold = ...,
+        exact: bool = ...,
+    ) -> Any:
+        """One vector or image, or several: the array's shape decides."""
 
     def search(
         self,
         query: Query | Sequence[Query],
         k: int = 10,
         *,
-        where: Filter | None = None,
-        threshold: Threshold = "default",
+        filter: Filter | None = None,
+        threshold: Threshold = None,
         exact: bool = False,
-        fingerprint: str | None = None,
-        digest: bytes | None = None,
     ) -> SearchResult | list[SearchResult]:
-        """The rows most alike to a picture, a row or a vector.
+        """Find the `k` nearest items; fewer only if fewer items pass the filter and the threshold.
 
         Args:
-            query: a picture (path, bytes of a file, Pillow image, (H, W, 3) uint8), the id of a row, or a vector (D,)
-                of floating numbers; or several: a list of any of these, (Q, D) vectors, (N, H, W, 3) pictures. A row
-                is not its own answer, whether it is named by its id or by its path, and other rows of the same file,
-                byte for byte, are in `Found.same` and not among the answers.
-            k: answers at most.
-            where: only rows of this label and metadata: `{"label": ["cat", "dog"], "year": 2012}`.
-            threshold: the least cosine of an answer; "calibrated": that of `calibrate`; "default": likewise where the
-                gallery was calibrated, else none; None: none.
-            exact: compare with all rows.
-            fingerprint: of the model that made the vectors given, where it is known.
-            digest: SHA-256 (32 bytes) of the file that the one vector given is of, where it is known; for `Found.same`.
+            query: an image (path, bytes of a file, Pillow image, (H, W, 3) uint8 array), the id of an item, or a vector
+                (floating-point array (D,) or `QueryVector`). Several queries: a list of these, vectors (Q, D), or
+                images (N, H, W, 3). An item that is given by its id or path is not a hit for itself; other items whose
+                files have the same bytes are in `SearchResult.same`, not among the hits.
+            k: number of hits.
+            filter: only items with this label, path and metadata: `{"label": ["cat", "dog"], "year": 2012}`.
+            threshold: lowest cosine similarity of a hit; "calibrated": the one that `calibrate` found.
+            exact: compare with every item instead of using the approximate index.
 
         Returns:
-            What was found and whether all rows were compared; of several queries, a list of it.
+            The hits, best first; for several queries, a list of results.
 
         Raises:
-            InputError: a query that cannot be read or is of another model, an id that is not there, no calibrated
-                threshold where it was asked for, or k below 1.
+            InputError: a query cannot be read, is an unknown id or belongs to another model; the gallery is not
+                calibrated; or `k` is below 1.
         """
-        if fingerprint is not None:
-            check_fingerprint(fingerprint, self.about, str(self.place))
-        several = are_several(query)
+        several = is_batch(query)
         queries: list[Query] = list(query) if several else [query]  # type: ignore[arg-type, list-item]
-        limit = self.threshold(threshold)
-        found = answers(
-            self.store, lambda: self.embedder, queries, k, where=where, threshold=limit, exact=exact, digest=digest
+        limit = resolve_threshold(threshold, self.about, str(self.location))
+        results = search_store(
+            self.store, lambda: self.embedder, queries, k, filter=filter, threshold=limit, exact=exact
         )
-        return found if several else found[0]
+        return results if several else results[0]
 
-    def threshold(self, threshold: Threshold = "default") -> float | None:
-        """The least cosine that `search` asks of an answer; None where there is none.
+    def remove(self, ids: Iterable[int] = (), *, paths: Iterable[str | Path] = (), filter: Filter | None = None) -> int:
+        """Remove items and return how many there were. The image files stay.
 
-        Raises:
-            InputError: "calibrated" where the gallery was not calibrated, or what is no cosine.
-        """
-        return limit_of(threshold, self.about, str(self.place))
-
-    def remove(self, ids: Iterable[int] = (), *, paths: Iterable[str | Path] = (), where: Filter | None = None) -> int:
-        """Remove rows: those of these ids, of these paths, and those that a filter lets through; how many there were.
-
-        A path is as the row has it, or as the file is called from here; that of a folder, zip or Parquet file stands
-        for all rows below it, whether or not it is still there. Files there that were rejected are forgotten.
+        Args:
+            ids: ids of items.
+            paths: paths as the items have them, or relative to the working directory. A folder, zip or Parquet file
+                stands for all items below it, whether or not it still exists. Failed files there are forgotten.
+            filter: items that pass this filter.
 
         Raises:
-            InputError: an empty filter (it would let everything through), or a store not open for writing.
+            InputError: the filter is empty (it would remove everything), or the gallery is not open for writing.
         """
-        wanted_ids = [*ids]
+        chosen = [*ids]
         if named := [str(path) for path in paths]:
-            wanted_ids += [id for found in rows_at(self.store, named).values() for id in found]
+            chosen += [id for found in rows_at(self.store, named).values() for id in found]
             forget_rejected(self.store, named)
-        if where is not None:
-            wanted_ids += self._ids(where)
-        return sum(self.store.remove(some) for some in batches(dict.fromkeys(wanted_ids), BATCH))
+        if filter is not None:
+            chosen += self._ids(filter)
+        return sum(self.store.remove(some) for some in batches(dict.fromkeys(chosen), CHANGE_BATCH))
 
-    def label(
+    def update(
         self,
         ids: Iterable[int] = (),
         *,
-        where: Filter | None = None,
+        filter: Filter | None = None,
         label: str | None = None,
         metadata: Mapping[str, Value] | None = None,
     ) -> int:
-        """Give rows another label, or other metadata (whole), where not None; how many rows there were.
+        """Change the label or the metadata of items and return how many there were.
+
+        Args:
+            ids: ids of items.
+            filter: items that pass this filter.
+            label: new label; None: unchanged.
+            metadata: replaces all metadata of an item; None: unchanged.
 
         Raises:
-            InputError: an empty filter, or a store not open for writing.
+            InputError: the filter is empty, or the gallery is not open for writing.
         """
-        wanted_ids = [*ids, *(self._ids(where) if where is not None else ())]
+        chosen = [*ids, *(self._ids(filter) if filter is not None else ())]
         label = None if label is None else unicodedata.normalize("NFC", label)
-        return sum(self.store.label(some, label, metadata) for some in batches(dict.fromkeys(wanted_ids), BATCH))
+        return sum(self.store.update(some, label, metadata) for some in batches(dict.fromkeys(chosen), CHANGE_BATCH))
+
+    def vectors(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """Return the vectors of items: (len(ids), D), unit length, in the order of `ids`.
+
+        Raises:
+            InputError: there is no item with one of these ids.
+        """
+        return self.store.vectors(ids)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return all items as a table: index `id`; columns `path`, `label`, `size`, and `metadata.NAME` for each name.
+
+        Raises:
+            InputError: pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ImportError:
+            raise missing("the package pandas is not installed.", "pandas") from None
+        rows = [
+            {"id": item.id, "path": item.path, "label": item.label, "size": item.size}
+            | {f"metadata.{name}": value for name, value in item.metadata.items()}
+            for item in self.store.rows()
+        ]
+        return pd.DataFrame(rows, columns=None if rows else ["id", "path", "label", "size"]).set_index("id")
 
     def calibrate(self) -> Calibrated:
-        """Find the cosine that 1 % of the pairs of different labels reach, and keep it; see `search.calibrating`.
+        """Find the cosine that 1 % of the pairs of items with different labels reach, and store it as the threshold.
 
         Raises:
-            InputError: too few labelled rows, or a store not open for writing.
+            InputError: too few items have labels, or the gallery is not open for writing.
         """
         from lookalike.gallery.calibration import calibrate
 
-        return calibrate(self.store, str(self.place))
+        return calibrate(self.store, str(self.location))
 
-    def verify(self, recall: bool = False, *, k: int = 10, sample: int = 200, seed: int = 0) -> Verified:
-        """Look at every row and every derived file.
+    def check(self, recall: bool = False, *, k: int = 10, sample: int = 200, seed: int = 0) -> CheckResult:
+        """Verify every item and every index file.
 
         Args:
-            recall: also compare the approximate search with the exact one.
-            k: answers of each.
-            sample: rows that are searched for.
-            seed: which ones.
+            recall: also measure the recall@k of the approximate search against the exact one.
+            k: hits of each search.
+            sample: number of items that are used as queries.
+            seed: seed of the sample.
         """
-        faults = self.store.verify()
-        return Verified(faults, self.store.measure_recall(k, sample, seed) if recall else None)
+        problems = self.store.check()
+        return CheckResult(problems, self.store.measure_recall(k, sample, seed) if recall else None)
 
     def info(self) -> dict[str, Any]:
-        """What it is, as a tree of plain values: gallery, rows, rejected, model and store."""
+        """Return the facts of the gallery as plain values: location, items, failed files, model, thresholds, store."""
         about = self.about
         return {
-            "gallery": str(self.place),
+            "gallery": str(self.location),
             "rows": len(self.store),
             "rejected": len(self.store.rejected()),
             "model": {
@@ -368,30 +458,50 @@ class Gallery:
         }
 
     def compact(self) -> None:
-        """Give back the space of removed rows, and make the derived files anew."""
+        """Free the space of removed items and rebuild the index."""
         self.store.compact()
 
     def export(self, path: str | Path, *, precision: Precision = "float16", progress: Progress | None = None) -> int:
-        """Write all rows to a Parquet file or Lance data set; see `lookalike.gallery.export.export_rows`."""
+        """Write all items to a Parquet file or Lance data set; see `lookalike.gallery.export.export_rows`."""
         from lookalike.gallery.export import export_rows
 
         return export_rows(self.store, Path(path), precision=precision, progress=progress)
 
-    def duplicates(self, **limits: Any) -> list[Group]:
-        """Groups of copies; see `lookalike.gallery.duplicates.find_duplicates`."""
-        from lookalike.gallery.duplicates import find_duplicates
+    def duplicates(self, *, bits: int | None = None, cosine: float | None = None) -> list[Group]:
+        """Find groups of identical files and near-duplicate images.
 
-        return find_duplicates(self.store, **limits)
+        Args:
+            bits: bits of the 64-bit difference hash that may differ, 0 to 5; default 5.
+            cosine: lowest cosine of the vectors; default 0.9.
 
-    def write_wall(
-        self, path: str | Path, query: Any, found: SearchResult | list[SearchResult], *, how: Sequence[str] = ()
+        Raises:
+            InputError: see `lookalike.gallery.duplicates.find_duplicates`.
+        """
+        from lookalike.gallery.duplicates import BITS, COSINE, find_duplicates
+
+        return find_duplicates(
+            self.store, bits=BITS if bits is None else bits, cosine=COSINE if cosine is None else cosine
+        )
+
+    def write_results_page(
+        self, path: str | Path, query: Any, results: SearchResult | list[SearchResult], *, notes: Sequence[str] = ()
     ) -> None:
-        """Write a search as a page of pictures; see `lookalike.gallery.results_page.results_page_of`."""
+        """Write the results of a search as one HTML file with images.
+
+        Args:
+            path: the file.
+            query: as it was given to `search`.
+            results: what `search` returned.
+            notes: short remarks shown at the top.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
         from lookalike.gallery.results_page import results_page_of
 
-        results_page_of(self.store, Path(path), query, found, title=self.place.name, how=how)
+        results_page_of(self.store, Path(path), query, results, title=self.location.name, notes=notes)
 
-    def _ids(self, where: Filter) -> list[int]:
-        if not where:
-            raise InputError("an empty filter lets every row through.", "Name a label, a path or other metadata.")
-        return [row.id for row in self.store.rows(where=where)]
+    def _ids(self, filter: Filter) -> list[int]:
+        if not filter:
+            raise InputError("an empty filter lets every item through.", "Name a label, a path or other metadata.")
+        return [item.id for item in self.store.rows(filter=filter)]

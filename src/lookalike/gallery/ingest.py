@@ -31,6 +31,7 @@ from lookalike.concurrency import map_ordered, prefetch
 from lookalike.data.catalog import Catalog
 from lookalike.data.scan import has_image
 from lookalike.errors import InputError
+from lookalike.gallery.query import check_fingerprint
 from lookalike.gallery.row_paths import Gone, is_below
 from lookalike.gallery.scan import IngestBatch, new_row, prepare_batches
 from lookalike.gallery.sources.base import ImageSource, Source, SourceImage
@@ -105,7 +106,7 @@ def ingest(
     label: str | None = None,
     folder_labels: bool = True,
     sync: bool = False,
-    emptied: bool = False,
+    allow_empty: bool = False,
     settle: float = 0.0,
     cluster: Cluster | None = None,
     progress: Progress | None = None,
@@ -120,7 +121,7 @@ def ingest(
         label: what all of them are; rows that are there already get it, too.
         folder_labels: whether pictures in class folders, `photos/cat/1.jpg` of `photos`, are labelled by them.
         sync: also remove the rows, and forget the rejected files, of files that are gone from the source folders.
-        emptied: with `sync`, also of folders that are gone themselves, or have no pictures left.
+        allow_empty: with `sync`, also of folders that are gone themselves, or have no pictures left.
         settle: seconds for which a file must not have changed, else it waits for the next time.
         cluster: the machines that read, decode and embed; None: this one.
         progress: called in this thread with (files done, files in all); what is done is durable.
@@ -131,11 +132,11 @@ def ingest(
     Raises:
         InputError: a source that is not there or holds no pictures, a store that cannot be written, another model's
             embedder; with `sync` a source that is no folder.
-        EmptiedError: without `emptied`, a folder that is gone or has lost all its pictures; what there is to add, from
-            other sources, has been added.
+        EmptiedError: without `allow_empty`, a folder that is gone or has lost all its images; the images of other
+            sources have been added.
     """
     start = time.monotonic()
-    _check_model(store, embedder)
+    check_fingerprint(embedder.fingerprint, store.about, "the gallery")
     several = [sources] if isinstance(sources, str | Path | Catalog) else list(sources)
     lost: dict[str | Path, str] = {}
     for source in several if sync else ():
@@ -170,12 +171,12 @@ def ingest(
     if progress is not None:
         progress(report.total, report.total)
     if folders:
-        report.removed = remove_gone(store, folders, emptied=emptied)
+        report.removed = remove_gone(store, folders, allow_empty=allow_empty)
     report.seconds = time.monotonic() - start
     return report
 
 
-def remove_gone(store: Store, folders: Sequence[str], *, emptied: bool = False) -> int:
+def remove_gone(store: Store, folders: Sequence[str], *, allow_empty: bool = False) -> int:
     """Remove the rows, and forget the rejected files, of files in these folders (absolute paths) that are gone.
 
     A file that cannot be looked at, because its folder may not be entered, say, is not gone. Nor is a picture inside a
@@ -184,20 +185,20 @@ def remove_gone(store: Store, folders: Sequence[str], *, emptied: bool = False) 
     Args:
         store: open for writing.
         folders: absolute paths.
-        emptied: also of folders that are gone or have no pictures left at all.
+        allow_empty: also of folders that are gone or have no pictures left at all.
 
     Returns:
         Rows removed.
 
     Raises:
-        EmptiedError: there is such a folder, and `emptied` is not given; of it nothing is removed.
+        EmptiedError: there is such a folder, and `allow_empty` is not given; of it nothing is removed.
     """
     removed = 0
     is_gone = Gone()
     for folder in folders:
         inside = f"{folder.rstrip('/')}/"
         gone = [row.id for row in store.rows() if row.path.startswith(inside) and is_gone(row.path)]
-        if gone and not emptied and not has_image(folder):
+        if gone and not allow_empty and not has_image(folder):
             what = "no pictures here any more" if Path(folder).is_dir() else "this folder is gone"
             raise EmptiedError(
                 f"{folder}: {what}, but the gallery has {len(gone):,} of it.",
@@ -243,7 +244,7 @@ class _Writer:
         for id, label, metadata in batch.relabelled:
             alike[label, None if metadata is None else tuple(metadata.items())].append(id)
         return sum(
-            self._store.label(ids, label, None if pairs is None else dict(pairs))
+            self._store.update(ids, label, None if pairs is None else dict(pairs))
             for (label, pairs), ids in alike.items()
         )
 
@@ -275,14 +276,6 @@ def _embedded(embedder: Embedder, work: Generator[IngestBatch], label: str | Non
 
     with prefetch(work, AHEAD) as some, lone_threads(count) as threads:
         yield from map_ordered(threads, finished, some, count + 1)
-
-
-def _check_model(store: Store, embedder: Embedder) -> None:
-    if embedder.fingerprint != store.about.fingerprint:
-        raise InputError(
-            f"the model {embedder.fingerprint[:12]}… is not the one that made this gallery's vectors.",
-            f"Use {store.about.fingerprint[:12]}…{f' ({store.about.model})' if store.about.model else ''}.",
-        )
 
 
 def _folders(listings: Iterable[ImageSource]) -> list[str]:

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from lookalike.errors import InputError
 from lookalike.gallery.export import Exported, batch_of, schema_of
+from lookalike.gallery.query import check_fingerprint
 from lookalike.gallery.ray import Cluster, portions, rows_of
 from lookalike.gallery.sources.base import Source
 from lookalike.gallery.sources.resolve import listings_of
@@ -130,7 +131,7 @@ class ShardWriter:
     def _write(self, rows: list[NewItem]) -> None:
         schema = schema_of(self._about)
         numbered = [
-            GalleryItem(number, row.path, row.digest, row.size, row.modified, row.label, row.metadata, row.look)
+            GalleryItem(number, row.path, row.digest, row.size, row.modified, row.label, row.metadata, row.dhash)
             for number, row in enumerate(rows, 1)
         ]
         vectors = np.stack([row.vector for row in rows])
@@ -165,11 +166,7 @@ class Written:
         if not any(folder.glob("*.parquet")):
             return
         there = Exported(folder)
-        if (there.about.fingerprint, there.about.dim) != (about.fingerprint, about.dim):
-            raise InputError(
-                f"{folder}: has rows of the model {there.about.fingerprint[:12]}….",
-                f"Use that model, or another folder for {about.fingerprint[:12]}….",
-            )
+        check_fingerprint(about.fingerprint, there.about, str(folder))
         names = ["id", "path", "size", "modified", "label", "metadata"]
         for part in there.parts:
             if named := PART.fullmatch(part.name):  # a person may have put others beside them

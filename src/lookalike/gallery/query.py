@@ -1,13 +1,13 @@
-"""What a person asks a gallery with, a picture, the id of a row, a vector, or several, becomes vectors and answers."""
+"""Queries of a gallery: images, ids and vectors become unit vectors, and the store's answers become search results."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,218 +20,268 @@ if TYPE_CHECKING:
     from lookalike.models.inference import Embedder
     from lookalike.models.pretrained import ImageModel
 
-BATCH = 64  # pictures decoded at a time
+EMBED_BATCH = 64  # images decoded and embedded together
+MAX_K = 1 << 31  # databases take no larger limit
+EXPECTED_COPIES = 4  # items of the query's own file that are searched for beyond k, at first
 
 
-MOST = 1 << 31  # answers; more cannot be asked of a database
+@dataclass(frozen=True)
+class QueryVector:
+    """A vector as a query, with what is known of its origin.
+
+    Args:
+        vector: (D,), of any length but 0.
+        fingerprint: of the model that made it; a gallery of another model refuses it.
+        digest: SHA-256 (32 bytes) of the image file. Items of the same file are then in `SearchResult.same`.
+    """
+
+    vector: NDArray[np.floating[Any]]
+    fingerprint: str | None = None
+    digest: bytes | None = None
 
 
-COPIES = 4  # rows of a query's own file that are looked for at first
+Query: TypeAlias = "Picture | int | np.integer[Any] | NDArray[np.floating[Any]] | QueryVector"
+Threshold = float | Literal["calibrated"] | None
 
 
-Query: TypeAlias = "Picture | int | np.integer[Any] | NDArray[np.floating[Any]]"
-
-
-Threshold = float | Literal["calibrated", "default"] | None
-
-
-class SearchOptions(TypedDict, total=False):
-    """Options of `Gallery.search`."""
-
-    where: Filter | None
-    threshold: Threshold
-    exact: bool
-    fingerprint: str | None
-    digest: bytes | None
-
-
-def are_several(query: object) -> bool:
-    """Whether it is several queries: a list or tuple of them, (Q, D) vectors, or (N, H, W, 3) pictures."""
+def is_batch(query: object) -> bool:
+    """Whether these are several queries: a list or tuple, vectors (Q, D), or images (N, H, W, 3)."""
     if isinstance(query, np.ndarray):
         return query.ndim == (2 if is_vector(query) else 4)
     return isinstance(query, list | tuple)
 
 
 def is_vector(query: object) -> bool:
-    """Whether it is an array of floating numbers."""
-    return isinstance(query, np.ndarray) and query.dtype.kind == "f"
+    """Whether the query is a vector or an array of them."""
+    return isinstance(query, QueryVector) or (isinstance(query, np.ndarray) and query.dtype.kind == "f")
 
 
 def id_of(query: object) -> int | None:
-    """The id that it is, if it is one."""
+    """The query as the id of an item; None if it is something else."""
     return int(query) if isinstance(query, int | np.integer) and not isinstance(query, bool) else None
 
 
-def name_of(query: object, place: int) -> str:
-    """What to call a query, the `place`th of several."""
+def name_of(query: object, position: int) -> str:
+    """The name of a query in messages and on pages. `position`: its index among several queries."""
     if (id := id_of(query)) is not None:
-        return f"row {id}"
+        return f"item {id}"
     if is_vector(query):
-        return f"vector {place}"
-    return str(query) if hasattr(query, "__fspath__") or isinstance(query, str) else f"image {place}"
+        return f"vector {position}"
+    return str(query) if hasattr(query, "__fspath__") or isinstance(query, str) else f"image {position}"
 
 
-def limit_of(threshold: Threshold, about: GalleryInfo, place: str) -> float | None:
-    """The least cosine that is asked of an answer; None where there is none.
+def parse_threshold(text: str) -> Threshold:
+    """Parse a threshold as it is written on a command line or in a URL.
+
+    >>> parse_threshold("0.7"), parse_threshold("calibrated"), parse_threshold("none")
+    (0.7, 'calibrated', None)
 
     Raises:
-        InputError: "calibrated" where the gallery was not calibrated on its own labels, or what is no cosine.
+        InputError: the text is neither a number from -1 to 1, nor "calibrated", nor "none".
     """
-    if threshold is None or threshold == "default":
-        return None if threshold is None else about.own_threshold
+    if text == "none":
+        return None
+    if text == "calibrated":
+        return "calibrated"
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    return _checked_cosine(value, text)
+
+
+def resolve_threshold(threshold: Threshold, about: GalleryInfo, location: str) -> float | None:
+    """The lowest cosine of a hit that `threshold` stands for in this gallery; None: there is no limit.
+
+    Raises:
+        InputError: "calibrated", and the gallery is not calibrated; or not a cosine.
+    """
+    if threshold is None:
+        return None
     if threshold == "calibrated":
         if about.own_threshold is None:
-            raise InputError(f"{place}: has no calibrated threshold.", calibrate_first(about))
+            raise InputError(f"{location}: has no calibrated threshold.", calibrate_first(about))
         return about.own_threshold
-    if not isinstance(threshold, float | int) or not -1 <= threshold <= 1:
-        raise InputError(
-            f"{threshold!r} is no threshold.", "Give a cosine from -1 to 1, 'calibrated', or None for none."
-        )
-    return float(threshold)
+    return _checked_cosine(threshold, threshold)
+
+
+def _checked_cosine(value: object, given: object) -> float:
+    if not isinstance(value, float | int) or not -1 <= value <= 1:
+        raise InputError(f"threshold {given!r}: not a cosine.", "Give a number from -1 to 1, 'calibrated' or none.")
+    return float(value)
 
 
 def calibrate_first(about: GalleryInfo) -> str:
-    """What to do where a gallery has no threshold of its own, and what the model's is worth."""
+    """What to do if a gallery is not calibrated, with the model's own threshold for comparison."""
     known = (
         "" if about.threshold is None else f" ({about.threshold:.3f} is the model's, for {about.model_calibrated_on})"
     )
     return f"Calibrate it on its labels (lookalike gallery calibrate), or give a cosine{known}."
 
 
-def answers(
+def search_store(
     store: Store,
     embedder: Callable[[], Embedder],
     queries: Sequence[Query],
     k: int,
     *,
-    where: Filter | None,
+    filter: Filter | None,
     threshold: float | None,
     exact: bool,
-    digest: bytes | None = None,
 ) -> list[SearchResult]:
-    """The answers to queries. A row is not its own answer, asked for by its id or its path; other rows of the same file
-    are in `Found.same`. For the arguments see `vectors_of`, `Store.search`, and `digest` `Gallery.search`.
-    """
+    """Search with several queries; see `Gallery.search` for the arguments, `query_vectors` for `embedder`."""
     if k < 1:
         raise InputError(f"k must be at least 1, not {k}.", "10 is usual.")
     if not queries:
         return []
-    if digest is not None and len(queries) > 1:
-        raise InputError("a digest belongs to one query.", "Ask with one vector at a time, or without a digest.")
-    k = min(k, MOST)
-    vectors, digests = vectors_of(queries, store, embedder)
-    own = [_own_of(query, known or digest) for query, known in zip(queries, digests, strict=True)]
-    more = COPIES if any(one.digest for one in own) else 0
+    k = min(k, MAX_K)
+    vectors, digests = query_vectors(queries, store, embedder)
+    origins = [_Origin.of(query, digest) for query, digest in zip(queries, digests, strict=True)]
+    more = EXPECTED_COPIES if any(digests) else 0
     while True:
-        found = store.search(vectors, k + more, where=where, threshold=threshold, exact=exact)
-        told = [_told_apart(each, one, k) for each, one in zip(found, own, strict=True)]
-        enough = (len(some.hits) >= k or len(each.hits) < k + more for some, each in zip(told, found, strict=True))
-        if not more or all(enough):
-            return told
-        more *= 8  # many copies of one file
+        found = store.search(vectors, k + more, filter=filter, threshold=threshold, exact=exact)
+        results = [_without_origin(one, origin, k) for one, origin in zip(found, origins, strict=True)]
+        complete = (len(result) >= k or len(one) < k + more for result, one in zip(results, found, strict=True))
+        if not more or all(complete):
+            return [replace(result, threshold=threshold, thumbnail=store.thumbnail) for result in results]
+        more *= 8  # the gallery holds many copies of the query's file
 
 
 @dataclass(frozen=True)
-class Own:
-    """What tells the rows of a query's own file: its id, its absolute path, and the SHA-256 of its content."""
+class _Origin:
+    """What identifies the items of a query's own file: its id, its absolute path, the SHA-256 of its content."""
 
-    id: int | None = None
-    path: str | None = None
-    digest: bytes | None = None
+    id: int | None
+    path: str | None
+    digest: bytes | None
 
-
-def _own_of(query: Query, digest: bytes | None) -> Own:
-    path = os.path.abspath(query) if isinstance(query, str | Path) else None  # noqa: PTH100 - as rows have it: links kept
-    return Own(id_of(query), path, digest)
-
-
-def _told_apart(found: SearchResult, own: Own, k: int) -> SearchResult:
-    others = [hit for hit in found.hits if hit.row.id != own.id and hit.row.path != own.path]
-    same = [hit for hit in others if hit.row.digest == own.digest]
-    return SearchResult([hit for hit in others if hit.row.digest != own.digest][:k], found.exact, same[:k])
+    @classmethod
+    def of(cls, query: Query, digest: bytes | None) -> _Origin:
+        path = os.path.abspath(query) if isinstance(query, str | Path) else None  # noqa: PTH100 - items keep links, too
+        return cls(id_of(query), path, digest)
 
 
-def vectors_of(
+def _without_origin(found: SearchResult, origin: _Origin, k: int) -> SearchResult:
+    """The `k` best hits that are not the query itself; other items with the same bytes go to `same`."""
+    others = [hit for hit in found if hit.id != origin.id and hit.path != origin.path]
+    same = [hit for hit in others if hit.digest == origin.digest]
+    return SearchResult([hit for hit in others if hit.digest != origin.digest][:k], found.exact, same[:k])
+
+
+def query_vectors(
     queries: Sequence[Query], store: Store, embedder: Callable[[], Embedder]
 ) -> tuple[NDArray[np.float32], list[bytes | None]]:
-    """The vectors of queries, and the SHA-256 of the files that they are of.
+    """The unit vectors of queries, and the SHA-256 of their files.
+
+    This is the one place where queries are normalised.
 
     Args:
-        queries: pictures as `lookalike.image` takes them, ids of rows, and vectors (D,).
-        store: the gallery's.
-        embedder: gives what turns pictures into vectors; called where there is a picture.
+        queries: images as `lookalike.image` takes them, ids of items, vectors (D,), `QueryVector`s.
+        store: of the gallery.
+        embedder: returns what computes the vectors of images; called only if there is an image.
 
     Returns:
-        (Q, D) float32 of length 1; and for each query a digest, None of vectors and pixels.
+        (Q, D) float32 of length 1; and a digest for each query, None if the file is not known.
 
     Raises:
-        InputError: a picture that cannot be read, an id that is not there, a vector of another dimension or that has no
-            direction; or what is none of these.
+        InputError: an image cannot be read, an id is unknown, a vector has another dimension, another model or
+            no direction; or a query is none of these.
     """
-    found = np.empty((len(queries), store.about.dim), np.float32)
+    found = np.empty((len(queries), store.about.dim), np.float64)
     digests: list[bytes | None] = [None] * len(queries)
-    pictures: list[int] = []
-    rows: list[tuple[int, int]] = []
-    for place, query in enumerate(queries):
+    images: list[int] = []
+    items: list[tuple[int, int]] = []
+    for position, query in enumerate(queries):
         if (id := id_of(query)) is not None:
-            rows.append((place, id))
+            items.append((position, id))
+        elif isinstance(query, QueryVector):
+            found[position] = _checked_vector(query, store.about, name_of(query, position))
+            digests[position] = query.digest
         elif is_vector(query):
-            found[place] = _unit(np.asarray(query), store.about, name_of(query, place))
+            found[position] = _checked_vector(QueryVector(np.asarray(query)), store.about, name_of(query, position))
         else:
-            pictures.append(place)
-    if rows:
-        ids = [id for _, id in rows]
-        for (place, id), row in zip(rows, store.get(ids), strict=True):
-            if row is None:
-                raise InputError(f"the gallery has no row {id}.", "Ids are in the answers of a search; see also info.")
-            digests[place] = row.digest
-        found[[place for place, _ in rows]] = store.vectors(ids)
-    for low in range(0, len(pictures), BATCH):
-        some = pictures[low : low + BATCH]
-        found[some], known = _embedded([(queries[place], name_of(queries[place], place)) for place in some], embedder())
-        for place, digest in zip(some, known, strict=True):
-            digests[place] = digest
-    return found, digests
+            images.append(position)
+    if items:
+        ids = [id for _, id in items]
+        for (position, id), item in zip(items, store.get(ids), strict=True):
+            if item is None:
+                raise InputError(f"the gallery has no item {id}.", "Search results and 'to_pandas' give the ids.")
+            digests[position] = item.digest
+        found[[position for position, _ in items]] = store.vectors(ids)
+    for start in range(0, len(images), EMBED_BATCH):
+        some = images[start : start + EMBED_BATCH]
+        named = [(queries[position], name_of(queries[position], position)) for position in some]
+        found[some], known = _embedded(named, embedder())
+        for position, digest in zip(some, known, strict=True):
+            digests[position] = digest
+    lengths = np.linalg.norm(found, axis=1, keepdims=True)
+    if not (good := np.isfinite(lengths) & (lengths > 0)).all():
+        position = int(np.argmin(good))
+        raise InputError(
+            f"{name_of(queries[position], position)} has no direction: its length is {lengths[position, 0]}.",
+            "Give finite numbers, not all 0.",
+        )
+    return (found / lengths).astype(np.float32), digests
 
 
 def _embedded(named: Sequence[tuple[Any, str]], embedder: Embedder) -> tuple[NDArray[np.float32], list[bytes | None]]:
+    """Vectors (N, D) of images with their names, and the digests of those that are files."""
     from lookalike.image import prepare, read_picture
 
     pixels, digests = [], []
-    for picture, name in named:
-        data = read_picture(picture) if isinstance(picture, str | Path) else picture  # once: it may be a pipe
+    for image, name in named:
+        data = read_picture(image) if isinstance(image, str | Path) else image  # once: it may be a pipe
         digests.append(hashlib.sha256(data).digest() if isinstance(data, bytes) else None)
         pixels.append(prepare(data, embedder.size, name, crop_mode=embedder.crop_mode))
     return embedder.vectors(np.stack(pixels)), digests
 
 
-def _unit(vector: NDArray[np.floating[Any]], about: GalleryInfo, name: str) -> NDArray[np.float32]:
-    if vector.shape != (about.dim,):
-        numbers = " × ".join(map(str, vector.shape))
+def _checked_vector(query: QueryVector, about: GalleryInfo, name: str) -> NDArray[np.floating[Any]]:
+    if query.fingerprint is not None:
+        check_fingerprint(query.fingerprint, about, name)
+    if query.vector.shape != (about.dim,):
+        shape = " × ".join(map(str, query.vector.shape))
         raise InputError(
-            f"{name} has {numbers or 'no'} numbers, those of this gallery have {about.dim}.",
-            f"It wants {wanted(about)}.",
+            f"{name} has {shape or 'no'} numbers, the vectors of this gallery have {about.dim}.",
+            f"It needs a vector of {describe_model(about)}.",
         )
-    wide = vector.astype(np.float64)
-    length = float(np.linalg.norm(wide))
-    if not np.isfinite(length) or length == 0:
-        raise InputError(f"{name} has no direction: its length is {length}.", "Give finite numbers, not all 0.")
-    return (wide / length).astype(np.float32)
+    return query.vector
 
 
-# The model that a gallery was made with: found again, and told from any other.
+# The model that made a gallery's vectors.
 
 
-def wanted(about: GalleryInfo) -> str:
-    """The model that a gallery wants, in words."""
+def describe_model(about: GalleryInfo) -> str:
+    """The model of a gallery, in words."""
     return f"the model {about.fingerprint[:12]}…{f' ({about.model})' if about.model else ''}"
 
 
-def load_model(model: ImageModel | str | Path) -> tuple[ImageModel, str]:
-    """A model, and where it is as far as that is known: the whole path of a folder, a Hub id, or "default".
+def check_fingerprint(fingerprint: str, about: GalleryInfo, what: str) -> None:
+    """Refuse a model that did not make a gallery's vectors: the one check, for all callers.
+
+    Args:
+        fingerprint: of the model in use.
+        about: of the gallery.
+        what: location of the gallery, or name of the query, for the message.
 
     Raises:
-        InputError: no such model.
+        InputError: the fingerprints differ.
+    """
+    if fingerprint != about.fingerprint:
+        raise InputError(
+            f"{what}: the model {fingerprint[:12]}… did not make the vectors of the gallery.",
+            f"Use {describe_model(about)}.",
+        )
+
+
+def load_model(model: ImageModel | str | Path) -> tuple[ImageModel, str]:
+    """Load a model.
+
+    Returns:
+        The model and its location: absolute path of a folder, Hub id, or "default"; empty for a model in memory.
+
+    Raises:
+        InputError: there is no such model.
     """
     if not isinstance(model, str | Path):
         return model, ""
@@ -242,51 +292,32 @@ def load_model(model: ImageModel | str | Path) -> tuple[ImageModel, str]:
     return load(model), str(folder.resolve()) if folder.is_dir() and model != DEFAULT else str(model)
 
 
-def check_model(model: ImageModel, about: GalleryInfo, what: str) -> None:
-    """Refuse a model that is not the one wanted.
+def model_embedder(model: ImageModel | str | Path, about: GalleryInfo, location: str) -> Embedder:
+    """What computes vectors with this model.
 
     Raises:
-        InputError: it has another fingerprint; `what` is called by its name, and the model that it wants.
+        InputError: there is no such model, or it did not make the gallery's vectors.
     """
-    if model.fingerprint != about.fingerprint:
-        raise InputError(
-            f"{what}: made by another model than {model.config.name} {model.fingerprint[:12]}….",
-            f"It wants {wanted(about)}.",
-        )
-
-
-def check_fingerprint(fingerprint: str, about: GalleryInfo, what: str) -> None:
-    """Refuse a query of another model.
-
-    Raises:
-        InputError: it is of one.
-    """
-    if fingerprint != about.fingerprint:
-        raise InputError(f"the query is of the model {fingerprint[:12]}….", f"{what} wants {wanted(about)}.")
-
-
-def checked_embedder(model: ImageModel | str | Path, about: GalleryInfo, what: str) -> Embedder:
-    """What turns pictures into vectors with this model.
-
-    Raises:
-        InputError: no such model, or not the one wanted.
-    """
-    loaded, _ = load_model(model)
-    check_model(loaded, about, what)
     from lookalike.models.inference import Embedder
 
+    loaded, _ = load_model(model)
+    check_fingerprint(loaded.fingerprint, about, location)
     return Embedder(loaded)
 
 
-def remembered_embedder(about: GalleryInfo, what: str) -> Embedder:
-    """Likewise, with the model that the gallery remembers.
+def remembered_embedder(about: GalleryInfo, location: str) -> Embedder:
+    """What computes vectors with the model that the gallery remembers.
 
     Raises:
-        InputError: it remembers none, or that one is gone, or another now.
+        InputError: it remembers none, or that model is gone or has changed.
     """
     if not about.model:
-        raise InputError(f"{what}: no model is given, and it remembers none.", f"Give {wanted(about)}.")
+        raise InputError(
+            f"{location}: the location of its model is not known.", f"Give the folder of {describe_model(about)}."
+        )
     try:
-        return checked_embedder(about.model, about, what)
+        return model_embedder(about.model, about, location)
     except InputError as error:
-        raise InputError(f"{what}: wants {wanted(about)}, but: {error.message}", "Give that model's folder.") from None
+        raise InputError(
+            f"{location}: needs {describe_model(about)}, but: {error.message}", "Give the folder of that model."
+        ) from None

@@ -14,8 +14,8 @@ from PIL import Image
 
 from lookalike.data.scan import printable
 from lookalike.errors import InputError
-from lookalike.gallery.query import are_several, id_of, is_vector, name_of, wanted
-from lookalike.gallery.store.base import GalleryItem, SearchResult, Store
+from lookalike.gallery.query import describe_model, id_of, is_batch, is_vector, name_of
+from lookalike.gallery.store.base import Hit, SearchResult, Store
 from lookalike.image import prepare
 
 HERE = Path(__file__).parent
@@ -43,19 +43,18 @@ class Tile:
     """An answer as it is shown: a data URI, empty without a thumbnail, and the words below it."""
 
     source: str
-    row: GalleryItem
-    score: float
+    hit: Hit
     sure: bool
 
     @property
     def name(self) -> str:
         """The last part of its path."""
-        return last_part(self.row.path)
+        return last_part(self.hit.path)
 
     @property
     def facts(self) -> str:
         """Its metadata in a line."""
-        return " · ".join(f"{key} {value}" for key, value in self.row.metadata.items())
+        return " · ".join(f"{key} {value}" for key, value in self.hit.metadata.items())
 
 
 def last_part(path: str) -> str:
@@ -73,7 +72,7 @@ def write_results_page(
     thumbnail: Callable[[int], bytes | None],
     *,
     title: str,
-    how: Sequence[str] = (),
+    notes: Sequence[str] = (),
     calibrated: float | None = None,
     calibrated_on: str = "",
 ) -> None:
@@ -84,7 +83,7 @@ def write_results_page(
         asked: queries and their answers, in the order shown.
         thumbnail: the JPEG of a row by its id, or None.
         title: of the page, such as the gallery's name.
-        how: what was searched and how, a few words each.
+        notes: what was searched and how, a few words each.
         calibrated: the cosine from which on an answer is framed, which 1 % of the pairs of different labels reach.
         calibrated_on: what that was measured on, in words.
 
@@ -93,18 +92,18 @@ def write_results_page(
     """
     pictures: dict[int, str] = {}  # a row that answers several queries is read once
 
-    def tile(row: GalleryItem, score: float) -> Tile:
-        if row.id not in pictures:
-            pictures[row.id] = data_uri(thumbnail(row.id) or b"")
-        return Tile(pictures[row.id], row, score, calibrated is not None and score >= calibrated)
+    def tile(hit: Hit) -> Tile:
+        if hit.id not in pictures:
+            pictures[hit.id] = data_uri(thumbnail(hit.id) or b"")
+        return Tile(pictures[hit.id], hit, calibrated is not None and hit.score >= calibrated)
 
     shown = [
         (
             one.name,
             data_uri(one.picture),
             one.found.exact,
-            [hit.row for hit in one.found.same],
-            [tile(hit.row, hit.score) for hit in one.found.hits],
+            one.found.same,
+            [tile(hit) for hit in one.found],
         )
         for one in asked
     ]
@@ -114,7 +113,7 @@ def write_results_page(
     )
     environment.filters["last_part"] = last_part
     text = environment.from_string(template).render(
-        title=title, how=how, asked=shown, calibrated=calibrated, calibrated_on=calibrated_on
+        title=title, notes=notes, asked=shown, calibrated=calibrated, calibrated_on=calibrated_on
     )
     beside = path.with_name(f".{path.name}.partial")
     try:
@@ -135,7 +134,7 @@ def results_page_of(
     found: SearchResult | list[SearchResult],
     *,
     title: str,
-    how: Sequence[str] = (),
+    notes: Sequence[str] = (),
 ) -> None:
     """Write the wall of a search.
 
@@ -145,12 +144,12 @@ def results_page_of(
         query: as it was given to `Gallery.search`.
         found: what that returned.
         title: of the page.
-        how: what else to say at the top, a few words each.
+        notes: what else to say at the top, a few words each.
 
     Raises:
         InputError: the file cannot be written.
     """
-    queries = list(query) if are_several(query) else [query]
+    queries = list(query) if is_batch(query) else [query]
     answers = found if isinstance(found, list) else [found]
     asked = [
         QueryResult(name_of(each, place), _picture_of(each, store), answer)
@@ -161,7 +160,7 @@ def results_page_of(
         asked,
         store.thumbnail,
         title=title,
-        how=[f"{len(store):,} pictures", wanted(store.about), *how],
+        notes=[f"{len(store):,} pictures", describe_model(store.about), *notes],
         calibrated=store.about.own_threshold,
         calibrated_on=store.about.calibrated_on or "",
     )

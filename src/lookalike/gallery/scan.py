@@ -164,7 +164,7 @@ def _decoded(
         if (known := reusable.get(one.digest)) is not None:
             row, vector, thumbnail = known
             of_path = batch.before.get(one.item.path)
-            batch.rows.append(new_row(one.item, one.digest, vector, thumbnail, row.look, of_path, label))
+            batch.rows.append(new_row(one.item, one.digest, vector, thumbnail, row.dhash, of_path, label))
     fresh = [one for one in whole if one.digest not in reusable]
     for result in threads.map(decode, fresh):
         if isinstance(result, FailedFile):

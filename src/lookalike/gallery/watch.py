@@ -33,8 +33,8 @@ def watch(
     settle: float = SETTLE,
     stop: threading.Event | None = None,
     progress: Progress | None = None,
-    seen: Callable[[IngestReport], None] | None = None,
-    missing: Callable[[InputError], None] | None = None,
+    on_report: Callable[[IngestReport], None] | None = None,
+    on_missing: Callable[[InputError], None] | None = None,
 ) -> None:
     """Keep a store in step with folders until told to stop, or for ever.
 
@@ -48,9 +48,9 @@ def watch(
         settle: seconds for which a file must not have changed.
         stop: ends it, after the look that is under way.
         progress: likewise, within each look.
-        seen: called with the report of each look.
-        missing: called with the error when a folder that was there is gone, or empty all at once, once each time that
-            happens: an unplugged disk removes no rows. It is waited for.
+        on_report: called with the report of each look.
+        on_missing: called with an error each time a folder is gone or suddenly empty. Its items stay: its disk may only
+            be unplugged.
 
     Raises:
         InputError: a folder that is not there at the beginning or is no folder, or a store that cannot be written.
@@ -71,14 +71,14 @@ def watch(
                     progress=progress,
                 )  # fmt: skip
                 lost = None
-                if seen is not None:
-                    seen(report)
+                if on_report is not None:
+                    on_report(report)
             except EmptiedError as error:
                 absent = error
         if absent is not None and lost != absent.message:
             lost = absent.message
-            if missing is not None:
-                missing(absent)
+            if on_missing is not None:
+                on_missing(absent)
         stop.wait(max(pause, SHARE * (time.monotonic() - start)))
 
 

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from lookalike.errors import LookalikeError
 from lookalike.gallery.gallery import Gallery
-from lookalike.gallery.query import Threshold, calibrate_first, check_fingerprint
+from lookalike.gallery.query import QueryVector, Threshold, calibrate_first, check_fingerprint
 from lookalike.gallery.store.base import (
     FailedFile,
     Filter,
@@ -110,23 +110,24 @@ class GalleryPool:
         threshold: Threshold,
         exact: bool,
         digest: bytes | None = None,
-    ) -> tuple[SearchResult, float | None]:
-        """The rows most alike to a vector (D,) or row, and the least score that was asked of them. `digest` is the
-        SHA-256 of the vector's file, whose own rows are told apart.
+    ) -> SearchResult:
+        """The items nearest to a vector (D,) or item. `digest` is the SHA-256 of the vector's file: items of the same
+        file are in `SearchResult.same`.
 
         Raises:
             RefusedError: 404, no such row; 422, no calibrated threshold, or too large an answer; 503.
         """
-        where: Filter | None = {"label": list(labels)} if labels else None
+        filter: Filter | None = {"label": list(labels)} if labels else None
 
-        def work(gallery: Gallery) -> tuple[SearchResult, float | None]:
+        def work(gallery: Gallery) -> SearchResult:
             if threshold == "calibrated" and gallery.about.own_threshold is None:
                 raise RefusedError(422, "threshold: the gallery has no calibrated one.", calibrate_first(gallery.about))
             if isinstance(query, int):
                 _known(gallery, query)
-            found = gallery.search(query, k, where=where, threshold=threshold, exact=exact, digest=digest)
-            self._check_size([hit.row for hit in (*found.same, *found.hits)])
-            return found, gallery.threshold(threshold)
+            asked = query if isinstance(query, int) else QueryVector(query, digest=digest)
+            found = gallery.search(asked, k, filter=filter, threshold=threshold, exact=exact)
+            self._check_size([*found.same, *found])
+            return found
 
         return await self._search.run(work)
 
@@ -286,7 +287,7 @@ class GalleryPool:
         raise RefusedError(422, *words, limit="max_answer_bytes", value=self._most_bytes)
 
     def _one_search(self, gallery: Gallery) -> None:
-        gallery.search(self._probe, 1, threshold=None)
+        gallery.search(self._probe, 1)
 
 
 def _size(row: GalleryItem) -> int:

@@ -11,7 +11,8 @@ import numpy as np
 from fastapi import APIRouter, Depends, Query, Request
 from numpy.typing import NDArray
 
-from lookalike.gallery.query import Threshold
+from lookalike.errors import InputError
+from lookalike.gallery.query import Threshold, parse_threshold
 from lookalike.gallery.store.base import GalleryItem
 from lookalike.models.runtime import Outputs
 from lookalike.serve import schemas
@@ -96,25 +97,27 @@ def routes(service: Service) -> APIRouter:
             raise RefusedError(422, "an id and an image.", "Leave one out.")
         else:
             query = id
-        found, least = await while_wanted(
+        found = await while_wanted(
             request, lambda: collection.search(query, k, labels=labels, threshold=limit, exact=exact, digest=digest)
         )
         names = service.settings.shows_names
         hits, same = (
             [
                 schemas.SearchHit(
-                    id=hit.row.id,
+                    id=hit.id,
                     score=hit.score,
-                    label=hit.row.label,
-                    name=name_of(hit.row) if names else None,
-                    metadata=dict(hit.row.metadata),
-                    thumbnail=thumbnail_of(hit.row.id),
+                    label=hit.label,
+                    name=name_of(hit) if names else None,
+                    metadata=dict(hit.metadata),
+                    thumbnail=thumbnail_of(hit.id),
                 )
                 for hit in some
             ]
             for some in (found.hits, found.same)
         )
-        return schemas.SearchResponse(took_ms=_since(start), exact=found.exact, threshold=least, hits=hits, same=same)
+        return schemas.SearchResponse(
+            took_ms=_since(start), exact=found.exact, threshold=found.threshold, hits=hits, same=same
+        )
 
     @router.post("/v1/embed", openapi_extra=image_body(several=True), summary="Vectors of images")
     async def embed(request: Request) -> schemas.EmbedResponse:
@@ -166,17 +169,10 @@ def threshold_of(text: str) -> Threshold:
     >>> threshold_of("0.7"), threshold_of("none")
     (0.7, None)
     """
-    if text == "none":
-        return None
-    if text == "calibrated":
-        return "calibrated"
     try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not -1 <= value <= 1:
-        raise RefusedError(422, "query threshold: not a cosine.", "Give a number from -1 to 1, calibrated or none.")
-    return value
+        return parse_threshold(text)
+    except InputError as error:
+        raise RefusedError(422, "query threshold: not a cosine.", error.remedy) from None
 
 
 def checked_label(text: str) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 
 from lookalike.errors import InputError, LookalikeError
 from lookalike.gallery.gallery import Gallery
-from lookalike.gallery.query import wanted
+from lookalike.gallery.query import check_fingerprint, describe_model
 from lookalike.serve.batching import Batcher
 from lookalike.serve.decoding import ImageDecoder
 from lookalike.serve.errors import RefusedError, unavailable
@@ -178,9 +178,11 @@ def _runtime(settings: Settings) -> Runtime:
     model = settings.model
     if model is None and settings.gallery is not None:
         with Gallery.open(settings.gallery) as gallery:
-            about, place = gallery.about, str(gallery.place)
+            about, place = gallery.about, str(gallery.location)
         if not about.model:
-            raise InputError(f"{place}: no model is given, and it remembers none.", f"Give {wanted(about)}: --model")
+            raise InputError(
+                f"{place}: the location of its model is not known.", f"Give {describe_model(about)}: --model"
+            )
         model = about.model
     from lookalike.models.runtime import create_runtime
 
@@ -190,11 +192,7 @@ def _runtime(settings: Settings) -> Runtime:
 def _check_gallery(target: str, runtime: Runtime) -> None:
     """Refuse a gallery that cannot be opened, or of another model."""
     with Gallery.open(target) as gallery:
-        if gallery.about.fingerprint != runtime.fingerprint:
-            raise InputError(
-                f"{gallery.place}: made by another model than {runtime.name} {runtime.fingerprint[:12]}….",
-                f"It wants {wanted(gallery.about)}.",
-            )
+        check_fingerprint(runtime.fingerprint, gallery.about, str(gallery.location))
 
 
 def _not_yet() -> NoReturn:

@@ -432,7 +432,7 @@ def damaged_vector(db: sqlite3.Connection, id: int) -> InputError:
     found = db.execute("SELECT path FROM images WHERE id = ?", (id,)).fetchone()
     return InputError(
         f"{shown(found[0]) if found else 'a row without a path'}: its vector (id {id}) is damaged in {file_of(db)}.",
-        "Remove it and add the picture again; 'lookalike gallery verify' names every such row.",
+        "Remove it and add the picture again; 'lookalike gallery check' names every such row.",
     )
 
 

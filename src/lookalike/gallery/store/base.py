@@ -6,11 +6,14 @@ suite, `tests/gallery/test_stores.py`, which is the definition where words are n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import base64
+import html
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,17 +101,18 @@ class GalleryInfo:
 
 @dataclass(frozen=True)
 class NewItem:
-    """A picture to keep.
+    """An image to store.
 
     Args:
-        path: what it is known by; one row for each path. A row of this path that is there already is replaced and
-            gets a new id.
-        digest: of the file's content, so that the same content is not embedded twice.
+        path: unique in the gallery. An item with the same path is replaced and gets a new id.
+        digest: SHA-256 (32 bytes) of the file's content, so that the same content is not embedded twice.
         vector: (D,) float32 of length 1.
-        size: bytes of the file; `modified`: its time of change in nanoseconds. Both only to notice changes.
-        label, metadata: what it is and what else is known, for filters.
-        thumbnail: a small JPEG; empty when there is none.
-        look: 64-bit difference hash, for near-duplicates.
+        size: bytes of the file. Size and `modified` only serve to notice changes.
+        modified: time of the file's last change, in nanoseconds since 1970.
+        label: class of the image, for filters; None if unknown.
+        metadata: further values, for filters.
+        thumbnail: a small JPEG; empty if there is none.
+        dhash: 64-bit difference hash of the pixels, to find near-duplicates.
     """
 
     path: str
@@ -119,47 +123,111 @@ class NewItem:
     label: str | None = None
     metadata: Mapping[str, Value] = field(default_factory=dict)
     thumbnail: bytes = b""
-    look: int = 0
+    dhash: int = 0
 
 
 @dataclass(frozen=True)
 class GalleryItem:
-    """A picture that is kept, without its vector and thumbnail. `id` is never used again, also after a removal."""
+    """A stored image, without its vector and thumbnail.
+
+    Args:
+        id: of the item; never used again, also after the item was removed.
+        path: unique in the gallery.
+        digest: SHA-256 (32 bytes) of the file's content.
+        size: bytes of the file.
+        modified: time of the file's last change, in nanoseconds since 1970.
+        label: class of the image; None if unknown.
+        metadata: further values, by name.
+        dhash: 64-bit difference hash of the pixels.
+    """
 
     id: int
     path: str
-    digest: bytes
-    size: int
-    modified: int
+    digest: bytes = field(repr=False)
+    size: int = field(repr=False)
+    modified: int = field(repr=False)
     label: str | None
     metadata: Mapping[str, Value]
-    look: int
+    dhash: int = field(repr=False)
 
 
 @dataclass(frozen=True)
-class Hit:
-    """An answer: a row and the cosine between its vector and the query's, -1..1."""
+class Hit(GalleryItem):
+    """An item that a search found. `score`: cosine similarity of its vector and the query's, -1 to 1."""
 
-    row: GalleryItem
     score: float
 
+    @classmethod
+    def of(cls, item: GalleryItem, score: float) -> Hit:
+        """Make a hit from an item."""
+        return cls(**vars(item), score=score)
 
-@dataclass(frozen=True)
-class SearchResult:
-    """Answers to one query, the likeliest first; of equal scores the lower id. `exact`: all rows were compared.
 
-    `same`: rows of the very file that was asked with, byte for byte, as many as answers were asked for at most. They
-    pass the filter and the threshold, and are not among the answers.
+@dataclass(frozen=True, repr=False)
+class SearchResult(Sequence[Hit]):
+    """The hits for one query, best first; equal scores are ordered by id. A notebook shows their thumbnails.
+
+    Args:
+        hits: the same hits as a list.
+        exact: whether the query was compared with every item.
+        same: items whose file has the same bytes as the query's file, at most `k`. They pass the filter and the
+            threshold and are not among the hits.
+        threshold: lowest score that was asked for; None if there was none.
+        thumbnail: returns the JPEG of an item by its id.
     """
 
     hits: list[Hit]
     exact: bool
     same: list[Hit] = field(default_factory=list)
+    threshold: float | None = None
+    thumbnail: Callable[[int], bytes | None] | None = field(default=None, compare=False)
+
+    @overload
+    def __getitem__(self, index: int) -> Hit: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Hit]: ...
+
+    def __getitem__(self, index: int | slice) -> Hit | list[Hit]:
+        return self.hits[index]
+
+    def __len__(self) -> int:
+        return len(self.hits)
+
+    def __iter__(self) -> Iterator[Hit]:
+        return iter(self.hits)
+
+    def __repr__(self) -> str:
+        lines = [f"  {hit.score:6.3f}  {hit.label or '-'}  {hit.path}" for hit in self.hits]
+        return "\n".join([f"SearchResult of {len(self)} hits ({'exact' if self.exact else 'approximate'})", *lines])
+
+    def _repr_html_(self) -> str:
+        """Show the hits as a row of thumbnails with score, label and file name."""
+        tiles = "".join(_tile(hit, self._image_of(hit)) for hit in self.hits)
+        return f'<div style="display:flex;flex-wrap:wrap;gap:12px">{tiles or "no hits"}</div>'
+
+    def _image_of(self, hit: Hit) -> bytes:
+        try:
+            return (self.thumbnail(hit.id) if self.thumbnail is not None else None) or b""
+        except InputError:  # the gallery is closed
+            return b""
+
+
+def _tile(hit: Hit, jpeg: bytes) -> str:
+    """A hit as HTML."""
+    name = re.split(r"[/\\]", hit.path)[-1]
+    box = "width:144px;height:144px;object-fit:contain;background:#8882"
+    source = f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+    image = f'<img src="{source}" alt="" style="{box}">' if jpeg else f'<div style="{box}"></div>'
+    words = [f"{hit.score:.3f}", *([f"<b>{html.escape(hit.label)}</b>"] if hit.label else []), html.escape(name)]
+    style = "margin:0;width:144px;font-size:12px;overflow-wrap:anywhere"
+    caption = f"<figcaption>{' '.join(words)}</figcaption>"
+    return f'<figure style="{style}" title="{html.escape(hit.path)}">{image}{caption}</figure>'
 
 
 @dataclass(frozen=True)
 class FailedFile:
-    """A file that could not become a row: why, and what it was then, so that it is tried again once it has changed."""
+    """A file that could not be added. It is tried again once its size or time of change differs."""
 
     path: str
     reason: str
@@ -169,7 +237,13 @@ class FailedFile:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that `verify` found. `mended`: it was put right already (derived files), or would be by `compact`."""
+    """Something that `check` found.
+
+    Args:
+        what: the problem, with the file or table.
+        remedy: what to do.
+        mended: already repaired (derived files), or repaired by the next `compact`.
+    """
 
     what: str
     remedy: str
@@ -246,7 +320,7 @@ class Store(Protocol):
         """Remove rows; how many there were. Ids that are not there are no error."""
         ...
 
-    def label(self, ids: Sequence[int], label: str | None = None, metadata: Mapping[str, Value] | None = None) -> int:
+    def update(self, ids: Sequence[int], label: str | None = None, metadata: Mapping[str, Value] | None = None) -> int:
         """Change the label or metadata (whole) of rows, where not None; how many rows there were."""
         ...
 
@@ -274,7 +348,7 @@ class Store(Protocol):
         """For those digests that are there, the row of the lowest id."""
         ...
 
-    def rows(self, after: int = 0, where: Filter | None = None) -> Iterator[GalleryItem]:
+    def rows(self, after: int = 0, filter: Filter | None = None) -> Iterator[GalleryItem]:
         """Rows of an id above `after`, in ascending order of id, not all in memory at once."""
         ...
 
@@ -287,7 +361,7 @@ class Store(Protocol):
         queries: NDArray[np.float32],
         k: int = 10,
         *,
-        where: Filter | None = None,
+        filter: Filter | None = None,
         threshold: float | None = None,
         exact: bool = False,
     ) -> list[SearchResult]:
@@ -295,8 +369,8 @@ class Store(Protocol):
 
         Args:
             queries: (Q, D) float32 of length 1.
-            k: answers at most; fewer where fewer rows pass `where` and `threshold`.
-            where: only rows with this label and metadata; "label" and "path" name the row's own, any other key its
+            k: answers at most; fewer where fewer rows pass `filter` and `threshold`.
+            filter: only rows with this label and metadata; "label" and "path" name the row's own, any other key its
                 metadata. A filter never costs answers: filtered search is exact or as good as unfiltered.
             threshold: only rows of at least this score.
             exact: compare with all rows, however many there are.
@@ -306,7 +380,7 @@ class Store(Protocol):
         """
         ...
 
-    def count(self, where: Filter | None = None) -> int:
+    def count(self, filter: Filter | None = None) -> int:
         """Rows that pass."""
         ...
 
@@ -334,7 +408,7 @@ class Store(Protocol):
         """Give back the space of removed rows and make derived files anew; the store stays usable meanwhile."""
         ...
 
-    def verify(self) -> list[Problem]:
+    def check(self) -> list[Problem]:
         """Look at everything: every row and vector, every derived file. An empty list: all is well."""
         ...
 

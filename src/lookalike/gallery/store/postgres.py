@@ -120,7 +120,7 @@ class PostgresStore:
         query = self._names("DELETE FROM {s}.images WHERE id = ANY(%s::bigint[])")
         return self._link.writing(lambda db: db.execute(query, (ids_of(ids),)).rowcount)
 
-    def label(self, ids: Sequence[int], label: str | None = None, metadata: Mapping[str, Value] | None = None) -> int:
+    def update(self, ids: Sequence[int], label: str | None = None, metadata: Mapping[str, Value] | None = None) -> int:
         """Change the label or metadata (whole) of rows, where not None; how many rows there were."""
         query = self._names(
             "UPDATE {s}.images SET label = coalesce(%s::text, label), metadata = coalesce(%s::jsonb, metadata)"
@@ -159,11 +159,11 @@ class PostgresStore:
         found = self._rows("digest = ANY(%s::bytea[])", [list(digests)])
         return {row.digest: row for row in sorted(found, key=lambda row: row.id, reverse=True)}
 
-    def rows(self, after: int = 0, where: Filter | None = None) -> Iterator[GalleryItem]:
+    def rows(self, after: int = 0, filter: Filter | None = None) -> Iterator[GalleryItem]:
         """Rows of an id above `after`, in ascending order of id, all as of the moment of the first."""
         with self._link.connect() as db, self._link.saying():  # its own, so that others need not wait for the last row
             self._link.begin(db, READ)
-            yield from postgres_reading.every_row(db, self._names, after, where)
+            yield from postgres_reading.every_row(db, self._names, after, filter)
 
     @contextmanager
     def snapshot(self) -> Iterator[postgres_reading.PostgresSnapshot]:
@@ -177,7 +177,7 @@ class PostgresStore:
         queries: NDArray[np.float32],
         k: int = 10,
         *,
-        where: Filter | None = None,
+        filter: Filter | None = None,
         threshold: float | None = None,
         exact: bool = False,
     ) -> list[SearchResult]:
@@ -187,17 +187,17 @@ class PostgresStore:
             raise InputError(f"{k} answers cannot be given.", "Ask for 1 or more.")
 
         def work(db: Connection) -> list[SearchResult]:
-            all_of_them = exact or not self._searcher.approximates(db, where)
-            return self._searcher.search(db, queries, k, where, exact=all_of_them)
+            all_of_them = exact or not self._searcher.approximates(db, filter)
+            return self._searcher.search(db, queries, k, filter, exact=all_of_them)
 
         answers = self._link.reading(work, "" if exact else self._searcher.settings(k))
         if threshold is None:
             return answers
         return [SearchResult([hit for hit in one.hits if hit.score >= threshold], one.exact) for one in answers]
 
-    def count(self, where: Filter | None = None) -> int:
+    def count(self, filter: Filter | None = None) -> int:
         """Rows that pass."""
-        condition, parameters = clause(where)
+        condition, parameters = clause(filter)
         query = self._names("SELECT count(*) FROM {s}.images WHERE {condition}", condition=condition)
         return int(self._link.reading(lambda db: db.execute(query, parameters).fetchall())[0][0])
 
@@ -239,7 +239,7 @@ class PostgresStore:
         """
         postgres_maintenance.compact(self._link, self._names, self.about.dim)
 
-    def verify(self) -> list[Problem]:
+    def check(self) -> list[Problem]:
         """Look at every vector, thumbnail and index; an empty list: all is well."""
         return postgres_maintenance.verify(self._link, self._names, self.about.dim, self._searcher)
 
@@ -300,7 +300,7 @@ def insert(
         copy.set_types(TYPES)
         for place in order:
             row = rows[place]
-            look = row.look - WRAP if row.look >= WRAP // 2 else row.look
+            look = row.dhash - WRAP if row.dhash >= WRAP // 2 else row.dhash
             copy.write_row(
                 (
                     ids[place],

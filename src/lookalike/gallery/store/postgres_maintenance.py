@@ -93,7 +93,7 @@ def recall(link: Link, searcher: PostgresSearcher, k: int, sample: int, seed: in
                 [
                     hit.score
                     for hit in searcher.search(db, query[None], k + 1, None, exact=exact)[0].hits
-                    if hit.row.id != own
+                    if hit.id != own
                 ]
                 for exact in (True, False)
             )
@@ -186,7 +186,7 @@ def _graph_faults(link: Link, searcher: PostgresSearcher) -> list[Problem]:
         found = []
         for own, vector in searcher.sample(db, SAMPLE, seed=0):
             answer: SearchResult = searcher.search(db, vector[None], 1, None, exact=False)[0]
-            found.append(answer.hits[0].row.id == own or answer.hits[0].score >= float(vector @ vector) - 1e-4)
+            found.append(answer.hits[0].id == own or answer.hits[0].score >= float(vector @ vector) - 1e-4)
         return float(np.mean(found))
 
     share = link.reading(work, searcher.settings(1))

@@ -57,9 +57,9 @@ class PostgresSnapshot:
         return [found.get(int(id), b"") for id in ids]
 
 
-def every_row(db: Connection, names: Names, after: int = 0, where: Filter | None = None) -> Iterator[GalleryItem]:
+def every_row(db: Connection, names: Names, after: int = 0, filter: Filter | None = None) -> Iterator[GalleryItem]:
     """Rows of an id above `after` that pass, in ascending order of id, not all in memory at once."""
-    condition, parameters = clause(where)
+    condition, parameters = clause(filter)
     query = names(
         f"SELECT {COLUMNS} FROM {{s}}.images WHERE id > %s AND {{condition}} ORDER BY id", condition=condition
     )

@@ -234,7 +234,7 @@ def jsonb(metadata: Mapping[str, Value]) -> Jsonb:
     return Jsonb(f"{{{items}}}", dumps=str)
 
 
-def clause(where: Filter | None) -> Clause:
+def clause(filter: Filter | None) -> Clause:
     """The condition that all of `where` hold; TRUE where there is none.
 
     Raises:
@@ -242,7 +242,7 @@ def clause(where: Filter | None) -> Clause:
     """
     conditions: list[sql.Composable] = []
     parameters: list[Any] = []
-    for key, values in values_of(where).items():
+    for key, values in values_of(filter).items():
         condition, own = _own(key, values) if key in OWN else _of_metadata(key, values)
         conditions.append(condition)
         parameters += own

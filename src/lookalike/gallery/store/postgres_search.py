@@ -49,26 +49,26 @@ class PostgresSearcher:
         """SQL to run before a search for k rows: how the index is asked."""
         return SETTINGS.format(breadth=min(1000, max(BREADTH, _more(k))))
 
-    def approximates(self, db: psycopg.Connection[Any], where: Filter | None) -> bool:
+    def approximates(self, db: psycopg.Connection[Any], filter: Filter | None) -> bool:
         """Whether so many rows pass that the index answers."""
         if not self.indexed:
             return False
-        condition, parameters = clause(where)
+        condition, parameters = clause(filter)
         query = self.names(FEW, condition=condition, most=sql.Literal(self.few + 1))
         found = db.execute(query, parameters).fetchone()
         return found is not None and found[0] > self.few
 
     def search(
-        self, db: psycopg.Connection[Any], queries: NDArray[np.float32], k: int, where: Filter | None, *, exact: bool
+        self, db: psycopg.Connection[Any], queries: NDArray[np.float32], k: int, filter: Filter | None, *, exact: bool
     ) -> list[SearchResult]:
         """Answers to queries, (Q, D) float32 of length 1. An index that gives fewer than k has not found all that pass:
         these queries are answered exactly.
         """
         if exact:
-            return [SearchResult(hits, True) for hits in self._ask(db, queries, k, where, exact=True)]
-        answers = [SearchResult(hits, False) for hits in self._ask(db, queries, k, where, exact=False)]
+            return [SearchResult(hits, True) for hits in self._ask(db, queries, k, filter, exact=True)]
+        answers = [SearchResult(hits, False) for hits in self._ask(db, queries, k, filter, exact=False)]
         short = [place for place, found in enumerate(answers) if len(found.hits) < k]
-        for place, hits in zip(short, self._ask(db, queries[short], k, where, exact=True), strict=True):
+        for place, hits in zip(short, self._ask(db, queries[short], k, filter, exact=True), strict=True):
             answers[place] = SearchResult(hits, True)
         return answers
 
@@ -78,9 +78,9 @@ class PostgresSearcher:
         found = db.execute(query, (seed, count), binary=True)
         return [(id, vector.astype(np.float32)) for id, vector in found]
 
-    def statement(self, query: NDArray[np.float32], k: int, where: Filter | None, *, exact: bool) -> Statement:
+    def statement(self, query: NDArray[np.float32], k: int, filter: Filter | None, *, exact: bool) -> Statement:
         """What asks the server for the nearest rows and a few more."""
-        condition, parameters = clause(where)
+        condition, parameters = clause(filter)
         statement = self.names(
             STATEMENT,
             columns=sql.SQL(COLUMNS),
@@ -91,12 +91,12 @@ class PostgresSearcher:
         return statement, [*parameters, Full(query) if exact else Half(query.astype(np.float16))]
 
     def _ask(
-        self, db: psycopg.Connection[Any], queries: NDArray[np.float32], k: int, where: Filter | None, *, exact: bool
+        self, db: psycopg.Connection[Any], queries: NDArray[np.float32], k: int, filter: Filter | None, *, exact: bool
     ) -> list[list[Hit]]:
         """Answers, for which the line is gone over once."""
         with db.pipeline():
             db.execute(f"SET LOCAL enable_seqscan = {'DEFAULT' if exact else 'off'}")
-            cursors = [db.execute(*self.statement(query, k, where, exact=exact), binary=True) for query in queries]
+            cursors = [db.execute(*self.statement(query, k, filter, exact=exact), binary=True) for query in queries]
             found = [cursor.fetchall() for cursor in cursors]
         return [_ranked(query, k, values) for query, values in zip(queries, found, strict=True)]
 
@@ -116,7 +116,7 @@ def _ranked(query: NDArray[np.float32], k: int, found: Sequence[Sequence[Any]]) 
     lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors) * (numbers @ numbers))
     scores = (np.einsum("nd,d->n", vectors, numbers) / np.maximum(lengths, 1e-300)).clip(-1, 1).astype(np.float32)
     order = np.lexsort(([values[0] for values in found], -scores))[:k]
-    return [Hit(row_of(found[place][:-1]), float(scores[place])) for place in order]
+    return [Hit.of(row_of(found[place][:-1]), float(scores[place])) for place in order]
 
 
 def _more(k: int) -> int:

@@ -180,7 +180,7 @@ class SqliteStore:
         with self._writing() as db:
             return sqlite_writes.delete(db, set(ids_of(ids)))
 
-    def label(self, ids: Sequence[int], label: str | None = None, metadata: Mapping[str, Value] | None = None) -> int:
+    def update(self, ids: Sequence[int], label: str | None = None, metadata: Mapping[str, Value] | None = None) -> int:
         """Change the label or metadata (whole) of rows, where not None; how many rows there were."""
         with self._writing() as db:
             return sqlite_writes.relabel(db, set(ids_of(ids)), label, metadata)
@@ -221,14 +221,14 @@ class SqliteStore:
             found = rows_of(db, self._database, sqlite_writes.ids_where(db, "digest", set(digests)))
         return {found[id].digest: found[id] for id in sorted(found, reverse=True)}
 
-    def rows(self, after: int = 0, where: Filter | None = None) -> Iterator[GalleryItem]:
+    def rows(self, after: int = 0, filter: Filter | None = None) -> Iterator[GalleryItem]:
         """Rows of an id above `after`, in ascending order of id, all as of the moment of the first."""
         with saying(self._database):
             self._check_place()
             db = connect(self._database, write=False)  # its own, so that what changes meanwhile is not mixed in
             try:
                 self._check_place()
-                yield from all_rows(db, self._database, after, where)
+                yield from all_rows(db, self._database, after, filter)
             finally:
                 db.close()
 
@@ -250,7 +250,7 @@ class SqliteStore:
         queries: NDArray[np.float32],
         k: int = 10,
         *,
-        where: Filter | None = None,
+        filter: Filter | None = None,
         threshold: float | None = None,
         exact: bool = False,
     ) -> list[SearchResult]:
@@ -261,23 +261,23 @@ class SqliteStore:
         with self._reading() as db:
             count = self._searcher.refresh(db)
             exact = exact or count <= self._exact_below
-            answers = self._searcher.search(db, queries, k, where, exact=exact)
+            answers = self._searcher.search(db, queries, k, filter, exact=exact)
             rows = rows_of(db, self._database, {id for ids, _, _ in answers for id in ids.tolist()})
         found = []
         for ids, scores, complete in answers:
             for id in ids.tolist():
-                if id not in rows or not passes(rows[id], where):
+                if id not in rows or not passes(rows[id], filter):
                     raise damaged(self._database, f"its tables and indexes differ on row {id}")
-            hits = [Hit(rows[id], score) for id, score in zip(ids.tolist(), scores.tolist(), strict=True)]
+            hits = [Hit.of(rows[id], score) for id, score in zip(ids.tolist(), scores.tolist(), strict=True)]
             kept = hits if threshold is None else [hit for hit in hits if hit.score >= threshold]
             found.append(SearchResult(kept, complete))
         return found
 
-    def count(self, where: Filter | None = None) -> int:
+    def count(self, filter: Filter | None = None) -> int:
         """Rows that pass."""
-        if not where:
+        if not filter:
             return len(self)
-        condition, parameters = clause(where)
+        condition, parameters = clause(filter)
         with self._reading() as db:
             return int(db.execute(f"SELECT count(*) FROM images WHERE {condition}", parameters).fetchone()[0])
 
@@ -314,7 +314,7 @@ class SqliteStore:
         with self._turns, saying(self._database):
             upkeep.compact()
 
-    def verify(self) -> list[Problem]:
+    def check(self) -> list[Problem]:
         """Look at everything; an empty list: all is well. A writer mends what can be mended at once."""
         with self._turns, saying(self._database):
             self._check_place()

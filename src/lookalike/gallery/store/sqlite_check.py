@@ -145,7 +145,7 @@ def _vectors(
                 copies.append((copy, id))
                 yield Problem(what, "It has been restored from its copy.", mended=True)
             else:
-                yield Problem(what, "A copy is left: run 'lookalike gallery verify' where the folder can be written.")
+                yield Problem(what, "A copy is left: run 'lookalike gallery check' where the folder can be written.")
 
 
 def _is_vector(data: object, dim: int) -> bool:

@@ -56,21 +56,21 @@ class SqliteSnapshot:
 
 
 def all_rows(
-    db: sqlite3.Connection, database: Path, after: int = 0, where: Filter | None = None
+    db: sqlite3.Connection, database: Path, after: int = 0, filter: Filter | None = None
 ) -> Iterator[GalleryItem]:
     """Rows of an id above `after` that pass, in ascending order of id.
 
     Raises:
         InputError: a row is damaged, or one does not belong among them.
     """
-    condition, parameters = clause(where)
+    condition, parameters = clause(filter)
     query = f"SELECT {STORED} FROM images WHERE id > ? AND {condition} ORDER BY id"
     last = min(max(after, 0), LARGEST)
     cursor = db.execute(query, (last, *parameters))
     while records := cursor.fetchmany(PAGE):
         for record in records:
             row = row_of(record, database)
-            if row.id <= last or not passes(row, where):  # pages that lead back to themselves, or a wrong index
+            if row.id <= last or not passes(row, filter):  # pages that lead back to themselves, or a wrong index
                 raise damaged(database, f"its tables and indexes differ on row {row.id}")
             last = row.id
             yield row

@@ -37,7 +37,7 @@ Item = TypeVar("Item")
 def record(id: int, row: NewItem) -> Record:
     """What is stored of a new row."""
     metadata = json.dumps(dict(row.metadata), ensure_ascii=False, sort_keys=True) if row.metadata else "{}"
-    look = row.look - WRAP if row.look >= WRAP // 2 else row.look
+    look = row.dhash - WRAP if row.dhash >= WRAP // 2 else row.dhash
     return (id, row.path, row.digest, row.size, row.modified, row.label, metadata, look)
 
 

@@ -309,7 +309,7 @@ def _check_files(path: Path) -> None:
 def damaged(path: Path | str, what: str) -> InputError:
     """The error for a database that is not as it was written."""
     return InputError(
-        f"{path}: {what}.", "Look at all of it with 'lookalike gallery verify', or restore a copy of the folder."
+        f"{path}: {what}.", "Look at all of it with 'lookalike gallery check', or restore a copy of the folder."
     )
 
 
@@ -400,7 +400,7 @@ def tags(metadata: Mapping[str, Value]) -> list[tuple[str, str]]:
     return [(key, tag(value)) for key, value in metadata.items() if value is not None]
 
 
-def values_of(where: Filter | None) -> dict[str, list[Value]]:
+def values_of(filter: Filter | None) -> dict[str, list[Value]]:
     """The values of each key of a filter, one or several; each value once.
 
     Raises:
@@ -408,7 +408,7 @@ def values_of(where: Filter | None) -> dict[str, list[Value]]:
     """
     found: dict[str, list[Value]] = {}
     count = size = 0
-    for key, wanted in (where or {}).items():
+    for key, wanted in (filter or {}).items():
         given = wanted if isinstance(wanted, Sequence) and not isinstance(wanted, str) else [wanted]
         count += len(given)
         if len(found) >= MOST_KEYS or count > MOST_VALUES:
@@ -424,7 +424,7 @@ def values_of(where: Filter | None) -> dict[str, list[Value]]:
     return found
 
 
-def clause(where: Filter | None) -> Clause:
+def clause(filter: Filter | None) -> Clause:
     """The condition on `images` that all of `where` hold; "TRUE" where there is none.
 
     Raises:
@@ -432,16 +432,16 @@ def clause(where: Filter | None) -> Clause:
     """
     conditions: list[str] = []
     parameters: list[str | None] = []
-    for key, values in values_of(where).items():
+    for key, values in values_of(filter).items():
         condition, own = _own(key, values) if key in OWN else _of_metadata(key, values)
         conditions.append(condition)
         parameters += own
     return " AND ".join(conditions) or "TRUE", parameters
 
 
-def passes(row: GalleryItem, where: Filter | None) -> bool:
+def passes(row: GalleryItem, filter: Filter | None) -> bool:
     """Whether a row does pass, by what it holds itself."""
-    for key, wanted in (where or {}).items():
+    for key, wanted in (filter or {}).items():
         values = list(wanted) if isinstance(wanted, Sequence) and not isinstance(wanted, str) else [wanted]
         if key in OWN:
             there: object = row.label if key == "label" else row.path

@@ -298,14 +298,14 @@ class VectorSearcher:
         return meta.rows
 
     def search(
-        self, db: sqlite3.Connection, queries: NDArray[np.float32], k: int, where: Filter | None, *, exact: bool
+        self, db: sqlite3.Connection, queries: NDArray[np.float32], k: int, filter: Filter | None, *, exact: bool
     ) -> list[Answer]:
         """Answers to queries, (Q, D) float32 of length 1."""
         view = self._current()
         among: Positions | None = None
         passes: Passes | None = None
-        if where:
-            condition, parameters = clause(where)
+        if filter:
+            condition, parameters = clause(filter)
             picked: RowMask = (condition, tuple(parameters))
             among = self._positions(db, picked, None if exact else FEW)
             passes = _asking(db, picked) if among is None else None
