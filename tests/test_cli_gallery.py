@@ -223,7 +223,7 @@ def test_the_wall_holds_query_and_answers_and_needs_nothing_else(filled: Path, p
     assert all(source.startswith("data:image/jpeg;base64,/9j/") for source, _ in page.pictures)
     assert page.pictures[0][1] == f"the query: {query}"
     assert str(query) in page.words
-    assert "row 5" in page.words
+    assert "item 5" in page.words
     tree = tree_of("search", filled, query, "-k", 4)
     for hit in tree["queries"][0]["hits"]:
         assert f"{hit['score']:.3f}" in page.words
@@ -244,7 +244,7 @@ def test_a_wall_without_an_answer_says_so(filled: Path, tmp_path: Path) -> None:
 
 def test_search_is_refused_in_plain_words(filled: Path, tmp_path: Path) -> None:
     assert "nothing to search with" in refusal("search", filled).message
-    assert "no row 99" in refusal("search", filled, "--id", 99).message
+    assert "99" in refusal("search", filled, "--id", 99).message
     assert "cannot be read" in refusal("search", filled, tmp_path / "gone.png").message
     assert "'high'" in refusal("search", filled, "--id", 1, "--threshold", "high").message
     assert "not KEY=VALUE" in refusal("search", filled, "--id", 1, "--filter", "label").message
@@ -269,7 +269,7 @@ def test_add_skips_what_is_there_and_names_what_cannot_be_read(own: Path, photos
     tree = tree_of("add", own, photos, tmp_path / "more")
     assert (tree["added"], tree["replaced"], tree["skipped"], tree["rows"]) == (1, 0, 12, 13)
     assert tree["rejected"] == 1
-    assert [one["path"] for one in tree["problems"]] == [str(bad)]
+    assert [one["path"] for one in tree["faults"]] == [str(bad)]
     assert "not an image" in tree["problems"][0]["reason"]
     info = tree_of("info", own, "--rejected")
     assert info["rejected"] == 1

@@ -53,7 +53,7 @@ def contents(store: Store) -> list[dict[str, object]]:
     trees = []
     for row, vector in zip(kept, vectors, strict=True):
         tree = asdict(row) | {"vector": vector.tolist(), "thumbnail": store.thumbnail(row.id) or b""}
-        tree["look"] %= 1 << 64
+        tree["dhash"] %= 1 << 64
         del tree["id"]
         trees.append(tree)
     return trees

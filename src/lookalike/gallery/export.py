@@ -39,7 +39,7 @@ SCHEMA = (
     pa.field("modified", pa.int64(), nullable=False),
     pa.field("label", pa.string()),
     pa.field("metadata", pa.string(), nullable=False),  # JSON of an object
-    pa.field("look", pa.uint64(), nullable=False),
+    pa.field("look", pa.uint64(), nullable=False),  # `dhash` of an item
     pa.field("thumbnail", pa.binary(), nullable=False),
 )
 
@@ -91,7 +91,9 @@ def batch_of(
         thumbnails: N, in the same order; empty where there is none.
     """
     columns: dict[str, list[Any]] = {
-        field.name: [getattr(row, field.name) for row in rows] for field in SCHEMA if field.name != "thumbnail"
+        field.name: [getattr(row, field.name) for row in rows]
+        for field in SCHEMA
+        if field.name not in {"look", "thumbnail"}
     }
     columns["look"] = [row.dhash & UNSIGNED for row in rows]
     columns["metadata"] = [json.dumps(dict(row.metadata), ensure_ascii=False) for row in rows]
@@ -341,6 +343,7 @@ def _rows_of(batch: pa.RecordBatch, dim: int, limits: ExportLimits) -> list[NewI
     if not good.all():
         raise ValueError(f"{(~good).sum()} vectors that are not of length 1")
     columns["metadata"] = [metadata_of(text) for text in columns["metadata"]]
+    columns["dhash"] = columns.pop("look")
     names = list(columns)
     return [
         NewItem(vector=vector, **dict(zip(names, values, strict=True)))
