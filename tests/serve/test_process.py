@@ -212,7 +212,7 @@ def test_a_gallery_and_a_model_that_do_not_fit(gallery_place: Path, tmp_path: Pa
     other = model_folder(tmp_path / "other", seed=1)
     code, said = ends_with(gallery_place, "--model", other, "--port", "0")
     assert code == 2
-    assert "made by another model" in said
+    assert "did not make the vectors" in said
     assert "Traceback" not in said
 
 
