@@ -49,7 +49,7 @@ def test_a_folder_moves_into_a_database_and_answers_as_before(postgres: Server, 
         assert len(moved) == 12
         moved.export(tmp_path / "back.parquet")
         assert (tmp_path / "back.parquet").stat().st_size > 1000
-        shown = str(moved.place)
+        shown = str(moved.location)
     assert "not-asked-for" not in shown
     query = filled.parent / "photos" / "dog" / "1.png"
     for more in ((), ("--threshold", "0.9"), ("--filter", "label=cat,emu")):

@@ -265,7 +265,7 @@ def test_several_writers_take_turns(tmp_path: Path) -> None:
     assert faults == []
     with SqliteStore.open(tmp_path / "g", exact_below=50) as store:
         assert len(store) == 900
-        assert store.verify() == []
+        assert store.check() == []
         assert not store.search(QUERIES[:1])[0].exact
         assert recall(ids_found(store, QUERIES), ids_found(store, QUERIES, exact=True)) >= 0.98
 
@@ -292,7 +292,7 @@ def test_changes_of_another_writer_while_the_index_is_renewed_are_kept(
             assert len(one) == 599
             assert not {1, 599} & set(ids_found(one, vectors_of(600)[[0, 598]], 5)[0])
             assert ids_found(one, vectors_of(1, seed=8), 1) == [[601]]
-            assert one.verify() == []
+            assert one.check() == []
         one.close()
 
 

@@ -345,7 +345,7 @@ def test_a_pipe_in_the_place_of_the_lock_does_no_harm(folder: Path) -> None:
     os.mkfifo(folder / "index.lock")
     with SqliteStore.open(folder, write=True, exact_below=EXACT_BELOW) as store:
         store.compact()
-        assert store.verify() == []
+        assert store.check() == []
 
 
 def test_a_derived_file_longer_than_any_reason_is_not_read(folder: Path) -> None:
