@@ -270,7 +270,7 @@ def test_add_skips_what_is_there_and_names_what_cannot_be_read(own: Path, photos
     assert (tree["added"], tree["replaced"], tree["skipped"], tree["rows"]) == (1, 0, 12, 13)
     assert tree["rejected"] == 1
     assert [one["path"] for one in tree["faults"]] == [str(bad)]
-    assert "not an image" in tree["problems"][0]["reason"]
+    assert "not an image" in tree["faults"][0]["reason"]
     info = tree_of("info", own, "--rejected")
     assert info["rejected"] == 1
     assert info["files"] == tree["problems"]
