@@ -273,7 +273,7 @@ def test_add_skips_what_is_there_and_names_what_cannot_be_read(own: Path, photos
     assert "not an image" in tree["faults"][0]["reason"]
     info = tree_of("info", own, "--rejected")
     assert info["rejected"] == 1
-    assert info["files"] == tree["problems"]
+    assert info["files"] == tree["faults"]
     assert f"  {bad}: " in good("info", own, "--rejected")
 
 

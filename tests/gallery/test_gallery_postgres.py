@@ -73,7 +73,7 @@ def test_pictures_are_added_found_and_removed(postgres: Server, filled: Path, mo
     removed = tree_of("remove", place, "--filter", "label=dog")
     assert (removed["removed"], removed["rows"]) == (4, 8)
     assert tree_of("duplicates", place)["groups"] == []
-    assert tree_of("verify", place, "--recall")["recall_at_10"] == 1.0
+    assert tree_of("check", place, "--recall")["recall_at_10"] == 1.0
 
 
 def test_no_command_prints_the_password(
