@@ -232,7 +232,8 @@ def test_the_wall_holds_query_and_answers_and_needs_nothing_else(filled: Path, p
 
 
 def test_a_wall_that_cannot_be_written_is_refused(filled: Path, tmp_path: Path) -> None:
-    assert "cannot write the wall" in refusal("search", filled, "--id", 1, "--html", tmp_path / "no" / "w.html").message
+    path = tmp_path / "no" / "w.html"
+    assert str(path) in refusal("search", filled, "--id", 1, "--html", path).message
     assert list(tmp_path.iterdir()) == []
 
 
@@ -322,8 +323,8 @@ def test_what_is_exported_makes_the_same_gallery(filled: Path, tmp_path: Path) -
     arguments = ("--id", 4)
     one, other = (tree_of("search", place, *arguments)["queries"] for place in (filled, tmp_path / "copy"))
     assert [hit["path"] for hit in one[0]["hits"]] == [hit["path"] for hit in other[0]["hits"]]
-    assert "is there already" in refusal("create", tmp_path / "copy", "--from", file).message
-    assert "is there already" in refusal("export", filled, file).message
+    assert str(tmp_path / "copy") in refusal("create", tmp_path / "copy", "--from", file).message
+    assert str(file) in refusal("export", filled, file).message
     wrong = model_folder(tmp_path / "other", seed=3)
     assert str(file) in refusal("create", tmp_path / "new", "--from", file, "--model", wrong).message
     assert not (tmp_path / "new").exists()

@@ -13,7 +13,6 @@ Every file but the metrics is written beside its place and renamed into it.
 
 from __future__ import annotations
 
-import errno
 import importlib.metadata
 import json
 import os
@@ -27,6 +26,7 @@ from typing import Any
 
 from lookalike import __version__
 from lookalike.errors import InputError, nearest
+from lookalike.files import atomic_write, cannot_write, partial_path
 from lookalike.hardware import cores
 from lookalike.recipe import Recipe, parse_yaml, validate
 
@@ -87,13 +87,9 @@ class Run:
             shutil.rmtree(run.path)
         try:
             run.path.mkdir(parents=True, exist_ok=True)
-            taken = {path.name for path in run.path.iterdir()} - {f"{run.recipe_path.name}.partial"}
+            taken = {path.name for path in run.path.iterdir()} - {partial_path(run.recipe_path).name}
         except OSError as error:
-            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-                raise
-            raise InputError(
-                f"{run.path}: cannot make this folder ({error.strerror}).", "Choose another --root or --name."
-            ) from None
+            raise cannot_write(run.path, error, remedy="Choose another --root or --name.") from None
         if taken:
             raise InputError(f"{run.path}: this folder exists and is not a run.", "Choose another --name.")
         run.keep_recipe(recipe)
@@ -143,7 +139,7 @@ class Run:
 
     def keep_recipe(self, recipe: Recipe) -> None:
         """Write another recipe in the place of the run's own, such as one that says where the data are now."""
-        _write(self.recipe_path, recipe.to_yaml())
+        atomic_write(self.recipe_path, recipe.to_yaml())
         self.recipe = recipe
 
     def log(self, record: dict[str, Any]) -> None:
@@ -182,7 +178,7 @@ class Run:
     def truncate(self, step: int) -> None:
         """Drop the records whose `step` is past this one, as a run resumed from an older checkpoint must."""
         kept = [record for record in self.history() if record.get("step", 0) <= step]
-        _write(self.metrics_path, "".join(json.dumps(record) + "\n" for record in kept))
+        atomic_write(self.metrics_path, "".join(json.dumps(record) + "\n" for record in kept))
 
     def write_receipt(
         self,
@@ -229,7 +225,7 @@ class Run:
         if twice := sorted(receipt.keys() & extra.keys()):
             raise ValueError(f"the receipt has a field '{twice[0]}' of its own")
         text = json.dumps({**receipt, **extra}, indent=2, ensure_ascii=False, allow_nan=False)
-        _write(self.receipt_path, text + "\n")
+        atomic_write(self.receipt_path, text + "\n")
 
     def receipt(self) -> dict[str, Any]:
         """The receipt as `write_receipt` wrote it.
@@ -293,10 +289,3 @@ def _cpu_model() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def _write(path: Path, text: str) -> None:
-    """Write beside the place and rename into it, so that a half-written file never stands there."""
-    beside = path.with_name(path.name + ".partial")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)

@@ -268,7 +268,7 @@ def test_the_real_set_from_a_zip_is_the_real_set(real_data: Path, tmp_path: Path
 
 def test_a_file_where_the_folder_of_all_sets_should_be_is_refused(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file")
-    with pytest.raises(InputError, match="taken: no folder can be made here"):
+    with pytest.raises(InputError, match="taken/pets: "):
         import_dataset(class_folders(tmp_path / "pets"), "pets", tmp_path / "taken")
 
 

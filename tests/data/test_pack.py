@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -291,7 +290,7 @@ packs.pack(read_folder(sys.argv[1]), 16, cache=Path(sys.argv[2]), workers=1, pro
 """
 
 
-def test_what_a_killed_process_leaves_is_no_pack_and_is_swept_a_day_later(home: Path, cache: Path) -> None:
+def test_what_a_killed_process_leaves_is_no_pack_and_is_removed(home: Path, cache: Path) -> None:
     command = [sys.executable, "-c", KILLED, str(home), str(cache)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -299,13 +298,9 @@ def test_what_a_killed_process_leaves_is_no_pack_and_is_swept_a_day_later(home: 
         process.send_signal(signal.SIGKILL)
     left = list(cache.iterdir())
     assert [path.suffix for path in left] == [".partial"]
-    made = pack(read_folder(home), 16, cache=cache)
-    made.verify()
-    assert left[0].exists(), "it may belong to a process that still works"
-    os.utime(left[0], (time.time() - 90_000,) * 2)
-    pack(read_folder(home), 8, cache=cache)
+    pack(read_folder(home), 8, cache=cache).verify()
     assert not left[0].exists()
-    assert made.folder.exists()
+    pack(read_folder(home), 16, cache=cache).verify()
 
 
 def test_two_that_pack_at_once_share_the_pack(home: Path, cache: Path) -> None:
@@ -433,7 +428,7 @@ def files_up_to(length: int) -> Iterator[None]:
 
 def test_space_that_runs_out_is_an_error_and_leaves_nothing(home: Path, cache: Path) -> None:
     catalog = read_folder(home)
-    with files_up_to(5000), pytest.raises(InputError, match=r"cannot write the pack \(.+\)") as caught:
+    with files_up_to(5000), pytest.raises(InputError, match="cannot be written") as caught:
         pack(catalog, 16, cache=cache)
     assert "Make room" in caught.value.remedy
     assert list(cache.iterdir()) == []
@@ -461,7 +456,7 @@ def test_the_room_is_taken_before_it_is_written(home: Path, cache: Path) -> None
 @pytest.mark.parametrize("where", ["cache/packs", "cache/packs/deeper"])
 def test_a_cache_that_cannot_be_a_folder_is_named(home: Path, tmp_path: Path, where: str) -> None:
     (tmp_path / "cache").write_text("a file")
-    with pytest.raises(InputError, match="cannot write the pack") as caught:
+    with pytest.raises(InputError, match="cannot be written") as caught:
         pack(read_folder(home), 16, cache=tmp_path / where)
     assert str(tmp_path / where) in caught.value.message
     assert "LOOKALIKE_CACHE" in caught.value.remedy
@@ -471,7 +466,7 @@ def test_a_cache_that_cannot_be_a_folder_is_named(home: Path, tmp_path: Path, wh
 def test_a_cache_without_the_right_to_write_is_named(home: Path, cache: Path) -> None:
     cache.mkdir(parents=True)
     cache.chmod(0o500)
-    with pytest.raises(InputError, match=r"cannot write the pack \(Permission denied"):
+    with pytest.raises(InputError, match="Permission denied"):
         pack(read_folder(home), 16, cache=cache)
 
 

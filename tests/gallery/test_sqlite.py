@@ -355,7 +355,7 @@ def test_a_newer_format_is_refused_by_number(tmp_path: Path) -> None:
 
 def test_create_takes_no_folder_that_is_in_use(tmp_path: Path) -> None:
     made(tmp_path / "g", 3, exact_below=10).close()
-    with pytest.raises(InputError, match="there is something of this name"):
+    with pytest.raises(InputError, match="already exists"):
         SqliteStore.create(tmp_path / "g", ABOUT)
     with SqliteStore.open(tmp_path / "g") as store:
         assert store.about == ABOUT

@@ -426,7 +426,7 @@ def test_a_place_that_cannot_be_written_is_named(inside: str, tmp_path: Path) ->
     home = tmp_path / "home"
     (home / "report.html").mkdir(parents=True)
     path = home / "report.html" if inside == "." else tmp_path / inside
-    with pytest.raises(InputError, match="cannot write the report") as caught:
+    with pytest.raises(InputError, match="cannot be written") as caught:
         write_report(path, **inputs())
     assert str(path) in caught.value.message
     assert caught.value.remedy

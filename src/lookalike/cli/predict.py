@@ -13,6 +13,7 @@ import typer
 from lookalike.cli import completion
 from lookalike.cli.console import can_show, echo, print_json, progress_bar
 from lookalike.errors import InputError
+from lookalike.files import atomic_write
 
 if TYPE_CHECKING:
     import numpy as np
@@ -184,12 +185,7 @@ def _submit(model: ImageModel, source: str, submission: Path, flip: bool) -> Non
     answers = _likeliest(model, catalog.select(rows), flip)
     names = [Path(path).name for path in catalog.select(rows).paths]
     ranked = sorted(zip(names, answers, strict=True), key=lambda line: (len(line[0]), line[0]))  # test_2 before test_10
-    beside = submission.with_name(submission.name + ".partial")
-    try:
-        beside.write_text("".join(f"{name} {answer}\n" for name, answer in ranked), encoding="utf-8")
-        beside.replace(submission)
-    finally:
-        beside.unlink(missing_ok=True)
+    atomic_write(submission, "".join(f"{name} {answer}\n" for name, answer in ranked))
     echo(f"{len(ranked):,} predictions{', flip averaged' if flip else ''}: {submission}")
 
 

@@ -30,6 +30,7 @@ import pyarrow.parquet as pq
 
 from lookalike.data.scan import modified_ns, read_regular
 from lookalike.errors import InputError
+from lookalike.files import atomic_file
 from lookalike.image import MAX_BYTES
 
 Split = Literal["train", "val", "test"]
@@ -252,9 +253,8 @@ class Catalog:
             "remark": self.remark,
         }
         table = self.table.replace_schema_metadata({"lookalike": json.dumps(about)})
-        beside = path.with_name(path.name + ".partial")
-        pq.write_table(table, beside)
-        beside.replace(path)
+        with atomic_file(path) as partial:
+            pq.write_table(table, partial)
 
     @classmethod
     def from_parquet(cls, path: Path) -> Catalog:

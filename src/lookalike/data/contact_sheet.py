@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from lookalike.data.catalog import UNLABELLED, Catalog, Split
 from lookalike.errors import InputError, nearest
+from lookalike.files import atomic_file, cannot_write
 from lookalike.image import decode
 
 TILE = 96  # pixels of a picture's side
@@ -75,22 +76,15 @@ def contact_sheet(
             "Give it a name that ends in .png, or show fewer pictures.",
         )
     try:
-        _save(page, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror or error}).", "Make room there, or choose another place."
-        ) from None
+        raise cannot_write(path, error) from None
+    with atomic_file(path) as partial:
+        if suffix == ".png":
+            page.save(partial, "PNG", optimize=True)
+        else:
+            page.save(partial, "WEBP" if suffix == ".webp" else "JPEG", quality=92)
     return path
-
-
-def _save(page: Image.Image, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.stem}.partial{path.suffix}")
-    try:
-        page.save(beside, optimize=True) if path.suffix.lower() == ".png" else page.save(beside, quality=92)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _rows_by_label(catalog: Catalog, split: Split, classes: Sequence[str] | None) -> dict[int, np.ndarray]:

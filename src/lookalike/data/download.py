@@ -25,7 +25,7 @@ import platformdirs
 
 from lookalike import __version__
 from lookalike.errors import DownloadError, InputError
-from lookalike.files import rename_durably
+from lookalike.files import atomic_write, partial_path, rename_durably
 
 TRIES = 3  # of a mirror in a row that bring nothing new
 
@@ -214,7 +214,7 @@ class Transfer:
         self.file = file
         self.report = report
         self.whole = place / file.name
-        self.partial = place / f"{file.name}.partial"
+        self.partial = partial_path(self.whole)
         self.notes = place / f"{file.name}.partial.json"
 
     def arrived(self) -> int:
@@ -277,9 +277,7 @@ class Transfer:
             "size": size,
         }
         self.partial.write_bytes(b"")
-        beside = self.notes.with_suffix(".writing")
-        beside.write_text(json.dumps(notes), encoding="utf-8")
-        beside.replace(self.notes)
+        atomic_write(self.notes, json.dumps(notes))
         return size
 
     def _check_part(self, response: httpx.Response, have: int, notes: dict[str, Any]) -> int | None:

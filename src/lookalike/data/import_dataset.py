@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 
 from lookalike.data.hugging_face import Copy, shards_at, unpack
@@ -21,7 +20,7 @@ from lookalike.data.scan import read_regular
 from lookalike.data.tiny_imagenet import NAME as TINY
 from lookalike.data.unpack import unpack_zip
 from lookalike.errors import InputError
-from lookalike.files import half_made, rename_durably, sweep
+from lookalike.files import atomic_folder, sweep
 from lookalike.image import MAX_BYTES
 
 TABLES = {".csv", ".tsv"}
@@ -53,22 +52,13 @@ def import_dataset(source: str | Path, name: str, into: Path, *, progress: Progr
     target = _target(name, into)
     if source.suffix.lower() in TABLES:
         raise InputError(f"{source}: a table need not be imported.", f"Use it where it lies: --data {source}")
-    sweep(into, ".*.importing", held=True)
-    with ExitStack() as making:
-        try:
-            beside = making.enter_context(half_made(target, "importing"))
-        except OSError as error:
-            raise InputError(f"{into}: no folder can be made here ({error.strerror}).", "Choose another one.") from None
+    sweep(into, ".*-????????.partial", locked=True)
+    with atomic_folder(target, durable=True) as beside:
         if shards := shards_at(source):
             unpack(Copy(source, shards), beside, tiny_imagenet=name == TINY, progress=progress)
         else:
             _copy(source, beside, progress)
         _check(source, beside, name)
-        beside.chmod(0o755)  # a temporary folder is closed to others
-        try:
-            rename_durably(beside, target)
-        except OSError as error:
-            raise InputError(f"{target}: cannot be written ({error.strerror}).", "Choose another name.") from None
     return target
 
 

@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,12 +27,13 @@ from numpy.typing import NDArray
 
 from lookalike.data.catalog import Catalog
 from lookalike.errors import InputError
-from lookalike.files import sweep
+from lookalike.files import atomic_folder, cannot_write, sweep
 from lookalike.hardware import cores, stoppable_threads
 from lookalike.image import CropMode, decode
 
 FORMAT = 2  # of the file, and of how images are decoded
 CHUNK = 256  # images decoded by a thread at a time
+ADVICE = "Make room there, or set LOOKALIKE_CACHE to a folder that can be written."
 MARGIN = 64 << 20  # bytes left free on the disk
 SHOWN = 5  # undecodable images named in an error
 
@@ -129,12 +129,14 @@ def pack(
     folder = _packs(cache) / f"{catalog.name}-{size}px-{key[:16]}"
     if not _is_whole(folder):
         try:
-            _make(catalog, _How(size, crop_boxes, crop_mode, skip_undecodable), folder, workers or cores(), progress)
+            folder.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(
-                f"{folder}: cannot write the pack ({error.strerror or error}).",
-                "Make room there, or set LOOKALIKE_CACHE to a folder that can be written.",
-            ) from None
+            raise cannot_write(folder, error, ADVICE) from None
+        try:
+            _make(catalog, _How(size, crop_boxes, crop_mode, skip_undecodable), folder, workers or cores(), progress)
+        except InputError:
+            if not _is_whole(folder):  # otherwise another process made the same pack in the meantime
+                raise
     header = _header(folder)
     kept = catalog.select(header["rows"]) if header["skipped"] else catalog
     images: NDArray[np.uint8] = np.load(folder / "images.npy", mmap_mode="r")
@@ -143,16 +145,14 @@ def pack(
 
 def _make(catalog: Catalog, how: _How, folder: Path, workers: int, progress: Progress | None) -> None:
     """Decode into a folder beside the pack's own and rename it once it is whole."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    sweep(folder.parent, ".*.partial")
+    sweep(folder.parent, ".*.partial", locked=True)
     needed = len(catalog) * how.size * how.size * 3
     if (free := shutil.disk_usage(folder.parent).free) < needed + MARGIN:
         raise InputError(
             f"{folder.parent}: {needed / 1e9:.1f} GB are needed for the pack and {free / 1e9:.1f} GB are free.",
             "Free some, set LOOKALIKE_CACHE to a folder on another disk, or use a smaller data.image_size.",
         )
-    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=".partial", dir=folder.parent))
-    try:
+    with atomic_folder(folder, remedy=ADVICE) as beside:
         images = _create(beside / "images.npy", len(catalog), how.size)
         faults: list[tuple[int, InputError]] = []
         starts = range(0, len(catalog), CHUNK)
@@ -185,16 +185,8 @@ def _make(catalog: Catalog, how: _How, folder: Path, workers: int, progress: Pro
             "sha256": _sha256(beside / "images.npy"),
         }
         (beside / "pack.json").write_text(json.dumps(header), encoding="utf-8")
-        beside.chmod(0o755)  # a temporary folder is closed to others
         if folder.exists() and not _is_whole(folder):
             shutil.rmtree(folder)
-        try:
-            beside.rename(folder)
-        except OSError:
-            if not _is_whole(folder):  # else another process was faster, with the same images
-                raise
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _create(path: Path, count: int, size: int) -> np.memmap[Any, np.dtype[np.uint8]]:

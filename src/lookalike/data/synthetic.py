@@ -11,7 +11,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -26,7 +25,7 @@ from lookalike.data.catalog import SPLITS, Catalog, Row, Split
 from lookalike.data.synthetic_scene import Scene
 from lookalike.data.synthetic_shapes import FAMILIES
 from lookalike.errors import InputError, nearest
-from lookalike.files import sweep
+from lookalike.files import atomic_folder, sweep
 from lookalike.hardware import cores
 
 VERSION = 1  # raised whenever a pixel changes: it is part of the cache's name
@@ -117,14 +116,8 @@ def catalog(
     name = f"builtin-v{VERSION}-seed{seed}-{size}px-{train_per_class}-{val_per_class}-{test_per_class}"
     root = _cache_folder(cache) / name
     job = _Job(seed, size, counts, str(root))
-    try:
-        if not job.is_whole():
-            _draw_beside(job, workers or _workers_for(job.total), progress)
-    except OSError as error:
-        raise InputError(
-            f"{root}: the built-in pictures cannot be written ({error}).",
-            "Make room there, or set LOOKALIKE_CACHE to a folder that can be written.",
-        ) from None
+    if not job.is_whole():
+        _draw_beside(job, workers or _workers_for(job.total), progress)
     rows = [Row(_path(*picture), picture[1], picture[0]) for picture in job.pictures()]
     return Catalog.from_rows(rows, root=root, class_names=CLASS_NAMES, name="builtin", remark=REMARK)
 
@@ -191,25 +184,22 @@ class _Job:
 def _draw_beside(job: _Job, workers: int, progress: Progress | None) -> None:
     """Draw everything into a folder beside the job's own and rename it once it is whole."""
     folder = Path(job.folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    sweep(folder.parent, ".builtin-*.partial")
-    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=".partial", dir=folder.parent))
+    sweep(folder.parent, ".builtin-*.partial", locked=True)
     try:
-        inner = _Job(job.seed, job.size, job.counts, str(beside / "new"))
-        steps = inner.draw(0, 1) if workers == 1 else _draw_in_processes(inner, workers)
-        with closing(steps):  # whatever `progress` raises, no process draws on
-            for done, _ in enumerate(steps, 1):
-                if progress:
-                    progress(done, job.total)
-        try:
-            if folder.exists() and not job.is_whole():
-                folder.rename(beside / "damaged")
-            (beside / "new").rename(folder)
-        except OSError:
-            if not job.is_whole():  # else another process was faster, with the same pictures
-                raise
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        with atomic_folder(folder, remedy="Make room there, or set LOOKALIKE_CACHE to another folder.") as beside:
+            inner = _Job(job.seed, job.size, job.counts, str(beside))
+            steps = inner.draw(0, 1) if workers == 1 else _draw_in_processes(inner, workers)
+            with closing(steps):  # whatever `progress` raises, no process draws on
+                for done, _ in enumerate(steps, 1):
+                    if progress:
+                        progress(done, job.total)
+            if folder.is_file():
+                folder.unlink()
+            elif folder.exists() and not job.is_whole():
+                shutil.rmtree(folder)
+    except InputError:
+        if not job.is_whole():  # otherwise another process drew the same images in the meantime
+            raise
 
 
 def _draw_in_processes(job: _Job, workers: int) -> Generator[None, None, None]:

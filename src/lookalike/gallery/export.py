@@ -7,7 +7,6 @@ format's version.
 
 from __future__ import annotations
 
-import errno
 import importlib
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +21,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from lookalike.errors import InputError
-from lookalike.files import half_made, rename_durably
+from lookalike.files import atomic_file, atomic_folder
 from lookalike.gallery.store.base import GalleryInfo, GalleryItem, NewItem, Store, batches
 from lookalike.gallery.store.location import PostgresLocation, create_store
 from lookalike.gallery.store.sqlite_rows import metadata_of
@@ -127,7 +126,7 @@ def export_rows(store: Store, path: Path, *, precision: Precision = "float16", p
     """
     lance = _lance_for(path)
     if path.exists():
-        raise InputError(f"{path}: is there already.", "Choose another name, or remove it.")
+        raise InputError(f"{path}: already exists.", "Choose another name, or remove it.")
     if not path.absolute().parent.is_dir():
         raise InputError(f"{path}: no such folder.", "Name a file in a folder that exists.")
     schema = schema_of(store.about, precision)
@@ -143,19 +142,13 @@ def export_rows(store: Store, path: Path, *, precision: Precision = "float16", p
                 if progress is not None:
                     progress(written, len(kept))
 
-    try:
-        with half_made(path.absolute(), "exporting") as folder:
-            beside = folder / path.name
-            if lance is not None:
-                lance.write_dataset(pa.RecordBatchReader.from_batches(schema, counted()), str(beside))
-            else:
-                with pq.ParquetWriter(beside, schema, compression="zstd") as writer:
-                    for batch in counted():
-                        writer.write_batch(batch)
-            rename_durably(beside, path)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise InputError(f"{path}: cannot be written ({reason}).", "Make room, or choose another place.") from None
+    if lance is not None:
+        with atomic_folder(path, durable=True) as folder:
+            lance.write_dataset(pa.RecordBatchReader.from_batches(schema, counted()), str(folder))
+        return written
+    with atomic_file(path, durable=True) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+        for batch in counted():
+            writer.write_batch(batch)
     return written
 
 
@@ -273,18 +266,10 @@ def create_filled(place: Path | PostgresLocation, source: Exported, progress: Pr
             pass
         _fill(place, source, progress)
         return
-    taken = InputError(f"{place}: is there already.", "Choose another name, or remove it.")
     if place.exists():
-        raise taken
-    try:
-        with half_made(place.absolute(), "creating") as folder:
-            beside = folder / place.name
-            _fill(beside, source, progress)
-            rename_durably(beside, place)
-    except OSError as error:
-        if error.errno in {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR}:
-            raise taken from None
-        raise InputError(f"{place}: cannot be made ({error.strerror}).", "Choose another folder.") from None
+        raise InputError(f"{place}: already exists.", "Choose another name, or remove it.")
+    with atomic_folder(place, durable=True) as folder:
+        _fill(folder, source, progress)
 
 
 def _fill(place: Path | PostgresLocation, source: Exported, progress: Progress | None) -> None:

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lookalike.errors import InputError
+from lookalike.files import atomic_file, atomic_write
 from lookalike.gallery.export import Exported, batch_of, schema_of
 from lookalike.gallery.query import check_fingerprint
 from lookalike.gallery.ray import Cluster, portions, rows_of
@@ -139,13 +140,11 @@ class ShardWriter:
         said = "\0".join(f"{row.path}\0{row.size}\0{row.modified}" for row in rows)
         mark = hashlib.sha256(said.encode()).hexdigest()[:24]
         path = self._folder / f"part-{self._turn:06d}-{mark}.parquet"
-        beside = path.with_name(f".{path.name}.partial")
-        try:
-            with pq.ParquetWriter(beside, schema, compression="zstd") as writer:
-                writer.write_batch(whole)
-            beside.rename(path)
-        finally:
-            beside.unlink(missing_ok=True)
+        with (
+            atomic_file(path, shared=True) as beside,
+            pq.ParquetWriter(beside, schema, compression="zstd") as writer,
+        ):
+            writer.write_batch(whole)
 
 
 class Written:
@@ -189,8 +188,5 @@ class Written:
 
 
 def _write_rejected(folder: Path, rejected: Sequence[FailedFile]) -> None:
-    path = folder / REJECTED
-    beside = path.with_name(f".{path.name}.partial")
     lines = (json.dumps(asdict(one), ensure_ascii=False) for one in sorted(rejected, key=lambda one: one.path))
-    beside.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    beside.replace(path)
+    atomic_write(folder / REJECTED, "".join(f"{line}\n" for line in lines))

@@ -13,7 +13,7 @@ import jinja2
 from PIL import Image
 
 from lookalike.data.scan import printable
-from lookalike.errors import InputError
+from lookalike.files import atomic_write
 from lookalike.gallery.query import describe_model, id_of, is_batch, is_vector, name_of
 from lookalike.gallery.store.base import Hit, SearchResult, Store
 from lookalike.image import prepare
@@ -115,16 +115,7 @@ def write_results_page(
     text = environment.from_string(template).render(
         title=title, notes=notes, asked=shown, calibrated=calibrated, calibrated_on=calibrated_on
     )
-    beside = path.with_name(f".{path.name}.partial")
-    try:
-        beside.write_text(printable(text), encoding="utf-8")
-        beside.replace(path)
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot write the wall ({error.strerror}).", "Name a file in a folder that exists."
-        ) from None
-    finally:
-        beside.unlink(missing_ok=True)
+    atomic_write(path, printable(text), remedy="Name a file in a folder that exists.")
 
 
 def results_page_of(

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from lookalike.errors import InputError
 from lookalike.extras import missing
+from lookalike.files import atomic_file
 from lookalike.models.layers import global_average
 from lookalike.models.onnx_runtime import KEY, OnnxModel, about_of
 from lookalike.models.pretrained import ImageModel
@@ -148,8 +149,7 @@ def export(
         InputError: a package is missing, another ending, int8 without images, or a folder that cannot be written.
     """
     check_target(path, format, precision)
-    beside = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
-    try:
+    with atomic_file(path, shared=True) as beside:
         if format == "torch":
             with _quiet():
                 torch.export.save(_traced(model), beside, extra_files={"lookalike.json": json.dumps(about(model))})
@@ -161,11 +161,6 @@ def export(
                 _quantise(beside, images[:CALIBRATION])
         if accept is not None:
             accept(beside)
-        beside.replace(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error}).", "Choose another place.") from None
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def check_target(path: Path, format: Format = "onnx", precision: Precision = "float32") -> None:

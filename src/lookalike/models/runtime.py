@@ -14,6 +14,7 @@ import platformdirs
 from numpy.typing import NDArray
 
 from lookalike.errors import InputError
+from lookalike.files import atomic_file
 from lookalike.hardware import cores
 from lookalike.image import CropMode
 from lookalike.models.onnx_runtime import VERSION, OnnxModel
@@ -202,9 +203,8 @@ def _keep(model: ImageModel, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         export(model, path)
-        beside = mark.with_name(f".{mark.name}.{os.getpid()}.partial")
-        beside.write_text(_digest(path))
-        beside.replace(mark)
+        with atomic_file(mark, shared=True) as beside:
+            beside.write_text(_digest(path))
     except OSError as error:
         raise InputError(
             f"{path.parent}: cannot be written ({error.strerror}).", "Set LOOKALIKE_CACHE to a folder that can."

@@ -9,6 +9,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -19,7 +20,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from lookalike.errors import InputError
-from lookalike.files import sync
+from lookalike.files import atomic_file, cannot_write, sync
 from lookalike.image import CropMode
 from lookalike.recipe import Fraction, Head, Positive, Scalar, Section, validate
 
@@ -223,21 +224,17 @@ def write(path: Path, *, weights: bytes, config: str, card: str) -> None:
         InputError: the folder cannot be made or written to.
     """
     contents = {WEIGHTS: weights, CARD: card.encode(), CONFIG: (config + "\n").encode()}
-    beside = {name: path / f"{name}.partial" for name in contents}
     try:
         path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(path, error) from None
+    with ExitStack() as files:
+        # The stack renames in reverse order, when all three are written.
+        beside = {name: files.enter_context(atomic_file(path / name)) for name in reversed(contents)}
         for name, content in contents.items():
             beside[name].write_bytes(content)
             sync(beside[name])
-        for name in contents:
-            beside[name].replace(path / name)
-        sync(path)
-    except (FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
-        raise InputError(f"{path}: cannot write a model here ({error.strerror}).", "Choose another folder.") from None
-    finally:
-        if path.is_dir():
-            for partial in beside.values():
-                partial.unlink(missing_ok=True)
+    sync(path)
 
 
 def card(config: ModelConfig, parameters: int, dim: int, fingerprint: str) -> str:

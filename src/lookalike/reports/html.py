@@ -9,7 +9,7 @@ from typing import Any
 
 import jinja2
 
-from lookalike.errors import InputError
+from lookalike.files import atomic_write, cannot_write
 from lookalike.reports import charts
 
 HERE = Path(__file__).parent
@@ -126,14 +126,8 @@ def write(path: Path, text: str) -> None:
     Raises:
         InputError: that cannot be done.
     """
-    beside = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
     except OSError as error:
-        if beside.is_file():
-            beside.unlink()
-        raise InputError(
-            f"{path}: cannot write the report ({error.strerror}).", "Choose another place for it, or make room there."
-        ) from None
+        raise cannot_write(path, error) from None
+    atomic_write(path, text)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lookalike.errors import InputError, counted
+from lookalike.files import atomic_write
 from lookalike.reproduce import study as studies
 from lookalike.reproduce.study import Planned, Study, is_retrieval, measured, views
 
@@ -170,7 +171,4 @@ def commit(receipt: dict[str, Any]) -> str:
 
 def write_page(path: Path) -> None:
     """Write the page at `path` from `receipts/` beside it."""
-    text = whole_page(read_receipts(path.parent / "receipts"))
-    beside = path.with_name(path.name + ".partial")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
+    atomic_write(path, whole_page(read_receipts(path.parent / "receipts")))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,6 +11,7 @@ from typing import Any
 
 from lookalike import recipe as recipes
 from lookalike.errors import InputError, nearest
+from lookalike.files import atomic_write, partial_path
 from lookalike.recipe import Recipe, Section
 from lookalike.run import Run
 from lookalike.training import run as fit
@@ -227,7 +227,7 @@ def is_finished(run: Run, recipe: Recipe) -> bool:
     if run.recipe_path.is_file():
         if not run.recipe.does_as(recipe):
             raise InputError(f"{run.path}: {fit.difference(run.recipe, recipe)}.", remedy)
-    elif run.path.is_dir() and {path.name for path in run.path.iterdir()} - {f"{run.recipe_path.name}.partial"}:
+    elif run.path.is_dir() and {path.name for path in run.path.iterdir()} - {partial_path(run.recipe_path).name}:
         raise InputError(f"{run.path}: this folder exists and is not a run.", remedy)
     return run.receipt_path.is_file()
 
@@ -235,9 +235,7 @@ def is_finished(run: Run, recipe: Recipe) -> bool:
 def keep_receipt(run: Run, folder: Path) -> None:
     """Copy a run's receipt to `folder/NAME.json`, beside the page that is written from it."""
     folder.mkdir(parents=True, exist_ok=True)
-    beside = folder / f"{run.path.name}.json.partial"
-    shutil.copyfile(run.receipt_path, beside)
-    beside.replace(folder / f"{run.path.name}.json")
+    atomic_write(folder / f"{run.path.name}.json", run.receipt_path.read_bytes())
 
 
 def measured(row: StudyRow, receipt: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import os
 import pickle
 import zipfile
 import zlib
@@ -20,6 +19,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from lookalike.errors import InputError
+from lookalike.files import atomic_write, partial_path
 from lookalike.training.optim import ModelEma
 
 FORMAT = 2
@@ -81,20 +81,7 @@ def save_last(
     }
     whole = io.BytesIO()
     torch.save(content, whole)  # into memory: it would hide that a disk is full
-    _write(folder / "last.pt", whole.getbuffer())
-
-
-def _write(path: Path, content: bytes | memoryview) -> None:
-    """Write beside the place, to the disk, and rename; nothing is left when that fails."""
-    beside = path.with_name(path.name + ".partial")
-    try:
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    atomic_write(folder / "last.pt", whole.getbuffer(), durable=True)
 
 
 def load_last(
@@ -166,7 +153,7 @@ def remove(folder: Path) -> None:
     """Remove the checkpoint of a run that is finished; files that are not ours stay."""
     for name in ("last.pt", "best.safetensors"):
         (folder / name).unlink(missing_ok=True)
-        (folder / f"{name}.partial").unlink(missing_ok=True)
+        partial_path(folder / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # it is not there, or not empty
         folder.rmdir()
 
@@ -200,7 +187,7 @@ def save_best(folder: Path, weights: Mapping[str, Tensor]) -> None:
     """Write `best.safetensors`, the weights of the best evaluation so far and their checksum."""
     folder.mkdir(exist_ok=True)
     tensors = {name: tensor.cpu().contiguous() for name, tensor in weights.items()}
-    _write(folder / "best.safetensors", save(tensors, {"sha256": _sha256(tensors)}))
+    atomic_write(folder / "best.safetensors", save(tensors, {"sha256": _sha256(tensors)}), durable=True)
 
 
 def load_best(folder: Path) -> dict[str, Tensor]:

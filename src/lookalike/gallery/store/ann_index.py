@@ -14,7 +14,7 @@ import re
 import secrets
 import sqlite3
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO
@@ -25,7 +25,7 @@ from usearch.compiled import MetricKind, ScalarKind
 from usearch.index import Index
 
 from lookalike.errors import InputError
-from lookalike.files import sync
+from lookalike.files import atomic_file, sync
 from lookalike.gallery.store.checks import checksum
 from lookalike.gallery.store.derived_files import fault_of, length_and_checksum, opened, read_whole
 from lookalike.gallery.store.graph_file import fault_of_graph
@@ -167,7 +167,7 @@ PART = 1 << 18  # numbers looked at at a time
 READ = 4096  # vectors read from the database at a time
 
 
-PATTERNS = ("vectors-*.f16", "graph-*.usearch", ".*.partial")
+PATTERNS = ("vectors-*.f16", "graph-*.usearch", "*.partial")
 
 
 TOKEN = re.compile(r"[0-9a-f]{12}")
@@ -342,14 +342,14 @@ def make_generation(
         with_graph: whether to make the approximate index.
 
     Raises:
-        OSError: the files cannot be written.
-        InputError: a vector in the database is damaged.
+        InputError: the files cannot be written, or a vector in the database is damaged.
     """
     new = Generation()
-    beside = {name: folder / f".{name}.partial" for name in (new.vectors_name, new.graph_name)}
     graph = HnswIndex(dim)
     ids = np.empty(0, np.int64)
-    try:
+    names = [new.vectors_name, new.graph_name] if with_graph else [new.vectors_name]
+    with ExitStack() as stack:
+        beside = {name: stack.enter_context(atomic_file(folder / name)) for name in names}
         with beside[new.vectors_name].open("wb") as file:
             if onto is not None:
                 ids = _go_on(folder, onto, dim, file, graph if with_graph else None)
@@ -361,18 +361,11 @@ def make_generation(
             file.write(ids.tobytes())
             file.flush()
             os.fsync(file.fileno())
-        names = [new.vectors_name]
         if with_graph:
             graph.save(beside[new.graph_name])
             sync(beside[new.graph_name])
-            names.append(new.graph_name)
         files = {name: length_and_checksum(beside[name]) for name in names}
-        for name in names:
-            beside[name].rename(folder / name)
-        sync(folder)
-    finally:
-        for left in beside.values():
-            left.unlink(missing_ok=True)
+    sync(folder)
     return Generation(new.token, int(ids[-1]) if len(ids) else 0, len(ids), files)
 
 

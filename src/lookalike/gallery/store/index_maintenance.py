@@ -97,8 +97,8 @@ class IndexMaintenance:
             fresh: make them from scratch instead of extending the present ones.
 
         Raises:
-            OSError: they cannot be written.
-            InputError: a vector in the database is damaged, or another process is renewing the files.
+            InputError: they cannot be written, a vector in the database is damaged, or another process is renewing the
+                files.
         """
         self._check()
         with self._locked():
@@ -150,13 +150,7 @@ class IndexMaintenance:
         """
         with self._locked():
             self._db.execute("VACUUM")
-            try:
-                self.renew(fresh=True)
-            except OSError as error:
-                raise InputError(
-                    f"{self._folder}: the index files cannot be written ({error.strerror}).",
-                    "Free some space and run it again; no row is lost.",
-                ) from None
+            self.renew(fresh=True)
             self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def _try(self, least: int, share: float) -> None:

@@ -13,7 +13,6 @@ database.
 
 from __future__ import annotations
 
-import errno
 import json
 import sqlite3
 import threading
@@ -28,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import InputError
-from lookalike.files import half_made, rename_durably
+from lookalike.files import atomic_folder
 from lookalike.gallery.store import sqlite_writes
 from lookalike.gallery.store.ann_index import Generation, read_generation
 from lookalike.gallery.store.base import (
@@ -117,18 +116,10 @@ class SqliteStore:
         path = Path(path)
         if about.dim < 1:
             raise InputError(f"{path}: vectors of {about.dim} numbers cannot be kept.", "Use a model with a dimension.")
-        taken = InputError(f"{path}: there is something of this name.", "Choose another name, or remove it.")
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise taken
-        try:
-            with half_made(path, "making") as beside:
-                make_tables(beside / DATABASE, about, Generation().to_json())
-                beside.chmod(0o755)  # a temporary folder is closed to others
-                rename_durably(beside, path)
-        except OSError as error:
-            if error.errno in {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR}:
-                raise taken from None
-            raise InputError(f"{path}: cannot be made ({error.strerror}).", "Choose another folder.") from None
+            raise InputError(f"{path}: already exists.", "Choose another name, or remove it.")
+        with atomic_folder(path, durable=True) as beside:
+            make_tables(beside / DATABASE, about, Generation().to_json())
         return cls(path, write=True, exact_below=exact_below)
 
     @classmethod
