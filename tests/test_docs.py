@@ -105,7 +105,8 @@ def test_the_results_page_and_the_readme_show_what_the_receipts_say() -> None:
     assert (ROOT / "docs" / "results.md").read_text() == results_page.whole_page(receipts)
     readme = (ROOT / "README.md").read_text()
     assert results_page.headline("tiny-imagenet", receipts) in readme
-    assert results_page.retrieval_headline("cars196", receipts) in readme
+    if any(name.startswith("cars196") for name in receipts):
+        assert results_page.retrieval_headline("cars196", receipts) in readme
 
 
 def test_the_changelog_knows_this_version() -> None:
