@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_report import HOSTILE, RECEIPT, Reader, pictures
+from test_classification_report import HOSTILE, RECEIPT, Reader, pictures
 
 from lookalike import errors
 from lookalike.errors import InputError
