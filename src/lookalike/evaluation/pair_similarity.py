@@ -73,7 +73,7 @@ def similarities(
 def threshold(pairs: PairSimilarities, rate: float) -> Threshold | None:
     """The least cosine above which at most `rate` of the different pairs lie; None where so few would say nothing.
 
-    >>> pairs = Similarities(np.float32([0.95, 0.2]), np.arange(100, dtype=np.float32) / 100, 2, 100)
+    >>> pairs = PairSimilarities(np.float32([0.95, 0.2]), np.arange(100, dtype=np.float32) / 100, 2, 100)
     >>> at = threshold(pairs, 0.1)
     >>> round(at.cosine, 2), at.found
     (0.89, 0.5)
