@@ -2,7 +2,7 @@
 
     python benchmarks/hostile_images.py [--limit SECONDS] [--only WORD]
 
-One file of each kind in `tests/hostile.py` just within the limits of `lookalike.image_limits` and one beyond, and of
+One file of each kind in `tests/hostile.py` just within the limits of `lookalike.image.limits` and one beyond, and of
 each format one image of as many pixels as are allowed. Each is decoded to 224 pixels in a process of its own, as
 `lookalike gallery add` does it. Prints seconds of processor time, MiB and the outcome; exits with 1 if a file took more
 than the limit (10 seconds).
@@ -86,7 +86,7 @@ def decode_one(name: str) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.process_time()
     try:
-        decode(data, SIZE, where=name)
+        decode(data, SIZE, name=name)
         said = "decoded"
     except InputError as error:
         said = error.message.removeprefix(f"{name}: ")

@@ -522,7 +522,7 @@ def images(bench: Bench) -> None:
                     broken = damaged(broken, chance)[1] or broken
                 begun = time.perf_counter()
                 try:
-                    decode(broken, 64, where="image")
+                    decode(broken, 64, name="image")
                     outcome = "decoded"
                 except LookalikeError:
                     outcome = "refused"

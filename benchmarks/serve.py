@@ -220,7 +220,7 @@ class Bench:
         times = []
         for _ in range(50):
             start = time.perf_counter()
-            decode(data, 64, where="photograph")
+            decode(data, 64, name="photograph")
             times.append(time.perf_counter() - start)
         return statistics.median(times)
 

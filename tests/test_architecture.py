@@ -23,7 +23,6 @@ NAMES = [path.relative_to(SOURCE).as_posix() for path in FILES]
 LAYERS = (
     {"errors"},
     {"extras", "files", "concurrency", "hardware"},
-    {"image_limits", "color_profiles", "deep_pixels"},
     {"image", "recipe"},
     {"run"},
     {"data", "losses"},

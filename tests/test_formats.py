@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from lookalike.cli.main import app
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.store.sqlite import SqliteStore
-from lookalike.image import prepare
+from lookalike.image import decode
 from lookalike.models.export import read_exported
 from lookalike.models.pretrained import load
 from lookalike.run import Run
@@ -39,7 +39,7 @@ def test_a_model_folder_opens_and_says_the_same() -> None:
 @pytest.mark.parametrize("name", ["model.onnx", "model.pt2"])
 def test_an_export_runs_and_says_the_same(name: str) -> None:
     exported = read_exported(FORMATS / name)
-    logits = exported.run(prepare(IMAGE, 32)[None])["logits"][0]
+    logits = exported.run(decode(IMAGE, 32)[None])["logits"][0]
     np.testing.assert_allclose(logits, EXPECTED["model"]["cat/0.png"], atol=1e-4)
 
 

@@ -173,7 +173,7 @@ def test_a_box_that_holds_nothing(home: Path) -> None:
     report = check(Catalog.from_rows(rows, root=home, class_names=("cat", "dog"), name="boxes"))
     ((path, reason),) = report.undecodable
     assert path == "train/dog/0.png"
-    assert reason == "the box (20, 20, 30, 30) holds nothing of the 16 × 16 picture"
+    assert "(20, 20, 30, 30)" in reason
     assert report.sizes == {(16, 16): 1}, "the picture's size, not the box's"
 
 

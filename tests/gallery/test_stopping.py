@@ -57,7 +57,7 @@ def test_of_a_batch_only_what_was_begun_is_decoded(tmp_path: Path, monkeypatch: 
         unwanted.set()
         return DecodedImage(content.item, content.digest, np.zeros((size, size, 3), np.uint8), b"")
 
-    monkeypatch.setattr(scan, "decode_content", decode)
+    monkeypatch.setattr(scan, "decode_image", decode)
     monkeypatch.setattr(scan, "cores", lambda: 2)
     folder = fill(tmp_path / "photos", 30)
     with SqliteStore.create(tmp_path / "g", GalleryInfo("f" * 64, 8)) as store:
@@ -83,8 +83,8 @@ def until_stopped(monkeypatch: pytest.MonkeyPatch, module: ModuleType, most: int
             events.append(stop)
             yield threads, stop
 
-    def decode(data: bytes, size: int | None = None, *, where: str = "", **options: object) -> NDArray[np.uint8]:
-        begun.append(where)
+    def decode(data: bytes, size: int | None = None, *, name: str = "", **options: object) -> NDArray[np.uint8]:
+        begun.append(name)
         if len(begun) > most:
             stopped.append(events[-1].wait(10))
         return np.zeros((size or 8, size or 8, 3), np.uint8)

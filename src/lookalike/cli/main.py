@@ -9,6 +9,7 @@ import itertools
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -122,6 +123,7 @@ def run() -> None:
 
 
 def _run() -> None:
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # about odd metadata; an image is decoded whole or refused
     set_short_waits()  # before anything loads PyTorch
     signal.signal(signal.SIGTERM, _terminated)
     sys.excepthook = _show_bug

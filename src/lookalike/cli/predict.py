@@ -105,16 +105,14 @@ def _decoded(paths: list[Path], config: ModelConfig) -> NDArray[np.uint8]:
     """All pictures, (N, size, size, 3); an error that names every one that cannot be read."""
     import numpy as np
 
-    from lookalike.image import decode, read_file
+    from lookalike.image import decode
 
     pictures = np.empty((len(paths), config.image_size, config.image_size, 3), np.uint8)
     faults: list[InputError] = []
     with progress_bar("reading") as progress:
         for row, path in enumerate(paths):
             try:
-                pictures[row] = decode(read_file(path), config.image_size, crop_mode=config.crop_mode, where=str(path))
-            except OSError as error:
-                faults.append(InputError(f"{path}: cannot be read ({error.strerror}).", "Check the path."))
+                pictures[row] = decode(path, config.image_size, crop_mode=config.crop_mode)
             except InputError as fault:
                 faults.append(fault)
             progress(row + 1, len(paths))
@@ -200,7 +198,7 @@ def _likeliest(model: ImageModel, catalog: Catalog, flip: bool) -> list[str]:
     with progress_bar("predicting") as progress:
         for start in range(0, len(catalog), BATCH):
             rows = range(start, min(start + BATCH, len(catalog)))
-            batch = np.stack([prepared(catalog.read_bytes(row), where=catalog.paths[row]) for row in rows])
+            batch = np.stack([prepared(catalog.read_bytes(row), name=catalog.paths[row]) for row in rows])
             answers += [model.config.class_ids[i] for i in model.logits(batch, flip=flip, batch_size=BATCH).argmax(1)]
             progress(len(answers), len(catalog))
     return answers

@@ -176,10 +176,10 @@ def _look(catalog: Catalog, row: int) -> _Look:
     path = catalog.paths[row]
     try:
         data = catalog.read_bytes(row)
-        pixels = decode(data, where=path)
+        pixels = decode(data, name=path)
         height, width, _ = pixels.shape
         if (box := catalog.boxes[row]) is not None:
-            decode(data, box=box, where=path)  # refuses a box that holds nothing
+            decode(data, box=box, name=path)  # refuses a box that holds nothing
     except InputError as error:
         return _Look(fault=error.message.removeprefix(f"{path}: ").removesuffix("."))
     except MemoryError:

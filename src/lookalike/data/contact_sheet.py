@@ -139,7 +139,7 @@ def _page(catalog: Catalog, groups: list[tuple[str, list[int]]], title: tuple[st
         left, top = MARGIN + column * step[0], HEADER + line * step[1] + GAP
         _write(draw, (left, top), name, 15, INK, max(column_width, 160))
         for place, row in enumerate(rows):
-            tile = decode(catalog.read_bytes(row), TILE, box=catalog.boxes[row], where=catalog.paths[row])
+            tile = decode(catalog.read_bytes(row), TILE, box=catalog.boxes[row], name=catalog.paths[row])
             page.paste(Image.fromarray(tile), (left + place * (TILE + GAP), top + LINE), corners)
     return page
 

@@ -211,7 +211,7 @@ def _decode_chunk(
         try:
             data = catalog.read_bytes(row)
             box = catalog.boxes[row] if how.crop_boxes else None
-            images[row] = decode(data, how.size, box=box, crop_mode=how.crop_mode, where=catalog.paths[row])
+            images[row] = decode(data, how.size, box=box, crop_mode=how.crop_mode, name=catalog.paths[row])
         except InputError as error:
             faults.append((row, error))
     return faults

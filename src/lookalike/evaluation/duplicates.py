@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from lookalike.errors import InputError
-from lookalike.image import dhash, means
+from lookalike.image import dhash
+from lookalike.image.perceptual_hash import cell_weights
 
 BITS = 5  # of 64 that may differ
 LEVELS = 8.0  # mean difference of thumbnails, of 255 levels
@@ -124,7 +125,7 @@ def _looks(images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.f
         raise InputError(f"an array of {images.shape} {images.dtype} is no set of images.", "Give (N, H, W, 3) uint8.")
     bits = np.unpackbits(dhash(images).view(np.uint8).reshape(-1, 8), axis=1)
     thumbnails = np.empty((len(images), THUMBNAIL * THUMBNAIL * 3), np.float32)
-    down, across = means(images.shape[1], THUMBNAIL), means(images.shape[2], THUMBNAIL)
+    down, across = cell_weights(images.shape[1], THUMBNAIL), cell_weights(images.shape[2], THUMBNAIL)
     for start in range(0, len(images), CHUNK):
         some = images[start : start + CHUNK].astype(np.float32).transpose(0, 3, 1, 2)  # (n, 3, H, W)
         thumbnails[start : start + CHUNK] = (down @ some @ across.T).reshape(len(some), -1)

@@ -13,7 +13,7 @@ from PIL import Image
 from lookalike.errors import InputError
 from lookalike.gallery.sources.base import SourceImage
 from lookalike.gallery.store.base import FailedFile
-from lookalike.image import CropMode, load_image, resized
+from lookalike.image import CropMode, load_image, resize
 
 SIDE = 192  # pixels of a thumbnail's longer side, at most
 QUALITY = 80  # of its JPEG: 6 kB for a photograph of 192 × 144
@@ -64,9 +64,9 @@ def decode_image(content: ImageBytes, size: int, crop_mode: CropMode = "center")
     """
     item = content.item
     try:
-        image = load_image(content.data, size, where=item.path)
+        image = load_image(content.data, size, name=item.path)
         return DecodedImage(
-            item, content.digest, np.array(resized(image, size, size, crop_mode)), _thumbnail(image, content.data)
+            item, content.digest, np.array(resize(image, size, size, crop_mode)), _thumbnail(image, content.data)
         )
     except InputError as error:
         reason = error.message.removeprefix(f"{item.path}: ").removesuffix(".")

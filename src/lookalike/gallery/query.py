@@ -16,7 +16,7 @@ from lookalike.errors import InputError
 from lookalike.gallery.store.base import Filter, GalleryInfo, SearchResult, Store
 
 if TYPE_CHECKING:
-    from lookalike.image import Picture
+    from lookalike.image import ImageLike
     from lookalike.models.inference import Embedder
     from lookalike.models.pretrained import ImageModel
 
@@ -40,7 +40,7 @@ class QueryVector:
     digest: bytes | None = None
 
 
-Query: TypeAlias = "Picture | int | np.integer[Any] | NDArray[np.floating[Any]] | QueryVector"
+Query: TypeAlias = "ImageLike | int | np.integer[Any] | NDArray[np.floating[Any]] | QueryVector"
 Threshold = float | Literal["calibrated"] | None
 
 
@@ -226,13 +226,13 @@ def query_vectors(
 
 def _embedded(named: Sequence[tuple[Any, str]], embedder: Embedder) -> tuple[NDArray[np.float32], list[bytes | None]]:
     """Vectors (N, D) of images with their names, and the digests of those that are files."""
-    from lookalike.image import prepare, read_picture
+    from lookalike.image import decode, read_image_file
 
     pixels, digests = [], []
     for image, name in named:
-        data = read_picture(image) if isinstance(image, str | Path) else image  # once: it may be a pipe
+        data = read_image_file(image) if isinstance(image, str | Path) else image  # once: it may be a pipe
         digests.append(hashlib.sha256(data).digest() if isinstance(data, bytes) else None)
-        pixels.append(prepare(data, embedder.size, name, crop_mode=embedder.crop_mode))
+        pixels.append(decode(data, embedder.size, name=name, crop_mode=embedder.crop_mode))
     return embedder.vectors(np.stack(pixels)), digests
 
 

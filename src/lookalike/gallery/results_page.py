@@ -16,7 +16,7 @@ from lookalike.data.scan import printable
 from lookalike.files import atomic_write
 from lookalike.gallery.query import describe_model, id_of, is_batch, is_vector, name_of
 from lookalike.gallery.store.base import Hit, SearchResult, Store
-from lookalike.image import prepare
+from lookalike.image import decode
 
 HERE = Path(__file__).parent
 SIDE = 320  # pixels of a query's picture
@@ -164,7 +164,7 @@ def _picture_of(query: Any, store: Store) -> bytes:
     if is_vector(query):
         return b""
     file = io.BytesIO()
-    Image.fromarray(prepare(query, SIDE)).save(file, "JPEG", quality=QUALITY, optimize=True)
+    Image.fromarray(decode(query, SIDE)).save(file, "JPEG", quality=QUALITY, optimize=True)
     return file.getvalue()
 
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from lookalike import hardware as devices
 from lookalike.errors import InputError
-from lookalike.image import Picture, prepare
+from lookalike.image import ImageLike, decode
 from lookalike.models import serialization
 from lookalike.models.layers import global_average
 from lookalike.models.registry import build_for
@@ -95,7 +95,7 @@ class ImageModel(nn.Module, ModelHubMixin):
         return self.network(x)  # type: ignore[no-any-return]
 
     def predict(
-        self, images: Sequence[Picture] | NDArray[np.uint8], *, top: int = 5, flip: bool = False, batch_size: int = 64
+        self, images: Sequence[ImageLike] | NDArray[np.uint8], *, top: int = 5, flip: bool = False, batch_size: int = 64
     ) -> list[Predictions]:
         """The likeliest classes of each image, the likeliest first.
 
@@ -130,7 +130,7 @@ class ImageModel(nn.Module, ModelHubMixin):
 
     @torch.inference_mode()
     def logits(
-        self, images: Sequence[Picture] | NDArray[np.uint8], *, flip: bool = False, batch_size: int = 64
+        self, images: Sequence[ImageLike] | NDArray[np.uint8], *, flip: bool = False, batch_size: int = 64
     ) -> NDArray[np.float32]:
         """The network's outputs, before temperature and softmax (of a model of embeddings, these). The network is left
         in eval mode.
@@ -159,7 +159,7 @@ class ImageModel(nn.Module, ModelHubMixin):
 
     @torch.inference_mode()
     def embed(
-        self, images: Sequence[Picture] | NDArray[np.uint8], *, flip: bool = False, batch_size: int = 64
+        self, images: Sequence[ImageLike] | NDArray[np.uint8], *, flip: bool = False, batch_size: int = 64
     ) -> NDArray[np.float32]:
         """Vectors whose dot products say how alike images look: a model's embedding; of one that has a classifier, the
         mean of the last feature map over its positions.
@@ -211,14 +211,14 @@ class ImageModel(nn.Module, ModelHubMixin):
             return self.network(x)  # type: ignore[no-any-return]
         return global_average(self.network.forward_features(x))  # type: ignore[operator]
 
-    def _batches(self, images: Sequence[Picture] | NDArray[np.uint8], batch_size: int) -> Iterator[Tensor]:
+    def _batches(self, images: Sequence[ImageLike] | NDArray[np.uint8], batch_size: int) -> Iterator[Tensor]:
         """Normalised batches (B, 3, size, size) float32, channels_last, on the model's device."""
         if isinstance(images, str | bytes | Path) or not hasattr(images, "__len__"):
             raise InputError(f"one {type(images).__name__} instead of a list of images.", "Write [image].")
         if batch_size < 1:
             raise InputError(f"batch_size must be at least 1, not {batch_size}.", "64 is usual.")
         size, mode = self.config.image_size, self.config.crop_mode
-        pictures = (prepare(image, size, f"image {i}", crop_mode=mode) for i, image in enumerate(images))
+        pictures = (decode(image, size, name=f"image {i}", crop_mode=mode) for i, image in enumerate(images))
         while batch := list(islice(pictures, batch_size)):
             x = torch.from_numpy(np.stack(batch)).to(self.device).permute(0, 3, 1, 2)  # (B, 3, H, W), channels_last
             yield (x.float() / 255 - self.mean) / self.std

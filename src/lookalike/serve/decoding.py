@@ -21,8 +21,7 @@ from lookalike.errors import InputError
 from lookalike.gallery.decode import DecodedImage, ImageBytes, decode_image
 from lookalike.gallery.sources.base import SourceImage
 from lookalike.hardware import cores
-from lookalike.image import CropMode, TooManyPixelsError, UnknownFormatError, decode, opened
-from lookalike.image_limits import check_limits
+from lookalike.image import CropMode, TooManyPixelsError, UnknownFormatError, check_limits, decode, open_image
 from lookalike.serve.errors import RefusedError
 
 SAID = "Use JPEG, PNG, WebP, GIF, BMP or TIFF."
@@ -91,7 +90,7 @@ class ImageDecoder:
     def _pixels(self, data: bytes, name: str) -> NDArray[np.uint8]:
         try:
             self._check(data, name)
-            return decode(data, self._size, crop_mode=self._crop_mode, where=name)
+            return decode(data, self._size, crop_mode=self._crop_mode, name=name)
         except (InputError, MemoryError) as error:
             raise _unreadable(name, error) from None
 
@@ -108,7 +107,7 @@ class ImageDecoder:
         """Refuse what is not let in, by its first bytes and its structure; nothing is decoded."""
         try:
             check_limits(data, name)
-            kind = opened(data, name, self._max_pixels).format
+            kind = open_image(data, name, self._max_pixels).format
         except TooManyPixelsError:
             raise self._too_large(name) from None
         except UnknownFormatError as error:

@@ -8,7 +8,8 @@ from itertools import pairwise
 import numpy as np
 from PIL import Image
 
-from lookalike.image import NOISE, dhash
+from lookalike.image import dhash
+from lookalike.image.perceptual_hash import MIN_STEP
 
 
 def drawn(count: int, height: int, width: int) -> np.ndarray:
@@ -28,7 +29,7 @@ def slow_hash(image: np.ndarray) -> int:
             for column in range(9)
         ]
         for left, right in pairwise(cells):
-            bits = 2 * bits + int(right - left > NOISE)
+            bits = 2 * bits + int(right - left > MIN_STEP)
     return bits
 
 

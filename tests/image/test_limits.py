@@ -13,7 +13,7 @@ from PIL import Image
 from hostile import KINDS, jpeg_of_scans, jpeg_of_segments, png_of_chunks
 from lookalike.errors import InputError
 from lookalike.image import decode
-from lookalike.image_limits import check_limits
+from lookalike.image.limits import check_limits
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -22,7 +22,7 @@ def test_refused_before_it_is_decoded_and_soon(kind: str) -> None:
     data = make(too_many)
     start = time.thread_time()
     with pytest.raises(InputError, match=r"^evil\.x: [\d,]+ ") as caught:
-        decode(data, where="evil.x")
+        decode(data, name="evil.x")
     assert caught.value.remedy
     assert time.thread_time() - start < 2  # of a million segments; it would take minutes
 

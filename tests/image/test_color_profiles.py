@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from lookalike.color_profiles import to_srgb
 from lookalike.image import decode
+from lookalike.image.color_profiles import to_srgb
 
 XYZ = {"R": (0.61, 0.31, 0.02), "G": (0.2, 0.63, 0.07), "B": (0.15, 0.06, 0.74)}  # of Adobe RGB (1998), adapted to D50
 NOISE = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)

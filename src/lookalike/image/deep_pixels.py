@@ -34,7 +34,7 @@ def has_deep_colour(image: Image.Image) -> bool:
     return _raw_mode(image).startswith(DEEP_COLOURS)
 
 
-def as_eight_bits(image: Image.Image, data: bytes | None) -> Image.Image:
+def to_eight_bits(image: Image.Image, data: bytes | None) -> Image.Image:
     """A loaded image with 8 bits a channel; gray becomes "L", or "LA" where one gray is transparent.
 
     Args:
