@@ -21,9 +21,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lookalike.models.inference import Embedder
 from lookalike.models.pretrained import ImageModel, load
-from lookalike.models.runtime import OnnxRuntime
+from lookalike.models.runtime import OnnxRuntime, TorchRuntime
 from lookalike.run import hardware
 
 Run = Callable[[NDArray[np.uint8]], object]
@@ -72,7 +71,11 @@ def main() -> None:
     print(f"{model.config.name} at {size} px, medians of {given.rounds} rounds")
     print("batch   eager/s   ONNX Runtime/s   ratio   gallery/s   ratio")
     with tempfile.TemporaryDirectory() as cache:
-        engines: list[Run] = [eager(model), OnnxRuntime(model, given.threads, Path(cache)).run, Embedder(model).vectors]
+        engines: list[Run] = [
+            eager(model),
+            OnnxRuntime(model, given.threads, Path(cache)).run,
+            TorchRuntime(model).embed,
+        ]
         for batch in given.batches:
             pictures = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), np.uint8)
             rounds = [[rate(run, pictures, given.seconds) for run in engines] for _ in range(given.rounds)]

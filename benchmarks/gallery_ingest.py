@@ -118,10 +118,10 @@ def ours(model_folder: str, pictures: Path, place: Path, compute: str) -> Callab
     from lookalike.gallery.ingest import ingest
     from lookalike.gallery.store.base import GalleryInfo
     from lookalike.gallery.store.sqlite import SqliteStore
-    from lookalike.models.inference import Embedder
     from lookalike.models.pretrained import load
+    from lookalike.models.runtime import TorchRuntime
 
-    embedder = Embedder(load(model_folder), compute)  # type: ignore[arg-type]
+    embedder = TorchRuntime(load(model_folder), compute)  # type: ignore[arg-type]
 
     def run() -> dict[str, float]:
         with SqliteStore.create(place, GalleryInfo(embedder.fingerprint, embedder.dim)) as store:

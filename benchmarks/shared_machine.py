@@ -88,13 +88,14 @@ def embedding() -> Callable[[], int]:
     import numpy as np
 
     import lookalike
-    from lookalike.models.inference import Embedder, lone_threads
+    from lookalike.models.inference import single_threaded_workers
+    from lookalike.models.runtime import TorchRuntime
 
-    embedder = Embedder(lookalike.load())
+    embedder = TorchRuntime(lookalike.load())
     batches = np.random.default_rng(0).integers(0, 256, (8, 32, embedder.size, embedder.size, 3), np.uint8)
 
     def step() -> int:
-        with lone_threads(cores()) as threads:
+        with single_threaded_workers(cores()) as threads:
             return sum(len(vectors) for vectors in threads.map(embedder.vectors, batches))
 
     return step

@@ -105,7 +105,6 @@ def train(recipe: Recipe, material: Material, to: Path) -> list[Point]:
                 view=view,
                 mean=data.mean,
                 std=data.std,
-                device=torch.device("cpu"),
                 precision="bf16",
             )
             point = {

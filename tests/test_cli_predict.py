@@ -67,8 +67,8 @@ def refusal(*arguments: object) -> InputError:
 
 def test_a_picture_gets_its_answers_with_bars(model: Path, tmp_path: Path) -> None:
     path = picture(tmp_path / "a.png", 0)
-    (expected,) = load(model).predict([path], top=2)
-    result = run("-m", model, path, "--top", 2)
+    (expected,) = load(model).predict([path], k=2)
+    result = run("-m", model, path, "-k", 2)
     assert result.exit_code == 0
     header, *lines = result.stdout.splitlines()
     assert header == str(path)
@@ -101,7 +101,7 @@ def test_what_no_class_reaches_is_unknown(model: Path, tmp_path: Path, limit: fl
     config = loaded.config.model_copy(update={"unknown_threshold": limit})
     ImageModel(loaded.network, config).save_pretrained(tmp_path / "model")
     path = picture(tmp_path / "a.png", 0)
-    header, *lines = run("-m", tmp_path / "model", path, "--top", 2).stdout.splitlines()
+    header, *lines = run("-m", tmp_path / "model", path, "-k", 2).stdout.splitlines()
     assert header == str(path)
     assert [line.startswith("  unknown: nothing reaches 100%") for line in lines] == [True] * unknown + [False] * 2
     assert json.loads(run("-m", tmp_path / "model", path, "--json").stdout)["images"][0]["unknown"] is unknown
@@ -183,7 +183,7 @@ def test_a_submission_is_as_the_challenge_wants_it(model: Path, tiny: Path, tmp_
     result = run("-m", model, tiny, "--submission", file, *(["--flip"] if flip else []))
     assert result.exit_code == 0, result.exception
     names = [f"test_{i}.JPEG" for i in (0, 1, 2, 10, 11)]
-    answers = load(model).predict([tiny / "test" / "images" / name for name in names], top=1, flip=flip)
+    answers = load(model).predict([tiny / "test" / "images" / name for name in names], k=1, flip=flip)
     assert len({answer.class_id for (answer,) in answers}) > 1
     assert file.read_text() == "".join(
         f"{name} {answer.class_id}\n" for name, (answer,) in zip(names, answers, strict=True)

@@ -8,11 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lookalike.evaluation.evaluate import logits_of
+from lookalike.evaluation.evaluate import outputs_of
 from lookalike.models.registry import create_model
 
 MEAN, STD = (0.48, 0.45, 0.4), (0.28, 0.27, 0.3)
-CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +34,7 @@ def images() -> NDArray[np.uint8]:
 
 
 def measured(network: nn.Module, images: NDArray[np.uint8], **options: object) -> NDArray[np.float32]:
-    return logits_of(network, images, mean=MEAN, std=STD, device=CPU, **options)  # type: ignore[arg-type]
+    return outputs_of(network, images, view="outputs", mean=MEAN, std=STD, **options)  # type: ignore[arg-type]
 
 
 def one_by_one(network: nn.Module, images: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -14,7 +14,7 @@ from lookalike.data.catalog import UNLABELLED, Catalog, Row
 from lookalike.data.registry import load_dataset
 from lookalike.errors import InputError
 from lookalike.evaluation.classification import summary
-from lookalike.evaluation.evaluate import in_classes_of, logits_of, measure, read_as_trained
+from lookalike.evaluation.evaluate import in_classes_of, measure, outputs_of, read_as_trained
 from lookalike.image import decode
 from lookalike.models.pretrained import ImageModel
 from lookalike.models.registry import create_model
@@ -76,9 +76,7 @@ def test_the_results_are_those_of_the_logits(catalog: Catalog) -> None:
     rows = catalog.rows_of("val")
     assert measured.images.tolist() == [decode(catalog.read_bytes(row), SIZE).tolist() for row in rows]
     assert measured.labels.tolist() == [0, 0, 1, 1, 1, 2, 2, 2, 2]
-    logits = logits_of(
-        model.network, measured.images, mean=model.config.mean, std=model.config.std, device=model.device
-    )
+    logits = outputs_of(model.network, measured.images, view="outputs", mean=model.config.mean, std=model.config.std)
     assert measured.logits.tolist() == logits.tolist()
     numbers = summary(logits, measured.labels, class_names=model.config.class_names, temperature=1.5)
     how = {"temperature_remark": "", "split": "val", "crop": "single", "flip": False, "image_size": SIZE}

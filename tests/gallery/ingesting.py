@@ -14,11 +14,11 @@ from lookalike.gallery import ingest as ingesting
 from lookalike.gallery.ingest import IngestReport, ingest
 from lookalike.gallery.store.base import GalleryInfo, GalleryItem, Store
 from lookalike.gallery.store.sqlite import SqliteStore
-from lookalike.models.inference import Embedder
 from lookalike.models.pretrained import load
+from lookalike.models.runtime import TorchRuntime
 
 
-def about(embedder: Embedder) -> GalleryInfo:
+def about(embedder: TorchRuntime) -> GalleryInfo:
     return GalleryInfo(embedder.fingerprint, embedder.dim, image_size=embedder.size)
 
 
@@ -54,6 +54,6 @@ def add_and_tell(place: str, folder: str, model: str, written: int, pipe: Connec
     """Add a folder to a gallery in few rows at a time, and tell through the pipe how many files are done."""
     ingesting.WRITTEN = written
     with SqliteStore.open(place, write=True) as store:
-        embedder = Embedder(load(model), "float32")
+        embedder = TorchRuntime(load(model), "float32")
         pipe.send(-1)
         ingest(store, embedder, folder, progress=lambda done, total: pipe.send(done))

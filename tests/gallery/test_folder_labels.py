@@ -15,19 +15,19 @@ from lookalike.gallery.ingest import ingest
 from lookalike.gallery.sources.folder_labels import FolderLabels, children_of, class_folder, tops_of
 from lookalike.gallery.store.base import Store
 from lookalike.gallery.store.sqlite import SqliteStore
-from lookalike.models.inference import Embedder
 from lookalike.models.pretrained import load
+from lookalike.models.runtime import TorchRuntime
 from small_gallery import model_folder
 from small_sets import WNIDS, WORDS, tiny_imagenet
 
 
 @pytest.fixture(scope="module")
-def embedder(tmp_path_factory: pytest.TempPathFactory) -> Embedder:
-    return Embedder(load(model_folder(tmp_path_factory.mktemp("runs") / "model")))
+def embedder(tmp_path_factory: pytest.TempPathFactory) -> TorchRuntime:
+    return TorchRuntime(load(model_folder(tmp_path_factory.mktemp("runs") / "model")))
 
 
 @pytest.fixture
-def store(embedder: Embedder, tmp_path: Path) -> Iterator[SqliteStore]:
+def store(embedder: TorchRuntime, tmp_path: Path) -> Iterator[SqliteStore]:
     with SqliteStore.create(tmp_path / "g", about(embedder)) as made:
         yield made
 
@@ -74,7 +74,7 @@ def test_the_folder_that_is_the_class(expected: dict[str, str | None], words: in
     assert (labels.notes == notes) != ("cars_train/1.jpg" in expected)  # a known set without its lists is worth a note
 
 
-def test_a_known_set_is_labelled_by_its_lists(store: SqliteStore, embedder: Embedder, tmp_path: Path) -> None:
+def test_a_known_set_is_labelled_by_its_lists(store: SqliteStore, embedder: TorchRuntime, tmp_path: Path) -> None:
     home = tiny_imagenet(tmp_path / "tiny-imagenet-200")
     report = ingest(store, embedder, home)
     assert report.added == 9 + 6 + 4
@@ -98,7 +98,9 @@ def test_so_are_a_part_of_it_and_the_folder_above(part: str, tmp_path: Path) -> 
     assert labels.of(str(home / "test/images/test_0.JPEG")) == (None, "test")
 
 
-def test_a_known_set_without_its_lists_invents_no_label(store: SqliteStore, embedder: Embedder, tmp_path: Path) -> None:
+def test_a_known_set_without_its_lists_invents_no_label(
+    store: SqliteStore, embedder: TorchRuntime, tmp_path: Path
+) -> None:
     home = tiny_imagenet(tmp_path / "tiny-imagenet-200")
     (home / "val" / "val_annotations.txt").unlink()
     report = ingest(store, embedder, home)
@@ -134,7 +136,7 @@ def test_cub_and_stanford_products(lists: dict[str, str], images: dict[str, str]
 
 
 def test_a_pattern_and_all_entries_of_a_folder_label_like_the_folder(
-    store: SqliteStore, embedder: Embedder, tmp_path: Path
+    store: SqliteStore, embedder: TorchRuntime, tmp_path: Path
 ) -> None:
     photos = tmp_path / "photos"
     fill(photos / "cat", 1)
@@ -158,7 +160,7 @@ def test_a_pattern_and_all_entries_of_a_folder_label_like_the_folder(
 
 
 def test_folders_fill_in_labels_that_are_missing_and_no_others(
-    store: SqliteStore, embedder: Embedder, tmp_path: Path
+    store: SqliteStore, embedder: TorchRuntime, tmp_path: Path
 ) -> None:
     photos = fill(tmp_path / "photos" / "cat", 3).parent
     ingest(store, embedder, sorted((photos / "cat").iterdir()))
@@ -171,7 +173,7 @@ def test_folders_fill_in_labels_that_are_missing_and_no_others(
 
 @pytest.mark.parametrize("list_first", [True, False])
 def test_a_list_wins_over_folders_whatever_the_order(
-    list_first: bool, store: SqliteStore, embedder: Embedder, tmp_path: Path
+    list_first: bool, store: SqliteStore, embedder: TorchRuntime, tmp_path: Path
 ) -> None:
     photos = fill(tmp_path / "photos" / "cat", 3).parent
     for table in (tmp_path / "list.csv", photos / "list.csv"):
@@ -189,7 +191,7 @@ def test_a_list_wins_over_folders_whatever_the_order(
     assert note.startswith(f"{photos / 'list.csv'} looks like a list")
 
 
-def test_names_that_look_the_same_are_one_label(embedder: Embedder, tmp_path: Path) -> None:
+def test_names_that_look_the_same_are_one_label(embedder: TorchRuntime, tmp_path: Path) -> None:
     composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
     photos = tmp_path / "photos"
     for seed, name in enumerate((composed, decomposed)):

@@ -27,8 +27,8 @@ from lookalike.gallery.query import query_vectors
 from lookalike.gallery.store.base import Store
 from lookalike.gallery.store.sqlite import SqliteStore
 from lookalike.image import decode, dhash
-from lookalike.models.inference import Embedder
 from lookalike.models.pretrained import ImageModel, load
+from lookalike.models.runtime import TorchRuntime
 from small_gallery import album, model_folder
 from small_sets import class_folders, zip_of
 
@@ -39,12 +39,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def embedder(model: Path) -> Embedder:
-    return Embedder(load(model))
+def embedder(model: Path) -> TorchRuntime:
+    return TorchRuntime(load(model))
 
 
 @pytest.fixture
-def store(place: Place, embedder: Embedder) -> Iterator[Store]:
+def store(place: Place, embedder: TorchRuntime) -> Iterator[Store]:
     """A new, empty store of both kinds in turn, for vectors of this model."""
     with place.create(about(embedder)) as made:
         yield made
@@ -64,7 +64,7 @@ def no_threads_left() -> bool:
 
 
 def test_a_row_says_all_that_is_to_be_known_of_a_file(
-    store: Store, embedder: Embedder, model: Path, tmp_path: Path
+    store: Store, embedder: TorchRuntime, model: Path, tmp_path: Path
 ) -> None:
     photos = album(tmp_path / "photos")
     seen: list[tuple[int, int]] = []
@@ -92,7 +92,7 @@ def test_a_row_says_all_that_is_to_be_known_of_a_file(
 
 
 def test_a_large_photograph_is_seen_upright_with_a_small_thumbnail_that_tells_no_secrets(
-    store: Store, embedder: Embedder, tmp_path: Path
+    store: Store, embedder: TorchRuntime, tmp_path: Path
 ) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -113,7 +113,7 @@ def test_a_large_photograph_is_seen_upright_with_a_small_thumbnail_that_tells_no
         whole = decode(path.read_bytes(), shown.shape[:2])
         assert np.abs(shown.astype(np.float32) - whole).mean() < 6
         pixels = decode(path.read_bytes(), embedder.size)
-        assert embedder.vectors(pixels[None])[0] @ store.vectors([row.id])[0] > 0.9999
+        assert embedder.embed(pixels[None])[0] @ store.vectors([row.id])[0] > 0.9999
 
 
 def test_pictures_are_squashed_where_the_model_was_trained_on_squashed_ones(model: Path, tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_pictures_are_squashed_where_the_model_was_trained_on_squashed_ones(mode
     wide = tmp_path / "photos" / "wide.png"
     wide.parent.mkdir()
     wide.write_bytes(encoded(5, size=(120, 30)))
-    embedder = Embedder(squashing, "float32")
+    embedder = TorchRuntime(squashing, "float32")
     with SqliteStore.create(tmp_path / "some.gallery", about(embedder)) as store:
         ingest(store, embedder, wide.parent)
         (row,) = rows_of(store).values()
@@ -133,7 +133,7 @@ def test_pictures_are_squashed_where_the_model_was_trained_on_squashed_ones(mode
     assert min(kept @ expected, vectors[0] @ expected) > 0.9999
 
 
-def test_a_small_jpeg_is_its_own_thumbnail(store: Store, embedder: Embedder, tmp_path: Path) -> None:
+def test_a_small_jpeg_is_its_own_thumbnail(store: Store, embedder: TorchRuntime, tmp_path: Path) -> None:
     file = tmp_path / "1.jpg"
     file.write_bytes(encoded(1, "JPEG"))
     ingest(store, embedder, file)
@@ -145,7 +145,7 @@ def test_a_small_jpeg_is_its_own_thumbnail(store: Store, embedder: Embedder, tmp
 
 
 def test_what_is_there_is_neither_read_nor_embedded_again(
-    store: Store, embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Store, embedder: TorchRuntime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photos = album(tmp_path / "photos")
     ingest(store, embedder, photos)
@@ -156,7 +156,7 @@ def test_what_is_there_is_neither_read_nor_embedded_again(
 
 
 def test_what_changed_is_added_again_and_keeps_what_was_said_of_it(
-    store: Store, embedder: Embedder, tmp_path: Path
+    store: Store, embedder: TorchRuntime, tmp_path: Path
 ) -> None:
     photos = fill(tmp_path / "photos", 6)
     ingest(store, embedder, photos)
@@ -173,13 +173,13 @@ def test_what_changed_is_added_again_and_keeps_what_was_said_of_it(
     for path in (changed, touched):
         assert (after[str(path)].label, dict(after[str(path)].metadata)) == ("mine", {"stars": 5})
         assert after[str(path)].modified == path.stat().st_mtime_ns
-    vector = embedder.vectors(decode(changed.read_bytes(), embedder.size)[None])[0]
+    vector = embedder.embed(decode(changed.read_bytes(), embedder.size)[None])[0]
     assert store.vectors([after[str(changed)].id])[0] @ vector > 0.9999
     assert numbers(ingest(store, embedder, photos)) == {"skipped": 6}
 
 
 def test_a_copy_gets_a_row_of_its_own_without_being_embedded(
-    store: Store, embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Store, embedder: TorchRuntime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photos = fill(tmp_path / "photos", 3)
     ingest(store, embedder, photos)
@@ -194,7 +194,7 @@ def test_a_copy_gets_a_row_of_its_own_without_being_embedded(
         assert np.array_equal(store.vectors([one.id]), store.vectors([other.id]))
 
 
-def test_copies_within_one_run_are_all_there(store: Store, embedder: Embedder, tmp_path: Path) -> None:
+def test_copies_within_one_run_are_all_there(store: Store, embedder: TorchRuntime, tmp_path: Path) -> None:
     data = encoded(1)
     (tmp_path / "p").mkdir()
     for i in range(10):
@@ -203,7 +203,9 @@ def test_copies_within_one_run_are_all_there(store: Store, embedder: Embedder, t
     assert len({row.digest for row in rows_of(store).values()}) == 1
 
 
-def test_a_damaged_file_is_tried_again_once_it_has_changed(store: Store, embedder: Embedder, tmp_path: Path) -> None:
+def test_a_damaged_file_is_tried_again_once_it_has_changed(
+    store: Store, embedder: TorchRuntime, tmp_path: Path
+) -> None:
     photos = fill(tmp_path / "photos", 3)
     bad = photos / "bad.png"
     bad.write_bytes(encoded(5)[:50])
@@ -218,7 +220,7 @@ def test_a_damaged_file_is_tried_again_once_it_has_changed(store: Store, embedde
 
 
 def test_a_file_that_gets_damaged_keeps_its_row_and_is_forgiven_when_it_is_back(
-    store: Store, embedder: Embedder, tmp_path: Path
+    store: Store, embedder: TorchRuntime, tmp_path: Path
 ) -> None:
     photos = fill(tmp_path / "photos", 2)
     file = photos / "0000.png"
@@ -238,7 +240,7 @@ def test_a_file_that_gets_damaged_keeps_its_row_and_is_forgiven_when_it_is_back(
 
 
 def test_folders_label_new_rows_only_and_a_given_label_labels_all(
-    store: Store, embedder: Embedder, tmp_path: Path
+    store: Store, embedder: TorchRuntime, tmp_path: Path
 ) -> None:
     photos = album(tmp_path / "photos", each=1)
     fill(photos / "train" / "fox" / "deep", 1)  # beside classes: no split
@@ -256,7 +258,7 @@ def test_folders_label_new_rows_only_and_a_given_label_labels_all(
     assert {row.label for row in store.rows()} == {"beast"}
 
 
-def test_folder_labels_can_be_left_out(store: Store, embedder: Embedder, tmp_path: Path) -> None:
+def test_folder_labels_can_be_left_out(store: Store, embedder: TorchRuntime, tmp_path: Path) -> None:
     ingest(store, embedder, album(tmp_path / "photos", each=1), folder_labels=False)
     assert {row.label for row in store.rows()} == {None}
 
@@ -265,7 +267,7 @@ def test_folder_labels_can_be_left_out(store: Store, embedder: Embedder, tmp_pat
 
 
 def test_rows_of_files_that_are_gone_are_removed_only_when_asked(
-    store: Store, embedder: Embedder, tmp_path: Path
+    store: Store, embedder: TorchRuntime, tmp_path: Path
 ) -> None:
     photos, others = fill(tmp_path / "photos", 4), fill(tmp_path / "photos-too", 2, first=50)
     (photos / "bad.png").write_bytes(b"no picture")
@@ -280,7 +282,7 @@ def test_rows_of_files_that_are_gone_are_removed_only_when_asked(
 
 
 def test_a_folder_that_lost_everything_at_once_removes_nothing(
-    store: Store, embedder: Embedder, tmp_path: Path
+    store: Store, embedder: TorchRuntime, tmp_path: Path
 ) -> None:
     photos = fill(tmp_path / "photos", 4)
     ingest(store, embedder, photos)
@@ -297,7 +299,7 @@ def test_a_folder_that_lost_everything_at_once_removes_nothing(
 
 
 def test_a_run_that_is_interrupted_goes_on_where_it_was(
-    store: Store, embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Store, embedder: TorchRuntime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lookalike.gallery.ingest.WRITTEN", 32)
     photos = fill(tmp_path / "photos", 400)
@@ -315,16 +317,16 @@ def test_a_run_that_is_interrupted_goes_on_where_it_was(
     assert numbers(ingest(store, embedder, photos)) == {"skipped": there, "added": 400 - there}
 
 
-class Breaking(Embedder):
+class Breaking(TorchRuntime):
     """One that fails at its third batch."""
 
     batches = 0
 
-    def vectors(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def embed(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
         self.batches += 1
         if self.batches == 3:
             raise RuntimeError("the device is gone")
-        return super().vectors(pictures)
+        return super().embed(pictures)
 
 
 def test_an_error_in_one_stage_stops_the_others(store: Store, model: Path, tmp_path: Path) -> None:
@@ -332,12 +334,12 @@ def test_an_error_in_one_stage_stops_the_others(store: Store, model: Path, tmp_p
     with pytest.raises(RuntimeError, match="the device is gone"):
         ingest(store, Breaking(load(model)), photos)
     assert no_threads_left()
-    assert numbers(ingest(store, Embedder(load(model)), photos))["added"] >= 300 - len(rows_of(store))
+    assert numbers(ingest(store, TorchRuntime(load(model)), photos))["added"] >= 300 - len(rows_of(store))
     assert len(rows_of(store)) == 300
 
 
 def test_a_store_that_cannot_be_written_stops_everything(
-    embedder: Embedder, store: Store, place: Place, tmp_path: Path
+    embedder: TorchRuntime, store: Store, place: Place, tmp_path: Path
 ) -> None:
     with place.open() as reading, pytest.raises(InputError, match="for reading"):
         ingest(reading, embedder, fill(tmp_path / "photos", 300))
@@ -370,7 +372,7 @@ def killed(place: Path, photos: Path, model: Path, *, at: list[int]) -> None:
 
 def check_whole(place: Path, photos: Path, model: Path) -> None:
     """A last run without a kill: everything is there, once, with the right vector."""
-    embedder = Embedder(load(model))
+    embedder = TorchRuntime(load(model))
     with SqliteStore.open(place, write=True) as store:
         ingest(store, embedder, photos)
         rows = rows_of(store)
@@ -378,10 +380,10 @@ def check_whole(place: Path, photos: Path, model: Path) -> None:
         assert sorted(rows) == [str(file) for file in files]
         pixels = np.stack([decode(file.read_bytes(), embedder.size) for file in files])
         found = store.vectors([rows[str(file)].id for file in files])
-        assert (found * embedder.vectors(pixels)).sum(1).min() > 0.999
+        assert (found * embedder.embed(pixels)).sum(1).min() > 0.999
 
 
-def test_killed_it_has_lost_nothing_that_it_said_was_done(model: Path, embedder: Embedder, tmp_path: Path) -> None:
+def test_killed_it_has_lost_nothing_that_it_said_was_done(model: Path, embedder: TorchRuntime, tmp_path: Path) -> None:
     photos = fill(tmp_path / "photos", 200)
     SqliteStore.create(tmp_path / "g", about(embedder)).close()
     killed(tmp_path / "g", photos, model, at=[1, 120])
@@ -389,7 +391,7 @@ def test_killed_it_has_lost_nothing_that_it_said_was_done(model: Path, embedder:
 
 
 @pytest.mark.slow
-def test_killed_twelve_times_it_has_lost_nothing(model: Path, embedder: Embedder, tmp_path: Path) -> None:
+def test_killed_twelve_times_it_has_lost_nothing(model: Path, embedder: TorchRuntime, tmp_path: Path) -> None:
     photos = fill(tmp_path / "photos", 800)
     SqliteStore.create(tmp_path / "g", about(embedder)).close()
     killed(tmp_path / "g", photos, model, at=np.random.default_rng(0).integers(0, 750, 12).tolist())
@@ -400,7 +402,7 @@ def test_killed_twelve_times_it_has_lost_nothing(model: Path, embedder: Embedder
 
 
 def test_another_models_embedder_is_refused(store: Store, tmp_path: Path) -> None:
-    other = Embedder(load(model_folder(tmp_path / "other", seed=1)))
+    other = TorchRuntime(load(model_folder(tmp_path / "other", seed=1)))
     with pytest.raises(InputError, match=f"the model {other.fingerprint[:12]}") as caught:
         ingest(store, other, fill(tmp_path / "photos", 1))
     assert store.about.fingerprint[:12] in caught.value.remedy
@@ -408,7 +410,7 @@ def test_another_models_embedder_is_refused(store: Store, tmp_path: Path) -> Non
 
 
 def test_nothing_is_added_when_one_of_the_sources_is_not_there(
-    store: Store, embedder: Embedder, tmp_path: Path
+    store: Store, embedder: TorchRuntime, tmp_path: Path
 ) -> None:
     photos = fill(tmp_path / "photos", 2)
     (tmp_path / "empty").mkdir()
@@ -457,7 +459,7 @@ def test_a_report_adds_up() -> None:
 
 
 def test_a_zip_and_a_parquet_file_in_the_folder_keep_their_rows(
-    store: Store, embedder: Embedder, tmp_path: Path
+    store: Store, embedder: TorchRuntime, tmp_path: Path
 ) -> None:
     photos = fill(tmp_path / "photos", 2)
     packed, shard = zip_of(class_folders(tmp_path / "pets"), photos / "pets.zip"), photos / "shard.parquet"
@@ -479,7 +481,7 @@ def test_a_zip_and_a_parquet_file_in_the_folder_keep_their_rows(
     assert len(store) == 4
 
 
-def test_files_of_other_kinds_are_counted(store: Store, embedder: Embedder, tmp_path: Path) -> None:
+def test_files_of_other_kinds_are_counted(store: Store, embedder: TorchRuntime, tmp_path: Path) -> None:
     photos = fill(tmp_path / "photos", 2)
     for name in ("1.HEIC", "b/2.heic", "b/film.MOV", "notes", ".hidden.heic", "Thumbs.db"):
         (photos / name).parent.mkdir(exist_ok=True)
@@ -497,7 +499,7 @@ def test_files_of_other_kinds_are_counted(store: Store, embedder: Embedder, tmp_
 
 
 def test_a_lack_of_memory_does_not_reject_a_file_for_ever(
-    store: Store, embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Store, embedder: TorchRuntime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photos = fill(tmp_path / "photos", 2)
 
@@ -513,7 +515,7 @@ def test_a_lack_of_memory_does_not_reject_a_file_for_ever(
 
 
 def test_times_that_64_bits_do_not_hold(
-    store: Store, embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Store, embedder: TorchRuntime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photos = fill(tmp_path / "photos", 2)
     os.utime(photos / "0000.png", ns=(0, -(10**18)))  # 1938

@@ -21,19 +21,19 @@ from lookalike.gallery.sources.base import SourceImage
 from lookalike.gallery.sources.resolve import listings_of, resolve_source
 from lookalike.gallery.store.base import FailedFile
 from lookalike.gallery.store.sqlite import SqliteStore
-from lookalike.models.inference import Embedder
 from lookalike.models.pretrained import load
+from lookalike.models.runtime import TorchRuntime
 from small_gallery import model_folder
 from small_sets import WNIDS, class_folders, hugging_face, zip_of
 
 
 @pytest.fixture(scope="module")
-def embedder(tmp_path_factory: pytest.TempPathFactory) -> Embedder:
-    return Embedder(load(model_folder(tmp_path_factory.mktemp("runs") / "model")))
+def embedder(tmp_path_factory: pytest.TempPathFactory) -> TorchRuntime:
+    return TorchRuntime(load(model_folder(tmp_path_factory.mktemp("runs") / "model")))
 
 
 @pytest.fixture
-def store(embedder: Embedder, tmp_path: Path) -> Iterator[SqliteStore]:
+def store(embedder: TorchRuntime, tmp_path: Path) -> Iterator[SqliteStore]:
     with SqliteStore.create(tmp_path / "g", about(embedder)) as made:
         yield made
 
@@ -104,7 +104,7 @@ a/1.png,dog,1999,again
 
 
 def test_a_list_gives_labels_and_metadata_and_its_bad_rows_are_named(
-    store: SqliteStore, embedder: Embedder, tmp_path: Path
+    store: SqliteStore, embedder: TorchRuntime, tmp_path: Path
 ) -> None:
     fill(tmp_path / "a", 5)
     for i in range(1, 5):
@@ -130,7 +130,7 @@ def test_a_list_gives_labels_and_metadata_and_its_bad_rows_are_named(
     assert rows["4.png"] == ("emu", {"year": "2017", "note": "it's fine"})
 
 
-def test_a_list_of_paths_alone_leaves_what_is_known(store: SqliteStore, embedder: Embedder, tmp_path: Path) -> None:
+def test_a_list_of_paths_alone_leaves_what_is_known(store: SqliteStore, embedder: TorchRuntime, tmp_path: Path) -> None:
     fill(tmp_path / "a", 2)
     ingest(store, embedder, tmp_path / "a", label="mine")
     store.update([1, 2], None, {"stars": 5})
@@ -139,7 +139,9 @@ def test_a_list_of_paths_alone_leaves_what_is_known(store: SqliteStore, embedder
     assert [(row.label, dict(row.metadata)) for row in store.rows()] == [("mine", {"stars": 5})] * 2
 
 
-def test_a_parquet_list_keeps_the_kind_of_its_values(store: SqliteStore, embedder: Embedder, tmp_path: Path) -> None:
+def test_a_parquet_list_keeps_the_kind_of_its_values(
+    store: SqliteStore, embedder: TorchRuntime, tmp_path: Path
+) -> None:
     fill(tmp_path / "a", 2)
     table = pa.table(
         {
@@ -160,7 +162,7 @@ def test_a_parquet_list_keeps_the_kind_of_its_values(store: SqliteStore, embedde
     ]
 
 
-def test_pictures_inside_parquet_shards(store: SqliteStore, embedder: Embedder, tmp_path: Path) -> None:
+def test_pictures_inside_parquet_shards(store: SqliteStore, embedder: TorchRuntime, tmp_path: Path) -> None:
     copy = hugging_face(tmp_path / "copy")
     assert numbers(ingest(store, embedder, copy)) == {"added": 15}
     assert {row.label for row in store.rows()} == set(WNIDS)
@@ -170,7 +172,7 @@ def test_pictures_inside_parquet_shards(store: SqliteStore, embedder: Embedder, 
 
 
 def test_parquet_with_pictures_needs_neither_labels_nor_whole_rows(
-    store: SqliteStore, embedder: Embedder, tmp_path: Path
+    store: SqliteStore, embedder: TorchRuntime, tmp_path: Path
 ) -> None:
     table = pa.table({"jpg": [encoded(1), None, b"no picture", encoded(2)], "width": [40, 41, 42, 43]})
     file = tmp_path / "shard.parquet"
@@ -183,7 +185,7 @@ def test_parquet_with_pictures_needs_neither_labels_nor_whole_rows(
     assert numbers(ingest(store, embedder, file)) == {"skipped": 2, "rejected": 2, "known": 2}
 
 
-def test_a_catalog_of_a_folder_or_zip(store: SqliteStore, embedder: Embedder, tmp_path: Path) -> None:
+def test_a_catalog_of_a_folder_or_zip(store: SqliteStore, embedder: TorchRuntime, tmp_path: Path) -> None:
     folder = class_folders(tmp_path / "pets")
     catalog = load_dataset(folder)
     assert numbers(ingest(store, embedder, catalog)) == {"added": 12}
@@ -240,7 +242,7 @@ def test_a_catalogs_file_that_is_gone_is_rejected(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_no_list_is_refused(
-    name: str, content: bytes, words: str, store: SqliteStore, embedder: Embedder, tmp_path: Path
+    name: str, content: bytes, words: str, store: SqliteStore, embedder: TorchRuntime, tmp_path: Path
 ) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=words):

@@ -16,8 +16,8 @@ from PIL import Image
 
 from lookalike.gallery.ingest import ingest
 from lookalike.gallery.store.sqlite import SqliteStore
-from lookalike.models.inference import Embedder
 from lookalike.models.pretrained import load
+from lookalike.models.runtime import TorchRuntime
 from small_gallery import model_folder
 
 EACH = 80
@@ -104,8 +104,8 @@ BOMBS = 3  # of the kind that takes a while to make
 
 
 @pytest.fixture(scope="module")
-def embedder(tmp_path_factory: pytest.TempPathFactory) -> Embedder:
-    return Embedder(load(model_folder(tmp_path_factory.mktemp("runs") / "model")))
+def embedder(tmp_path_factory: pytest.TempPathFactory) -> TorchRuntime:
+    return TorchRuntime(load(model_folder(tmp_path_factory.mktemp("runs") / "model")))
 
 
 def write(folder: Path, kinds: dict[str, tuple[Callable[[int], bytes], str]]) -> list[str]:
@@ -150,7 +150,7 @@ def write_what_is_no_plain_file(folder: Path) -> tuple[list[str], int]:
 
 
 @pytest.mark.filterwarnings("ignore:::PIL")
-def test_two_thousand_odd_files_are_all_accounted_for(embedder: Embedder, tmp_path: Path) -> None:
+def test_two_thousand_odd_files_are_all_accounted_for(embedder: TorchRuntime, tmp_path: Path) -> None:
     folder = tmp_path / "odd"
     good, bad = write(folder, GOOD), write(folder, BAD)
     changed = write(folder, {"flipped": (flipped, "jpg")})
@@ -185,7 +185,7 @@ def test_two_thousand_odd_files_are_all_accounted_for(embedder: Embedder, tmp_pa
     (folder / "special" / "closed").chmod(0o700)
 
 
-def test_a_picture_turned_by_its_exif_is_found_by_its_upright_twin(embedder: Embedder, tmp_path: Path) -> None:
+def test_a_picture_turned_by_its_exif_is_found_by_its_upright_twin(embedder: TorchRuntime, tmp_path: Path) -> None:
     upright = Image.open(io.BytesIO(encoded(1, "PNG")))
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -200,7 +200,7 @@ def test_a_picture_turned_by_its_exif_is_found_by_its_upright_twin(embedder: Emb
 
 
 def test_a_file_larger_than_any_picture_is_not_read(
-    embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    embedder: TorchRuntime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     large = tmp_path / "large.tif"
     with large.open("wb") as file:
@@ -214,6 +214,6 @@ def test_the_largest_photos_of_phones_are_added(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     for size in ((8192, 6144), (12000, 9000)):
         Image.new("L", size, 100).save(tmp_path / "photos" / f"{size[0]}.jpg")
-    embedder = Embedder(load(model_folder(tmp_path / "model")))
+    embedder = TorchRuntime(load(model_folder(tmp_path / "model")))
     with SqliteStore.create(tmp_path / "g", about(embedder)) as store:
         assert numbers(ingest(store, embedder, tmp_path / "photos")) == {"added": 2}

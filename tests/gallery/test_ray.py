@@ -29,8 +29,8 @@ from lookalike.gallery.ray import Cluster
 from lookalike.gallery.sources.resolve import resolve_source
 from lookalike.gallery.store.base import Store
 from lookalike.gallery.store.sqlite import SqliteStore
-from lookalike.models.inference import Embedder
 from lookalike.models.pretrained import ImageModel, load
+from lookalike.models.runtime import TorchRuntime
 from small_gallery import album, model_folder
 
 os.environ |= {  # read when ray is imported
@@ -67,7 +67,7 @@ def loaded(model: Path) -> ImageModel:
 
 
 def new_store(path: Path, loaded: ImageModel) -> Store:
-    return SqliteStore.create(path, about(Embedder(loaded)))
+    return SqliteStore.create(path, about(TorchRuntime(loaded)))
 
 
 def same(one: Store, other: Store) -> None:
@@ -88,30 +88,30 @@ def test_the_rows_are_those_of_one_machine(nodes: Any, loaded: ImageModel, tmp_p
     (photos / "cat" / "broken.jpg").write_bytes(b"\xff\xd8 cut off")
     (photos / "cat" / "again.png").write_bytes((photos / "cat" / "0.png").read_bytes())
     with new_store(tmp_path / "one", loaded) as one, new_store(tmp_path / "many", loaded) as many:
-        ingest(one, Embedder(loaded), photos)
+        ingest(one, TorchRuntime(loaded), photos)
         with Cluster(nodes.address) as cluster:
-            report = ingest(many, Embedder(loaded), photos, cluster=cluster)
+            report = ingest(many, TorchRuntime(loaded), photos, cluster=cluster)
             assert numbers(report) == {"added": 13, "rejected": 1}
             assert [fault.path for fault in report.faults] == [str(photos / "cat" / "broken.jpg")]
             same(one, many)
             assert one.rejected() == many.rejected()
             (photos / "dog" / "0.png").write_bytes(encoded(77))
             (photos / "emu" / "3.png").unlink()
-            report = ingest(many, Embedder(loaded), photos, cluster=cluster, sync=True)
+            report = ingest(many, TorchRuntime(loaded), photos, cluster=cluster, sync=True)
         assert numbers(report) == {"replaced": 1, "skipped": 11, "rejected": 1, "known": 1, "removed": 1}
-        ingest(one, Embedder(loaded), photos, sync=True)
+        ingest(one, TorchRuntime(loaded), photos, sync=True)
         same(one, many)
 
 
 def test_objects_are_read_where_they_are(nodes: Any, loaded: ImageModel, tmp_path: Path) -> None:
     photos = album(tmp_path / "my photos", each=2)
     with new_store(tmp_path / "store", loaded) as store, Cluster(nodes.address) as cluster:
-        report = ingest(store, Embedder(loaded), photos.as_uri(), cluster=cluster)
+        report = ingest(store, TorchRuntime(loaded), photos.as_uri(), cluster=cluster)
         assert numbers(report) == {"added": 6}
         rows = rows_of(store)
         assert sorted(rows) == sorted(file.as_uri() for file in photos.rglob("*.png"))
         assert {row.label for row in rows.values()} == {"cat", "dog", "emu"}
-        assert numbers(ingest(store, Embedder(loaded), photos.as_uri())) == {"skipped": 6}  # by one machine, too
+        assert numbers(ingest(store, TorchRuntime(loaded), photos.as_uri())) == {"skipped": 6}  # by one machine, too
 
 
 def test_what_lies_in_another_file_is_refused(nodes: Any, loaded: ImageModel, tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_what_lies_in_another_file_is_refused(nodes: Any, loaded: ImageModel, tm
         Cluster(nodes.address) as cluster,
         pytest.raises(InputError, match="inside another file"),
     ):
-        ingest(store, Embedder(loaded), catalog, cluster=cluster)
+        ingest(store, TorchRuntime(loaded), catalog, cluster=cluster)
 
 
 def processes(name: str) -> list[int]:
@@ -165,10 +165,10 @@ def test_a_lost_worker_and_a_lost_machine_cost_no_picture(
 
     with new_store(tmp_path / "many", loaded) as many, new_store(tmp_path / "one", loaded) as one:
         with Cluster(nodes.address) as cluster:
-            report = ingest(many, Embedder(loaded), photos, cluster=cluster, progress=progress)
+            report = ingest(many, TorchRuntime(loaded), photos, cluster=cluster, progress=progress)
         assert gone
         assert numbers(report) == {"added": 120}
-        ingest(one, Embedder(loaded), photos)
+        ingest(one, TorchRuntime(loaded), photos)
         same(one, many)
 
 

@@ -16,18 +16,18 @@ from lookalike.errors import InputError
 from lookalike.gallery.ingest import IngestReport
 from lookalike.gallery.store.sqlite import SqliteStore
 from lookalike.gallery.watch import watch
-from lookalike.models.inference import Embedder
 from lookalike.models.pretrained import load
+from lookalike.models.runtime import TorchRuntime
 from small_gallery import model_folder
 
 
 @pytest.fixture(scope="module")
-def embedder(tmp_path_factory: pytest.TempPathFactory) -> Embedder:
-    return Embedder(load(model_folder(tmp_path_factory.mktemp("runs") / "model")))
+def embedder(tmp_path_factory: pytest.TempPathFactory) -> TorchRuntime:
+    return TorchRuntime(load(model_folder(tmp_path_factory.mktemp("runs") / "model")))
 
 
 @pytest.fixture
-def store(embedder: Embedder, tmp_path: Path) -> Iterator[SqliteStore]:
+def store(embedder: TorchRuntime, tmp_path: Path) -> Iterator[SqliteStore]:
     with SqliteStore.create(tmp_path / "g", about(embedder)) as made:
         yield made
 
@@ -59,7 +59,7 @@ class Watching:
 
 
 @contextmanager
-def watching(store: SqliteStore, embedder: Embedder, folder: Path, settle: float = 0.0) -> Iterator[Watching]:
+def watching(store: SqliteStore, embedder: TorchRuntime, folder: Path, settle: float = 0.0) -> Iterator[Watching]:
     told, stop, failure = Watching(), threading.Event(), []
 
     def work() -> None:
@@ -82,7 +82,7 @@ def watching(store: SqliteStore, embedder: Embedder, folder: Path, settle: float
     assert not failure, failure
 
 
-def test_new_changed_and_removed_files_are_followed(store: SqliteStore, embedder: Embedder, tmp_path: Path) -> None:
+def test_new_changed_and_removed_files_are_followed(store: SqliteStore, embedder: TorchRuntime, tmp_path: Path) -> None:
     photos = fill(tmp_path / "photos", 5)
     with watching(store, embedder, photos) as told:
         told.until(lambda: len(store) == 5)
@@ -107,7 +107,7 @@ def test_new_changed_and_removed_files_are_followed(store: SqliteStore, embedder
 
 
 def test_a_file_that_is_being_written_waits_until_it_is_whole(
-    store: SqliteStore, embedder: Embedder, tmp_path: Path
+    store: SqliteStore, embedder: TorchRuntime, tmp_path: Path
 ) -> None:
     photos = fill(tmp_path / "photos", 1)
     for file in photos.iterdir():
@@ -125,7 +125,7 @@ def test_a_file_that_is_being_written_waits_until_it_is_whole(
 
 
 def test_a_folder_that_is_gone_or_empty_all_at_once_takes_nothing_with_it(
-    store: SqliteStore, embedder: Embedder, tmp_path: Path
+    store: SqliteStore, embedder: TorchRuntime, tmp_path: Path
 ) -> None:
     photos, elsewhere = fill(tmp_path / "photos", 3), tmp_path / "elsewhere"
     with watching(store, embedder, photos) as told:
@@ -146,7 +146,7 @@ def test_a_folder_that_is_gone_or_empty_all_at_once_takes_nothing_with_it(
 
 
 def test_an_empty_folder_may_be_watched_and_no_folder_may_not(
-    store: SqliteStore, embedder: Embedder, tmp_path: Path
+    store: SqliteStore, embedder: TorchRuntime, tmp_path: Path
 ) -> None:
     (tmp_path / "photos").mkdir()
     with watching(store, embedder, tmp_path / "photos") as told:

@@ -197,7 +197,7 @@ def test_the_program_in_the_how_to_runs(
     picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
     Image.fromarray(picture).save("photo.png")
     exec(program.replace("photo.jpg", "photo.png"), {})
-    assert capsys.readouterr().out.strip() == model.predict([picture], top=1)[0][0].label
+    assert capsys.readouterr().out.strip() == model.predict([picture], k=1)[0][0].label
 
 
 @pytest.mark.parametrize("crop_mode", ["center", "squash"])

@@ -21,7 +21,8 @@ from PIL import Image
 
 import lookalike
 from lookalike.errors import InputError
-from lookalike.models.pretrained import ImageModel, Prediction, load
+from lookalike.models.prediction import Prediction
+from lookalike.models.pretrained import ImageModel, load
 from lookalike.models.registry import create_model
 from lookalike.models.serialization import ModelConfig, describe
 
@@ -112,7 +113,7 @@ def test_predictions_are_the_likeliest_classes_with_calibrated_probabilities(ima
     model = make(temperature=2.5)
     logits = model.logits(images) / 2.5
     probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    for row, predictions in zip(probabilities, model.predict(images, top=4), strict=True):
+    for row, predictions in zip(probabilities, model.predict(images, k=4), strict=True):
         order = np.argsort(-row)[:4]
         assert [p.index for p in predictions] == order.tolist()
         assert [p.label for p in predictions] == [NAMES[i] for i in order]
@@ -121,10 +122,39 @@ def test_predictions_are_the_likeliest_classes_with_calibrated_probabilities(ima
 
 
 def test_more_answers_than_classes_are_all_of_them(model: ImageModel, images: np.ndarray) -> None:
-    (predictions,) = model.predict(images[:1], top=50)
-    assert len(predictions) == 6
-    assert sum(p.probability for p in predictions) == pytest.approx(1)
-    assert isinstance(predictions[0], Prediction)
+    (prediction,) = model.predict(images[:1], k=50)
+    assert len(prediction) == 6
+    assert sum(p.probability for p in prediction) == pytest.approx(1)
+    assert (prediction.label, prediction.probability) == (prediction[0].label, prediction[0].probability)
+    assert [p.index for p in prediction[:2]] == [p.index for p in prediction][:2]
+
+
+def test_one_image_gives_one_answer(model: ImageModel, tmp_path: Path) -> None:
+    path = tmp_path / "photo.png"
+    image = Image.fromarray(np.random.default_rng(2).integers(0, 256, (40, 60, 3), dtype=np.uint8))
+    image.save(path)
+    (expected,) = model.predict([path], k=2)
+    (vector,) = model.embed([path])
+    for one in (path, str(path), path.read_bytes(), Image.open(path), image, np.asarray(image)):
+        prediction = model.predict(one, k=2)
+        assert isinstance(prediction, Prediction)
+        assert prediction == expected
+        assert np.array_equal(model.embed(one), vector)
+    assert len(model.predict(each for each in (path, path))) == 2  # any iterable
+
+
+def test_a_notebook_shows_a_prediction_with_its_image(model: ImageModel) -> None:
+    shown = model.predict(Image.new("RGB", (8, 8)), k=2)._repr_html_()
+    assert "data:image/jpeg;base64," in shown
+    assert shown.count("<tr>") == 2
+    several = model.predict([Image.new("RGB", (8, 8))])[0]
+    assert "<img" not in several._repr_html_()
+
+
+def test_a_notebook_shows_what_a_model_is() -> None:
+    shown = make(dataset="pets & <co>")._repr_html_()
+    assert "pets &amp; &lt;co&gt;" in shown
+    assert all(fact in shown for fact in ("weave", "32 × 32", make(dataset="pets & <co>").fingerprint))
 
 
 def test_pictures_come_in_any_form_and_size(model: ImageModel, tmp_path: Path) -> None:
@@ -155,13 +185,14 @@ def test_a_network_that_was_training_answers_as_in_evaluation(images: np.ndarray
 @pytest.mark.parametrize(
     ("call", "word"),
     [
-        (lambda m: m.predict("photo.jpg"), "one str instead of a list"),
-        (lambda m: m.embed(Path("photo.jpg")), "one PosixPath instead of a list"),
-        (lambda m: m.embed(Image.new("RGB", (8, 8))), "one Image instead of a list"),
-        (lambda m: m.predict([Image.new("RGB", (8, 8)), b"?"]), "image 1: not an image"),
-        (lambda m: m.predict(np.zeros((32, 32, 3), np.uint8)), "image 0: an array"),
-        (lambda m: m.predict(np.zeros((1, 8, 8, 3), np.uint8), top=0), "top must be at least 1"),
-        (lambda m: m.logits(np.zeros((1, 8, 8, 3), np.uint8), batch_size=0), "batch_size must be at least 1"),
+        (lambda m: m.predict("no-such-photo.jpg"), "no-such-photo.jpg"),
+        (lambda m: m.embed(Path("no-such-photo.jpg")), "no-such-photo.jpg"),
+        (lambda m: m.logits(Image.new("RGB", (8, 8))), "Image"),
+        (lambda m: m.predict([Image.new("RGB", (8, 8)), b"?"]), "image 1"),
+        (lambda m: m.predict(np.zeros((32, 32), np.uint8)), r"image 0.*\(32,\)"),
+        (lambda m: m.predict(7), "int"),
+        (lambda m: m.predict(np.zeros((1, 8, 8, 3), np.uint8), k=0), "k"),
+        (lambda m: m.logits(np.zeros((1, 8, 8, 3), np.uint8), batch_size=0), "batch_size"),
     ],
 )
 def test_bad_calls_are_refused(model: ImageModel, call: Callable[[ImageModel], object], word: str) -> None:
@@ -224,6 +255,53 @@ def test_the_fingerprint_says_whether_vectors_can_be_compared() -> None:
     assert make(mean=(0.5, 0.5, 0.5)).fingerprint != same
 
 
+def edit_in_place(network: torch.nn.Module) -> None:
+    with torch.no_grad():
+        network.head.weight[0, 0] += 1
+
+
+def edit_data(network: torch.nn.Module) -> None:
+    network.head.weight.data[0, 0] += 1  # PyTorch does not count this change in `_version`
+
+
+def replace_parameter(network: torch.nn.Module) -> None:
+    network.head.weight = torch.nn.Parameter(network.head.weight.detach() * 2)
+
+
+def change_statistics(network: torch.nn.Module) -> None:
+    network.train()(torch.randn(4, 3, SIZE, SIZE))
+
+
+@pytest.mark.parametrize("edit", [edit_in_place, edit_data, replace_parameter, change_statistics])
+def test_the_fingerprint_follows_the_weights_in_memory(
+    edit: Callable[[torch.nn.Module], None], folder: Path, tmp_path: Path
+) -> None:
+    loaded = load(folder)
+    before = loaded.fingerprint
+    edit(loaded.network)
+    assert loaded.fingerprint != before
+    loaded.save_pretrained(tmp_path / "edited")
+    assert load(tmp_path / "edited").fingerprint == loaded.fingerprint
+
+
+def test_the_fingerprint_follows_the_configuration(folder: Path) -> None:
+    loaded = load(folder)
+    before = loaded.fingerprint
+    loaded.config = loaded.config.model_copy(update={"crop_mode": "squash"})
+    assert loaded.fingerprint != before
+    loaded.config = loaded.config.model_copy(update={"crop_mode": "center", "dataset": "else"})
+    assert loaded.fingerprint == before
+
+
+def test_the_fingerprint_of_an_unchanged_model_is_that_of_its_file_whatever_wrote_it(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = data[8 : 8 + length].rstrip(b" ") + b" " * 16  # another version may align differently
+    raw(folder, len(header).to_bytes(8, "little") + header + data[8 + length :])
+    assert load(folder).fingerprint == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def test_float16_is_half_the_size_and_nearly_the_same(model: ImageModel, folder: Path, images: np.ndarray) -> None:
     half = folder.with_name("half")
     model.save_pretrained(half, precision="float16")
@@ -273,7 +351,7 @@ def test_predictions_say_whether_the_picture_is_unknown(images: np.ndarray) -> N
     assert [each.unknown for each in found] == [probability < limit for probability in sure]
     assert {each.unknown for each in found} == {True, False}
     assert not any(each.unknown for each in make().predict(images)), "without a threshold nothing is"
-    assert "unknown=" in repr(found[0])
+    assert [repr(each).startswith("<Prediction: unknown") for each in found] == [each.unknown for each in found]
 
 
 def test_a_place_that_is_no_folder_is_refused(model: ImageModel, tmp_path: Path) -> None:
@@ -450,7 +528,7 @@ def test_what_is_read_without_the_network_is_looked_at_as_well(folder: Path, dam
 def test_a_network_that_answers_with_no_numbers_is_named(folder: Path, images: np.ndarray) -> None:
     rewrite(folder, lambda t: [t[name].fill_(3e38) for name in t if name.endswith("weight") and "stem" in name])
     loaded = load(folder)
-    with pytest.raises(InputError, match=r"model\.safetensors: this network answers"):
+    with pytest.raises(InputError, match=r"model\.safetensors"):
         loaded.predict(images)
 
 

@@ -100,8 +100,8 @@ AGAIN = """
 import sys
 from pathlib import Path
 import numpy as np
-from lookalike.models.runtime import engine_of
-engine = engine_of(sys.argv[1], "onnx", cache=Path(sys.argv[2]))
+from lookalike.models.runtime import create_runtime
+engine = create_runtime(sys.argv[1], "onnx", cache=Path(sys.argv[2]))
 print(engine.run(np.zeros((2, engine.size, engine.size, 3), np.uint8)).vectors.shape, "torch" in sys.modules)
 """
 

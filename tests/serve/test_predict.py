@@ -34,7 +34,7 @@ def test_the_labels_are_those_of_the_model(client: TestClient, model: ImageModel
     tree = answer.json()
     assert tree.keys() == {"model", "took_ms", "predictions"}
     assert tree["took_ms"] > 0
-    ((expected),) = model.predict([data], top=2)
+    ((expected),) = model.predict([data], k=2)
     (result,) = tree["predictions"]
     assert result["unknown"] is False
     assert [each["label"] for each in result["classes"]] == [each.label for each in expected]
@@ -49,14 +49,14 @@ def test_the_largest_photos_of_phones_are_taken(size: tuple[int, int], client: T
     Image.new("L", size, 100).save(file, "JPEG")
     answer = client.post("/v1/predict?k=1", content=file.getvalue(), headers=JPEG)
     assert answer.status_code == 200
-    ((expected),) = model.predict([np.full((32, 32, 3), 100, np.uint8)], top=1)
+    ((expected),) = model.predict([np.full((32, 32, 3), 100, np.uint8)], k=1)
     assert answer.json()["predictions"][0]["classes"][0]["label"] == expected[0].label
 
 
 def test_several_images_are_answered_in_their_order(client: TestClient, model: ImageModel) -> None:
     files = [encoded(seed) for seed in range(5)]
     tree = client.post("/v1/predict?k=3", files=form(*files)).json()
-    expected = model.predict(files, top=3)
+    expected = model.predict(files, k=3)
     for result, own in zip(tree["predictions"], expected, strict=True):
         assert [each["label"] for each in result["classes"]] == [each.label for each in own]
         assert sum(each["probability"] for each in result["classes"]) == pytest.approx(1, abs=1e-6)

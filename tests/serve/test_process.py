@@ -66,7 +66,7 @@ def test_the_runtime_of_choice_is_onnx_runtime(gallery_place: Path, tmp_path: Pa
         vectors = httpx.post(f"{service.url}v1/embed", files=files).json()["vectors"]
         hits = httpx.post(f"{service.url}v1/search?k=12", files=files[:1]).json()["hits"]
     with Gallery.open(gallery_place) as gallery:  # whose vectors are PyTorch's
-        own = gallery.embedder.vectors(np.stack([decode(encoded(seed), 32) for seed in (1, 2)]))
+        own = gallery.embedder.embed(np.stack([decode(encoded(seed), 32) for seed in (1, 2)]))
         found = gallery.search(encoded(1), k=12).hits
     assert (np.array(vectors) * own).sum(1) == pytest.approx(1, abs=1e-3)
     assert hits[0]["id"] == found[0].id

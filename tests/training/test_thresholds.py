@@ -65,7 +65,7 @@ def test_one_image_in_ten_that_was_measured_is_unknown(run: Run, pictures: Catal
         assert model.config.unknown_threshold is None  # it names no classes
         return
     measured = pack(pictures.select(pictures.rows_of("val")), 32)
-    likeliest = [answers[0].probability for answers in model.predict(measured.images, top=1)]
+    likeliest = [answers[0].probability for answers in model.predict(measured.images, k=1)]
     at = model.config.unknown_threshold
     assert at is not None
     assert sum(p < at - 1e-7 for p in likeliest) <= len(likeliest) // 10 < sum(p < at + 1e-7 for p in likeliest)

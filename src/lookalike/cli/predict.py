@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lookalike.data.catalog import Catalog
-    from lookalike.models.pretrained import ImageModel, Predictions
+    from lookalike.models.prediction import Prediction
+    from lookalike.models.pretrained import ImageModel
     from lookalike.models.serialization import ModelConfig
 
 BAR = 20  # characters of a bar for probability 1
@@ -43,7 +44,7 @@ def predict(
             autocompletion=completion.models,
         ),
     ] = "default",
-    top: Annotated[int, typer.Option("--top", min=1, help="Answers per picture.")] = 5,
+    k: Annotated[int, typer.Option("-k", min=1, help="Classes for each image.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     flip: Annotated[bool, typer.Option("--flip", help="Average with the mirrored picture.")] = False,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
@@ -64,10 +65,10 @@ def predict(
     paths = list(_expanded(images, passed_over))
     loaded = load(model, device)
     pictures = _decoded(paths, loaded.config)
-    answers: list[Predictions] = []
+    answers: list[Prediction] = []
     with progress_bar("predicting") as progress:
         for start in range(0, len(pictures), BATCH):
-            answers += loaded.predict(pictures[start : start + BATCH], top=top, flip=flip)
+            answers += loaded.predict(list(pictures[start : start + BATCH]), k, flip=flip)
             progress(len(answers), len(pictures))
     if as_json:
         print_json({**_as_tree(model, loaded, flip, paths, answers), "passed_over": dict(passed_over)})
@@ -127,7 +128,7 @@ def _decoded(paths: list[Path], config: ModelConfig) -> NDArray[np.uint8]:
     return pictures
 
 
-def _as_tree(name: str, model: ImageModel, flip: bool, paths: list[Path], answers: list[Predictions]) -> dict[str, Any]:
+def _as_tree(name: str, model: ImageModel, flip: bool, paths: list[Path], answers: list[Prediction]) -> dict[str, Any]:
     from dataclasses import asdict
 
     return {
@@ -145,7 +146,7 @@ def _as_tree(name: str, model: ImageModel, flip: bool, paths: list[Path], answer
     }
 
 
-def _as_text(path: Path, predictions: Predictions, flip: bool, config: ModelConfig) -> str:
+def _as_text(path: Path, predictions: Prediction, flip: bool, config: ModelConfig) -> str:
     sign = "█" if can_show("█") else "#"
     lines = [f"{path}{'  (flip averaged)' if flip else ''}"]
     if predictions.unknown:

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
-from lookalike.data.augment import normalise
 from lookalike.data.catalog import Catalog, Split
 from lookalike.data.image_folder import VAL_FRACTION, with_drawn_validation
 from lookalike.data.pack import Pack, pack
@@ -24,32 +21,13 @@ from lookalike.evaluation.duplicates import groups_of, near_duplicates
 from lookalike.evaluation.knn import unit_vectors
 from lookalike.evaluation.protocols import Crop, Divided, card
 from lookalike.evaluation.retrieval import KS, per_query, retrieval_summary
-from lookalike.models.layers import global_average
+from lookalike.models.inference import View, run_batches
 from lookalike.models.pretrained import ImageModel
 from lookalike.models.serialization import ModelConfig
 
 Progress = Callable[[int, int], None]
 
 
-View = Literal["outputs", "features", "softmax"]
-
-
-def run_network(network: nn.Module, x: Tensor, view: View) -> Tensor:
-    """One view of a batch of normalised images (B, 3, H, W), float32: "outputs" as they are (logits, or an embedding);
-    "features", the last feature map's mean over positions, of length 1; "softmax", the classes' probabilities.
-    """
-    if view == "features":
-        return F.normalize(global_average(network.forward_features(x)).float(), dim=1)  # type: ignore[operator]
-    outputs: Tensor = network(x).float()
-    return outputs.softmax(1) if view == "softmax" else outputs
-
-
-def logits_of(network: nn.Module, images: NDArray[np.uint8], **how: Any) -> NDArray[np.float32]:
-    """`outputs_of` a classifier."""
-    return outputs_of(network, images, view="outputs", **how)
-
-
-@torch.inference_mode()
 def outputs_of(
     network: nn.Module,
     images: NDArray[np.uint8],
@@ -57,45 +35,34 @@ def outputs_of(
     view: View,
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
-    device: torch.device,
     batch_size: int = 500,
     flip: bool = False,
     precision: str = "float32",
     progress: Progress | None = None,
 ) -> NDArray[np.float32]:
-    """What a network says of whole images, one crop, in evaluation mode; its mode is put back afterwards.
+    """The outputs of a network for whole images, one crop, in evaluation mode; its mode is restored afterwards.
 
     Args:
-        network: from normalised images (B, 3, H, W) to logits (B, C) or embeddings (B, D).
+        network: on the device to compute on.
         images: (N, H, W, 3) uint8.
-        view: which output, see `look`.
-        mean: of RGB in 0..1.
-        std: likewise.
-        device: where the network is.
+        view: which outputs; see `lookalike.models.inference.forward`.
+        mean: of the RGB channels, 0 to 1.
+        std: of the RGB channels, 0 to 1.
         batch_size: images at a time.
-        flip: average with the mirrored images' (flip test-time augmentation).
+        flip: average with the outputs for the mirrored images (flip test-time augmentation).
         precision: "float32", or "bf16" for autocast.
         progress: called with (images done, images in all).
 
     Returns:
         (N, C) or (N, D) float32.
     """
-    was_training = network.training
-    network.eval()
-    parts = []
-    try:
-        for start in range(0, len(images), batch_size):
-            batch = torch.from_numpy(images[start : start + batch_size].copy()).to(device)
-            x = normalise(batch, mean, std)
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                outputs = run_network(network, x, view)
-                if flip:
-                    outputs = (outputs + run_network(network, x.flip(3), view)) / 2
-            parts.append(outputs.cpu().numpy())
-            if progress:
-                progress(min(start + batch_size, len(images)), len(images))
-    finally:
-        network.train(was_training)
+    batches = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
+    parts, done = [], 0
+    for part in run_batches(network, batches, view, mean=mean, std=std, flip=flip, precision=precision):
+        parts.append(part)
+        done += len(part)
+        if progress:
+            progress(done, len(images))
     return np.concatenate(parts)
 
 
@@ -184,12 +151,12 @@ def measure(
     if (chosen.labels < 0).any():
         raise InputError(f"{catalog.root}: the {split} split has no labels.", "Choose another --split.")
     labels = in_classes_of(model, catalog)[chosen.labels]
-    logits = logits_of(
+    logits = outputs_of(
         model.network,
         chosen.images,
+        view="outputs",
         mean=model.config.mean,
         std=model.config.std,
-        device=model.device,
         batch_size=batch_size,
         flip=flip,
         progress=progress,
@@ -276,7 +243,6 @@ def measure_retrieval(
     how: dict[str, Any] = {
         "mean": model.config.mean,
         "std": model.config.std,
-        "device": model.device,
         "batch_size": batch_size,
         "flip": flip,
     }

@@ -49,8 +49,8 @@ if TYPE_CHECKING:
     from lookalike.gallery.ingest import IngestReport
     from lookalike.gallery.ray import Cluster
     from lookalike.gallery.sources.base import Source
-    from lookalike.models.inference import Embedder
     from lookalike.models.pretrained import ImageModel
+    from lookalike.models.runtime import TorchRuntime
 
 CHANGE_BATCH = 4096  # items removed or updated in one transaction
 
@@ -191,7 +191,7 @@ class Gallery:
         return self.store.about
 
     @property
-    def embedder(self) -> Embedder:
+    def embedder(self) -> TorchRuntime:
         """Computes vectors: of the model that was given, or else of the one that the gallery remembers.
 
         Raises:

@@ -40,7 +40,8 @@ from lookalike.gallery.sources.resolve import listings_of
 from lookalike.gallery.store.base import FailedFile, GalleryItem, NewItem, Store, batches
 from lookalike.hardware import cores
 from lookalike.image import dhash
-from lookalike.models.inference import Embedder, lone_threads
+from lookalike.models.inference import single_threaded_workers
+from lookalike.models.runtime import TorchRuntime
 
 TOGETHER = 64  # pictures through the network at once
 WRITTEN = 256  # rows of one transaction, or
@@ -100,7 +101,7 @@ class IngestReport:
 
 def ingest(
     store: Store,
-    embedder: Embedder,
+    embedder: TorchRuntime,
     sources: Source | Iterable[Source],
     *,
     label: str | None = None,
@@ -259,7 +260,7 @@ class _Writer:
         self._rows, self._before, self._reused, self._since = [], {}, 0, time.monotonic()
 
 
-def _embedded(embedder: Embedder, work: Generator[IngestBatch], label: str | None) -> Generator[IngestBatch]:
+def _embedded(embedder: TorchRuntime, work: Generator[IngestBatch], label: str | None) -> Generator[IngestBatch]:
     """The second stage: the pictures of each batch become rows."""
     count = cores() if embedder.device.type == "cpu" else 1
 
@@ -267,14 +268,14 @@ def _embedded(embedder: Embedder, work: Generator[IngestBatch], label: str | Non
         batch.known_content = len(batch.rows)
         for pictures in batches(batch.decoded, TOGETHER):
             pixels: NDArray[np.uint8] = np.stack([one.pixels for one in pictures])  # (n, size, size, 3)
-            vectors, looks = embedder.vectors(pixels), dhash(pixels)
+            vectors, looks = embedder.embed(pixels), dhash(pixels)
             for one, vector, look in zip(pictures, vectors, looks.tolist(), strict=True):
                 before = batch.before.get(one.item.path)
                 batch.rows.append(new_row(one.item, one.digest, vector, one.thumbnail, look, before, label))
         batch.decoded = []
         return batch
 
-    with prefetch(work, AHEAD) as some, lone_threads(count) as threads:
+    with prefetch(work, AHEAD) as some, single_threaded_workers(count) as threads:
         yield from map_ordered(threads, finished, some, count + 1)
 
 

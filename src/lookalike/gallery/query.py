@@ -17,8 +17,8 @@ from lookalike.gallery.store.base import Filter, GalleryInfo, SearchResult, Stor
 
 if TYPE_CHECKING:
     from lookalike.image import ImageLike
-    from lookalike.models.inference import Embedder
     from lookalike.models.pretrained import ImageModel
+    from lookalike.models.runtime import TorchRuntime
 
 EMBED_BATCH = 64  # images decoded and embedded together
 MAX_K = 1 << 31  # databases take no larger limit
@@ -121,7 +121,7 @@ def calibrate_first(about: GalleryInfo) -> str:
 
 def search_store(
     store: Store,
-    embedder: Callable[[], Embedder],
+    embedder: Callable[[], TorchRuntime],
     queries: Sequence[Query],
     k: int,
     *,
@@ -169,7 +169,7 @@ def _without_origin(found: SearchResult, origin: _Origin, k: int) -> SearchResul
 
 
 def query_vectors(
-    queries: Sequence[Query], store: Store, embedder: Callable[[], Embedder]
+    queries: Sequence[Query], store: Store, embedder: Callable[[], TorchRuntime]
 ) -> tuple[NDArray[np.float32], list[bytes | None]]:
     """The unit vectors of queries, and the SHA-256 of their files.
 
@@ -224,7 +224,9 @@ def query_vectors(
     return (found / lengths).astype(np.float32), digests
 
 
-def _embedded(named: Sequence[tuple[Any, str]], embedder: Embedder) -> tuple[NDArray[np.float32], list[bytes | None]]:
+def _embedded(
+    named: Sequence[tuple[Any, str]], embedder: TorchRuntime
+) -> tuple[NDArray[np.float32], list[bytes | None]]:
     """Vectors (N, D) of images with their names, and the digests of those that are files."""
     from lookalike.image import decode, read_image_file
 
@@ -233,7 +235,7 @@ def _embedded(named: Sequence[tuple[Any, str]], embedder: Embedder) -> tuple[NDA
         data = read_image_file(image) if isinstance(image, str | Path) else image  # once: it may be a pipe
         digests.append(hashlib.sha256(data).digest() if isinstance(data, bytes) else None)
         pixels.append(decode(data, embedder.size, name=name, crop_mode=embedder.crop_mode))
-    return embedder.vectors(np.stack(pixels)), digests
+    return embedder.embed(np.stack(pixels)), digests
 
 
 def _checked_vector(query: QueryVector, about: GalleryInfo, name: str) -> NDArray[np.floating[Any]]:
@@ -292,20 +294,20 @@ def load_model(model: ImageModel | str | Path) -> tuple[ImageModel, str]:
     return load(model), str(folder.resolve()) if folder.is_dir() and model != DEFAULT else str(model)
 
 
-def model_embedder(model: ImageModel | str | Path, about: GalleryInfo, location: str) -> Embedder:
+def model_embedder(model: ImageModel | str | Path, about: GalleryInfo, location: str) -> TorchRuntime:
     """What computes vectors with this model.
 
     Raises:
         InputError: there is no such model, or it did not make the gallery's vectors.
     """
-    from lookalike.models.inference import Embedder
+    from lookalike.models.runtime import TorchRuntime
 
     loaded, _ = load_model(model)
     check_fingerprint(loaded.fingerprint, about, location)
-    return Embedder(loaded)
+    return TorchRuntime(loaded)
 
 
-def remembered_embedder(about: GalleryInfo, location: str) -> Embedder:
+def remembered_embedder(about: GalleryInfo, location: str) -> TorchRuntime:
     """What computes vectors with the model that the gallery remembers.
 
     Raises:

@@ -184,12 +184,12 @@ class Vectors:
     def __init__(self, model: list[Any]) -> None:
         import ray
 
-        from lookalike.models.inference import Embedder
+        from lookalike.models.runtime import TorchRuntime
 
         loaded: ImageModel = ray.get(model[0])
         if ray.get_gpu_ids():
             loaded = loaded.to("cuda")
-        self._embedder = Embedder(loaded)
+        self._embedder = TorchRuntime(loaded)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Table of `DECODED` to table of `FINISHED`; vectors are the bytes of (D,) float32."""
@@ -200,7 +200,7 @@ class Vectors:
         looks: list[int | None] = [None] * len(pixels)
         for some in batches(whole, TOGETHER):
             pictures = np.stack([np.frombuffer(pixels[row], np.uint8).reshape(size, size, 3) for row in some])
-            found = self._embedder.vectors(pictures)
+            found = self._embedder.embed(pictures)
             signed = dhash(pictures).view(np.int64)
             for row, vector, look in zip(some, found, signed.tolist(), strict=True):
                 vectors[row], looks[row] = vector.tobytes(), look

@@ -15,7 +15,7 @@ from pathlib import Path
 from lookalike.errors import InputError
 from lookalike.gallery.ingest import EmptiedError, IngestReport, Progress, ingest
 from lookalike.gallery.store.base import Store
-from lookalike.models.inference import Embedder
+from lookalike.models.runtime import TorchRuntime
 
 PAUSE = 2.0  # seconds between two looks, at least
 SETTLE = 2.0  # seconds without a change after which a file counts as whole
@@ -24,7 +24,7 @@ SHARE = 5  # a look of one second is followed by a pause of so many, at least
 
 def watch(
     store: Store,
-    embedder: Embedder,
+    embedder: TorchRuntime,
     folders: Iterable[str | Path],
     *,
     label: str | None = None,

@@ -22,15 +22,14 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lookalike.errors import InputError
 from lookalike.extras import missing
 from lookalike.files import atomic_file
-from lookalike.models.layers import global_average
-from lookalike.models.onnx_runtime import KEY, OnnxModel, about_of
+from lookalike.models.inference import Normalize, logits_and_vectors
+from lookalike.models.onnx_runtime import METADATA_KEY, OnnxModel, read_about
 from lookalike.models.pretrained import ImageModel
 
 Format = Literal["onnx", "torch"]
@@ -54,34 +53,23 @@ CALIBRATION = 256  # images that int8 is fitted to, at most
 BATCH = 64
 
 
-class Portable(nn.Module):
-    """A network with its preprocessing before it and both outputs behind it.
+class ExportedNetwork(nn.Module):
+    """A network with its normalisation and both outputs, as one module: what is exported.
 
     Args:
-        model: is copied.
+        model: is copied to the CPU.
     """
-
-    mean: Tensor
-    std: Tensor
 
     def __init__(self, model: ImageModel) -> None:
         super().__init__()
         self.network = copy.deepcopy(model.network).cpu().eval().requires_grad_(False)
-        self.register_buffer("mean", 255 * model.mean.cpu())
-        self.register_buffer("std", 255 * model.std.cpu())
+        self.normalize = Normalize(model.config.mean, model.config.std)
         self.outputs = ("embedding",) if model.config.head else ("logits", "embedding")
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Images (N, size, size, 3) uint8 to the outputs that `outputs` names."""
-        x = (images.permute(0, 3, 1, 2).float() - self.mean) / self.std
-        if self.outputs == ("embedding",):
-            return (self.network(x),)
-        features = self.network.forward_features(x)  # type: ignore[operator]
-        if hasattr(self.network, "forward_head"):
-            logits = self.network.forward_head(features)  # type: ignore[operator]
-        else:  # a transformer's classifier needs more than the map
-            logits = self.network(x)
-        return logits, F.normalize(global_average(features), dim=1)
+        logits, vectors = logits_and_vectors(self.network, self.normalize(images))
+        return (vectors,) if logits is None else (logits, vectors)
 
 
 def about(model: ImageModel) -> dict[str, Any]:
@@ -196,7 +184,9 @@ def check_target(path: Path, format: Format = "onnx", precision: Precision = "fl
 def _traced(model: ImageModel) -> torch.export.ExportedProgram:
     size = model.config.image_size
     example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
-    return torch.export.export(Portable(model), (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
+    return torch.export.export(
+        ExportedNetwork(model), (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},)
+    )
 
 
 def _write_onnx(model: ImageModel, path: Path) -> None:
@@ -205,7 +195,7 @@ def _write_onnx(model: ImageModel, path: Path) -> None:
         import onnxscript  # noqa: F401  (what PyTorch's exporter is written with)
     except ImportError as error:
         raise _missing(error) from None
-    portable = Portable(model)
+    portable = ExportedNetwork(model)
     size = model.config.image_size
     example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
     with _quiet():
@@ -221,7 +211,7 @@ def _write_onnx(model: ImageModel, path: Path) -> None:
         )
     assert program is not None
     written = program.model_proto
-    onnx.helper.set_model_props(written, {KEY: json.dumps(about(model))})
+    onnx.helper.set_model_props(written, {METADATA_KEY: json.dumps(about(model))})
     onnx.save_model(written, str(path))
 
 
@@ -282,7 +272,7 @@ class TorchProgram:
         extra = {"lookalike.json": ""}
         try:
             self._module = torch.export.load(path, extra_files=extra).module()
-            self.about = about_of(extra["lookalike.json"])
+            self.about = read_about(extra["lookalike.json"])
         except Exception as error:  # torch's own errors on a damaged file have no common base
             first = str(error).partition("\n")[0]
             raise InputError(f"{path}: not a model that Lookalike exported ({first}).", "Export it again.") from None

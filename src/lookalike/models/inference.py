@@ -1,20 +1,22 @@
-"""Pictures to vectors: the one way in which the search wing runs a network.
+"""Run a trained network on images: the only place that normalises them and turns features into unit vectors.
 
-On a CPU, batch norm is folded into the convolutions, those on the smallest maps become matrix products (`folding.py`),
-and where the processor multiplies bfloat16 in hardware, the network's body is computed in it; the stem, the pooling and
-an embedding head stay in float32. On one core of an EPYC with AVX-512 BF16, at 64 pixels, ResNet-18 went from 622 to
-1442 images/s by this, WeaveNet from 754 to 1258; without bfloat16 it is a tenth. Its cost: on 256 images of Tiny
-ImageNet, the cosine with the vectors of `Pretrained.embed` was 0.99996 at least for ResNet-18, 0.99998 for WeaveNet,
-0.99993 for the CUBS networks, and 0.99998 in the mean. With the stem in bfloat16, too, it fell to 0.99987. In float32
-nothing changes that can be measured (0.9999998). A network of random weights loses more.
+Evaluation, `ImageModel`, export and the runtimes of galleries and services (`runtime.py`) all use these functions.
+
+`PreparedNetwork` is a copy of a network, prepared for fast inference. It folds batch norm into the convolutions and, on
+a CPU, turns those on the smallest maps into matrix products (`fusion.py`). If the CPU multiplies bfloat16 in hardware,
+it can run the convolutions in bfloat16; the stem, the pooling and the head stay in float32. On one core of an EPYC with
+AVX-512 BF16, at 64 pixels, this took ResNet-18 from 622 to 1442 images/s and WeaveNet from 754 to 1258; without
+bfloat16 the gain is a tenth. On 256 images of Tiny ImageNet the cosine with `ImageModel.embed` was at least 0.99996 for
+ResNet-18, 0.99998 for WeaveNet and 0.99993 for the CUBS networks (with the stem in bfloat16, too: 0.99987), and
+0.9999998 in float32. Networks with random weights lose more.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Literal
 
 import numpy as np
@@ -25,78 +27,183 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from lookalike.errors import InputError
-from lookalike.models.fusion import DenseConvolution, fold_batch_norm, make_small_ones_dense
+from lookalike.models.fusion import DenseConvolution, fold_batch_norm, use_dense_for_small_maps
+from lookalike.models.heads import EmbeddingNetwork
 from lookalike.models.layers import global_average
-from lookalike.models.pretrained import ImageModel
+from lookalike.models.serialization import ModelConfig
 
+View = Literal["outputs", "features", "softmax"]
 Compute = Literal["auto", "float32", "bfloat16"]
 
 
-class Embedder:
-    """A model, ready to turn many pictures into vectors. The model itself is left as it is.
+class Normalize(nn.Module):
+    """uint8 RGB images (N, H, W, 3) to a network's input (N, 3, H, W) float32, channels_last: (x / 255 - mean) / std.
+
+    Bit for bit what the training loader gives for an image that is not augmented.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        scale = torch.tensor([1 / (255 * s) for s in std])
+        shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)])
+        self.register_buffer("scale", scale[:, None, None], persistent=False)
+        self.register_buffer("shift", shift[:, None, None], persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images.permute(0, 3, 1, 2) * self.scale).add_(self.shift)
+
+
+def unit_features(features: Tensor) -> Tensor:
+    """The vectors of a classifier: the mean over the positions of a feature map (B, C, H, W), (B, C) of length 1."""
+    return F.normalize(global_average(features).float(), dim=1)
+
+
+def forward(network: nn.Module, x: Tensor, view: View) -> Tensor:
+    """Run a network on normalised images (B, 3, H, W).
 
     Args:
-        model: a classifier (the mean of its last feature map is used) or a model of embeddings, on its device.
-        compute: "auto": bfloat16 where the CPU has it in hardware, else float32; or one of the two.
+        network: a classifier, or one with an embedding head.
+        x: from `Normalize`.
+        view: "outputs": logits (B, C), or embeddings (B, D) of length 1; "features": `unit_features` of the last
+            feature map; "softmax": the probabilities of a classifier, without temperature.
+
+    Returns:
+        float32.
+    """
+    if view == "features":
+        return unit_features(network.forward_features(x))  # type: ignore[operator]
+    outputs: Tensor = network(x).float()
+    return outputs.softmax(1) if view == "softmax" else outputs
+
+
+def vector_view(network: nn.Module) -> View:
+    """The view that gives a network's vectors: its embeddings, or the pooled features of a classifier."""
+    return "outputs" if isinstance(network, EmbeddingNetwork) else "features"
+
+
+def logits_and_vectors(network: nn.Module, x: Tensor, *, bfloat16: bool = False) -> tuple[Tensor | None, Tensor]:
+    """Run a network once for both outputs: logits (B, C), None with an embedding head, and unit vectors (B, D).
+
+    Args:
+        network: as for `forward`.
+        x: from `Normalize`.
+        bfloat16: compute the feature map in bfloat16 (a CPU's autocast); pooling and head are float32.
+    """
+    features = _feature_map(network, x, bfloat16)
+    vectors = vectors_of(network, features)
+    if isinstance(network, EmbeddingNetwork):
+        return None, vectors
+    if hasattr(network, "forward_head"):
+        return network.forward_head(features), vectors  # type: ignore[operator]
+    with torch.autocast("cpu", torch.bfloat16) if bfloat16 else nullcontext():
+        return network(x), vectors  # timm: its classifier may need more than the feature map
+
+
+def vectors_of(network: nn.Module, features: Tensor) -> Tensor:
+    """Unit vectors (B, D) from the last feature map (B, C, H, W): by the embedding head, else `unit_features`."""
+    return network.head(features) if isinstance(network, EmbeddingNetwork) else unit_features(features)
+
+
+def _feature_map(network: nn.Module, x: Tensor, bfloat16: bool) -> Tensor:
+    """(B, C, H, W) float32."""
+    if not bfloat16:
+        return network.forward_features(x).float()  # type: ignore[no-any-return, operator]
+    with torch.autocast("cpu", torch.bfloat16):
+        return network.forward_features(x).float()  # type: ignore[no-any-return, operator]
+
+
+@torch.inference_mode()
+def run_batches(
+    network: nn.Module,
+    batches: Iterable[NDArray[np.uint8]],
+    view: View,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    flip: bool = False,
+    precision: str = "float32",
+) -> Iterator[NDArray[np.float32]]:
+    """Run a network as it is on one batch after another, in evaluation mode; its mode is restored afterwards.
+
+    Args:
+        network: on the device to compute on.
+        batches: of images, (B, H, W, 3) uint8.
+        view: see `forward`.
+        mean: of the RGB channels, 0 to 1.
+        std: of the RGB channels, 0 to 1.
+        flip: average the outputs with those of the mirrored images (vectors are not scaled to length 1 again).
+        precision: "float32", or "bf16" for autocast.
+
+    Yields:
+        (B, C) or (B, D) float32 for each batch.
+    """
+    was_training = network.training
+    network.eval()
+    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    normalize = Normalize(mean, std).to(device)
+    try:
+        for batch in batches:
+            x = normalize(torch.from_numpy(np.require(batch, requirements=["C", "W"])).to(device))
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                outputs = forward(network, x, view)
+                if flip:
+                    outputs = (outputs + forward(network, x.flip(3), view)) / 2
+            yield outputs.cpu().numpy()
+    finally:
+        network.train(was_training)
+
+
+class PreparedNetwork:
+    """A copy of a network, rewritten for fast inference on its device.
+
+    Args:
+        network: a classifier, or one with an embedding head.
+        config: its image size and normalisation.
+        compute: "float32"; "bfloat16"; or "auto": bfloat16 on a CPU that has it in hardware.
 
     Raises:
         InputError: bfloat16 for a network that is not on a CPU.
     """
 
-    def __init__(self, model: ImageModel, compute: Compute = "auto") -> None:
-        self.model = model
-        self.fingerprint = model.fingerprint
-        self.dim = model.embedding_dim
-        self.size = model.config.image_size
-        self.crop_mode = model.config.crop_mode
-        self.device = model.device
+    def __init__(self, network: nn.Module, config: ModelConfig, compute: Compute) -> None:
+        self.device = next(network.parameters()).device
         on_cpu = self.device.type == "cpu"
         if compute == "bfloat16" and not on_cpu:
-            raise InputError(f"bfloat16 is for networks on a CPU, not on {self.device}.", "Use float32 there.")
+            raise InputError(f"bfloat16 is for models on a CPU, not on {self.device}.", "Use float32 there.")
         self.bfloat16 = compute == "bfloat16" or (compute == "auto" and on_cpu and has_bfloat16())
-        network = copy.deepcopy(model.network).eval().requires_grad_(False)
+        network = copy.deepcopy(network).eval().requires_grad_(False)
         fold_batch_norm(network)
         if on_cpu:
-            make_small_ones_dense(network, self.size)
+            use_dense_for_small_maps(network, config.image_size)
         if self.bfloat16:
-            _halve(network)
-        self._network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._head = self._network.head if model.config.head else None
-        self._mean, self._std = 255 * model.mean, 255 * model.std
+            _convert_to_bfloat16(network)
+        self.network: nn.Module = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.normalize = Normalize(config.mean, config.std).to(self.device)
 
     @torch.inference_mode()
-    def vectors(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The vectors of a batch of pictures, all at once.
+    def logits_and_vectors(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32] | None, NDArray[np.float32]]:
+        """Images (N, size, size, 3) to logits (N, C), None with an embedding head, and unit vectors (N, D)."""
+        logits, vectors = logits_and_vectors(self.network, self._input(images), bfloat16=self.bfloat16)
+        return None if logits is None else logits.float().cpu().numpy(), vectors.cpu().numpy()
 
-        Args:
-            pictures: (N, size, size, 3) uint8, RGB, as `lookalike.image.decode` gives them.
+    @torch.inference_mode()
+    def vectors(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Images (N, size, size, 3) to unit vectors (N, D); the classifier is not run."""
+        return vectors_of(self.network, _feature_map(self.network, self._input(images), self.bfloat16)).cpu().numpy()
 
-        Returns:
-            (N, D) float32, rows of length 1.
-
-        Raises:
-            InputError: an array of another shape or type.
-        """
-        if pictures.dtype != np.uint8 or pictures.shape[1:] != (self.size, self.size, 3):
-            raise InputError(
-                f"an array of {pictures.dtype} {pictures.shape} is no batch of pictures for this model.",
-                f"Give uint8 of shape (N, {self.size}, {self.size}, 3).",
-            )
-        if not len(pictures):
-            return np.empty((0, self.dim), np.float32)
-        x = torch.from_numpy(np.ascontiguousarray(pictures)).to(self.device).permute(0, 3, 1, 2)  # channels_last
-        x = (x.float() - self._mean) / self._std  # (N, 3, size, size)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16):
-            features: Tensor = self._network.forward_features(x)
-        features = features.float()
-        found = global_average(features) if self._head is None else self._head(features)
-        return F.normalize(found, dim=1).cpu().numpy()
+    def _input(self, images: NDArray[np.uint8]) -> Tensor:
+        return self.normalize(torch.from_numpy(np.ascontiguousarray(images)).to(self.device))  # type: ignore[no-any-return]
 
 
 @contextmanager
-def lone_threads(count: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads in which PyTorch and NumPy do everything alone. Where these divide one thing among several threads, those
-    wait for one another after each layer, and all of them for whoever else needs the cores, such as those that decode.
+def single_threaded_workers(count: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool of threads in each of which PyTorch and NumPy compute with one thread.
+
+    When they split one operation among several threads, those wait for each other after every layer, and all of them
+    wait for other work on the cores, such as decoding.
     """
     before = torch.get_num_threads()
     try:
@@ -111,12 +218,12 @@ def lone_threads(count: int) -> Iterator[ThreadPoolExecutor]:
 
 def has_bfloat16() -> bool:
     """Whether this CPU multiplies bfloat16 in hardware (AVX-512 BF16 or AMX)."""
-    able = torch.cpu.get_capabilities()
-    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
-def _halve(network: nn.Module) -> None:
-    """Convolutions in bfloat16, but for the stem (without one, the first), which is kept from autocast."""
+def _convert_to_bfloat16(network: nn.Module) -> None:
+    """Convert all convolutions to bfloat16, except those of the stem (or the first one), which leave autocast."""
     convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d | DenseConvolution)]
     stem = getattr(getattr(network, "backbone", network), "stem", None)
     exact = stem if isinstance(stem, nn.Module) else convolutions[0]

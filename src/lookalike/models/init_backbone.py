@@ -74,7 +74,7 @@ def start_from(network: nn.Module, model: Model) -> Start:
         InputError: no such model, or one of another architecture.
     """
     trained = ImageModel.from_pretrained(model.init)
-    there = trained.network
+    fingerprint, there = trained.fingerprint, trained.network
     theirs = there.backbone if isinstance(there, EmbeddingNetwork) else there
     ours = network.backbone if isinstance(network, EmbeddingNetwork) else network
     if trained.config.name != model.name:
@@ -94,4 +94,4 @@ def start_from(network: nn.Module, model: Model) -> Start:
         raise InputError(f"model.init: {error.message}", f"Its model.options are {{{options}}}.") from None
     ours.load_state_dict(bare.state_dict(), strict=False)
     before = f"{trained.config.start}, then " if trained.config.start else ""
-    return Start(model.init, trained.fingerprint, f"{before}{trained.config.dataset or 'unnamed data'}")
+    return Start(model.init, fingerprint, f"{before}{trained.config.dataset or 'unnamed data'}")

@@ -1,4 +1,4 @@
-"""A model in an ONNX file that `export` wrote, in ONNX Runtime; needs no PyTorch."""
+"""Read a model from an ONNX file that `export` wrote, and run it in ONNX Runtime; needs no PyTorch."""
 
 from __future__ import annotations
 
@@ -12,19 +12,23 @@ from numpy.typing import NDArray
 from lookalike.errors import InputError
 from lookalike.extras import missing
 
-KEY = "lookalike"  # under which the file says what is to be known of the model, as JSON
-VERSION = 1  # of what such a file takes and gives
+METADATA_KEY = "lookalike"  # of an ONNX file's metadata: JSON that describes the model
+FILE_VERSION = 1  # of the inputs and outputs of cached files; part of their names
 
 
 class OnnxModel:
-    """An ONNX file, in ONNX Runtime on the CPU.
+    """A file that `export` wrote, in ONNX Runtime on the CPU.
 
     Args:
         path: of the file.
-        threads: that one batch is computed with; None: as many as there are cores.
+        threads: that compute one batch; None: one for each core.
+
+    Attributes:
+        about: the description of the model, as `export.about` made it.
+        outputs: names of the outputs.
 
     Raises:
-        InputError: no such file, not one of ours, or onnxruntime is not installed.
+        InputError: no such file, not one that Lookalike exported, or onnxruntime is not installed.
     """
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
@@ -35,32 +39,30 @@ class OnnxModel:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = threads or 0
-        options.add_session_config_entry(
-            "session.intra_op.allow_spinning", "0"
-        )  # waiting threads leave the cores alone
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting threads free their cores
         if not path.is_file():
             raise InputError(f"{path}: no such file.", "Make one: lookalike export MODEL")
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-            self.about = about_of(self._session.get_modelmeta().custom_metadata_map[KEY])
+            self.about = read_about(self._session.get_modelmeta().custom_metadata_map[METADATA_KEY])
         except Exception as error:  # onnxruntime's own errors have no common base
-            first = str(error).partition("\n")[0]
-            raise InputError(f"{path}: not a model that Lookalike exported ({first}).", "Export it again.") from None
-        self.outputs = tuple(one.name for one in self._session.get_outputs())
+            reason = str(error).partition("\n")[0]
+            raise InputError(f"{path}: not a model that Lookalike exported ({reason}).", "Export it again.") from None
+        self.outputs = tuple(output.name for output in self._session.get_outputs())
 
     def run(self, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-        """Images (N, size, size, 3) uint8 to the outputs by name, N of each."""
+        """The outputs by name for images (N, size, size, 3) uint8."""
         return dict(zip(self.outputs, self._session.run(None, {"images": images}), strict=True))
 
 
-def about_of(text: str) -> dict[str, Any]:
-    """What an exported file says of its model.
+def read_about(text: str) -> dict[str, Any]:
+    """Parse the description of the model in an exported file.
 
     Raises:
         ValueError: not what `export` writes.
     """
     about = json.loads(text)
-    kinds = {"fingerprint": str, "dim": int, "class_names": list}
-    if not isinstance(about, dict) or any(not isinstance(about.get(key), kind) for key, kind in kinds.items()):
-        raise ValueError("it does not say which model it is")
+    types = {"fingerprint": str, "dim": int, "class_names": list}
+    if not isinstance(about, dict) or any(not isinstance(about.get(key), type_) for key, type_ in types.items()):
+        raise ValueError("it has no description of its model")
     return about

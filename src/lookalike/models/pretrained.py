@@ -1,4 +1,4 @@
-"""A network with everything needed to use it, and the model folder that it is kept in.
+"""A trained model in memory, and the model folder that it is saved in.
 
 A model folder, which is also what a Hub repository holds:
 
@@ -9,219 +9,219 @@ A model folder, which is also what a Hub repository holds:
 
 from __future__ import annotations
 
+import html
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, TypeGuard, overload
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from huggingface_hub import ModelHubMixin
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 
 from lookalike import hardware as devices
 from lookalike.errors import InputError
 from lookalike.image import ImageLike, decode
 from lookalike.models import serialization
-from lookalike.models.layers import global_average
+from lookalike.models.inference import View, run_batches, vector_view
+from lookalike.models.prediction import Prediction, predictions_of
 from lookalike.models.registry import build_for
 from lookalike.models.serialization import ModelConfig, Precision
 
-
-@dataclass(frozen=True)
-class Prediction:
-    """One answer: the class's word, its id in the data set, its index, and its probability in 0..1."""
-
-    label: str
-    class_id: str
-    index: int
-    probability: float
-
-
-class Predictions(list[Prediction]):
-    """The likeliest classes of one image, the likeliest first.
-
-    Args:
-        predictions: these.
-        unknown: whether the likeliest is too unlikely to be believed: the image is better called unknown.
-    """
-
-    def __init__(self, predictions: Iterable[Prediction] = (), *, unknown: bool = False) -> None:
-        super().__init__(predictions)
-        self.unknown = unknown
-
-    def __repr__(self) -> str:
-        return f"Predictions({super().__repr__()}, unknown={self.unknown})"
+Images: TypeAlias = "Iterable[ImageLike] | NDArray[np.uint8]"  # an array: (N, H, W, 3)
 
 
 class ImageModel(nn.Module, ModelHubMixin):
-    """A network that takes pictures and answers with labels or vectors.
+    """A trained network that labels images and turns them into vectors.
 
     Args:
-        network: what `build(config.name, config.num_classes, config.options, config.head)` makes, trained.
-        config: what it is; to change a field, `Pretrained(model.network, model.config.model_copy(update={...}))`.
+        network: made by `create_model(config.name, config.num_classes, config.options, config.head)`, and trained.
+        config: its description. To change a field: `ImageModel(model.network, model.config.model_copy(update={...}))`.
     """
-
-    mean: Tensor
-    std: Tensor
 
     def __init__(self, network: nn.Module, config: ModelConfig) -> None:
         super().__init__()
         self.network = network
         self.config = config
-        self._loaded_fingerprint: str | None = None
-        self._where = config.name  # for messages
-        self.register_buffer("mean", torch.tensor(config.mean)[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor(config.std)[:, None, None], persistent=False)
-        self.to(next(network.parameters()).device)
+        self._known_fingerprint: tuple[tuple[str, str, int], str] | None = None  # of which state
+        self._location = config.name  # for messages
 
     @property
     def device(self) -> torch.device:
-        return self.mean.device
+        return next(self.network.parameters()).device
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of `model.safetensors`: as loaded, else as `save_pretrained` would write it now.
+        """SHA-256 (hex) of `model.safetensors`, as `save_pretrained` would write it now.
 
-        It changes with any weight, the architecture, the image size and the normalisation: with what vectors depend on.
+        It changes with everything that vectors depend on: any weight, the architecture, the image size, the crop and
+        the normalisation. Each use computes a checksum of the weights (30 ms for the 11 million of a ResNet-18), so
+        that it is right after they were edited in memory; SHA-256 is computed only if they were.
         """
-        return self._loaded_fingerprint or serialization.fingerprint(self._serialised(self.config))
+        state = self._state()
+        if self._known_fingerprint is None or self._known_fingerprint[0] != state:
+            self._known_fingerprint = state, serialization.fingerprint(self._serialised(self.config))
+        return self._known_fingerprint[1]
+
+    def _state(self) -> tuple[str, str, int]:
+        """What the fingerprint depends on: the header, the stored precision, and a CRC-32 of the weights."""
+        checksum = 0
+        for name, tensor in self.network.state_dict().items():
+            checksum = zlib.crc32(name.encode(), checksum)
+            checksum = zlib.crc32(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy(), checksum)
+        return self.config.of_vectors(), self.config.precision, checksum
 
     def forward(self, x: Tensor) -> Tensor:
         return self.network(x)  # type: ignore[no-any-return]
 
+    @overload
+    def predict(  # type: ignore[overload-overlap]
+        self, images: Image.Image | str | Path | bytes, k: int = 5, *, flip: bool = False, batch_size: int = 64
+    ) -> Prediction: ...
+
+    @overload
+    def predict(  # type: ignore[overload-overlap]
+        self, images: NDArray[np.uint8], k: int = 5, *, flip: bool = False, batch_size: int = 64
+    ) -> Prediction | list[Prediction]: ...
+
+    @overload
     def predict(
-        self, images: Sequence[ImageLike] | NDArray[np.uint8], *, top: int = 5, flip: bool = False, batch_size: int = 64
-    ) -> list[Predictions]:
-        """The likeliest classes of each image, the likeliest first.
+        self, images: Iterable[ImageLike], k: int = 5, *, flip: bool = False, batch_size: int = 64
+    ) -> list[Prediction]: ...
+
+    def predict(
+        self, images: ImageLike | Images, k: int = 5, *, flip: bool = False, batch_size: int = 64
+    ) -> Prediction | list[Prediction]:
+        """The k most probable classes of one image, or of each of several.
 
         Args:
-            images: Pillow images, paths, bytes of image files or (H, W, 3) uint8 arrays, of any size.
-            top: answers per image; no more than there are classes.
+            images: one image: a path, the bytes of an image file, a Pillow image, or an (H, W, 3) uint8 array, of any
+                size; or several: any iterable of these, or an (N, H, W, 3) array.
+            k: classes for each image; all of them if the model has fewer.
             flip: average the logits with those of the mirrored image.
-            batch_size: images at a time.
+            batch_size: images that are computed at a time.
 
         Returns:
-            For each image, `top` predictions, with `unknown` beside them. Probabilities are over all classes.
+            A `Prediction` for one image, a list of N for several. Probabilities are over all classes.
 
         Raises:
-            InputError: an image that cannot be read, numbers below one, or a model of embeddings.
+            InputError: an image that cannot be read, numbers below 1, or a model without a classifier.
         """
         if self.config.head:
             raise InputError(
-                "this model has an embedding in the place of a classifier.", "Use embed, or search a gallery with it."
+                "this model has an embedding head instead of a classifier.", "Use embed, or search a gallery with it."
             )
-        if top < 1:
-            raise InputError(f"top must be at least 1, not {top}.", "Give the number of answers per image.")
-        logits = torch.from_numpy(self.logits(images, flip=flip, batch_size=batch_size))
-        probabilities, indices = (logits / self.config.temperature).softmax(1).topk(min(top, self.config.num_classes))
-        names, ids = self.config.class_names, self.config.class_ids
-        return [
-            Predictions(
-                (Prediction(names[i], ids[i], i, p) for i, p in zip(row, values, strict=True)),
-                unknown=self.config.is_unknown(values[0]),
-            )
-            for row, values in zip(indices.tolist(), probabilities.tolist(), strict=True)
-        ]
+        if k < 1:
+            raise InputError(f"k must be at least 1, not {k}.", "Give the number of classes for each image.")
+        if is_one_image(images):
+            pixels = self._prepared(images)[None]
+            (prediction,) = predictions_of(self.logits(pixels, flip=flip), self.config, k)
+            return Prediction(prediction.classes, prediction.unknown, pixels[0])
+        assert not isinstance(images, str | bytes | Path | Image.Image)
+        return predictions_of(self.logits(images, flip=flip, batch_size=batch_size), self.config, k)
 
-    @torch.inference_mode()
-    def logits(
-        self, images: Sequence[ImageLike] | NDArray[np.uint8], *, flip: bool = False, batch_size: int = 64
-    ) -> NDArray[np.float32]:
-        """The network's outputs, before temperature and softmax (of a model of embeddings, these). The network is left
-        in eval mode.
+    def logits(self, images: Images, *, flip: bool = False, batch_size: int = 64) -> NDArray[np.float32]:
+        """The outputs of the network for several images, before temperature and softmax.
 
         Args:
-            images: as for `predict`; images that have the model's size already, such as those of a pack
-                (N, size, size, 3), go in as they are.
+            images: as for `predict`. Images of the model's size, such as those of a pack (N, size, size, 3), are used
+                as they are.
             flip: average with the logits of the mirrored image.
-            batch_size: images at a time.
+            batch_size: images that are computed at a time.
 
         Returns:
-            (N, C) float32.
+            (N, C) float32; the embeddings (N, D) of a model with an embedding head.
 
         Raises:
             InputError: an image that cannot be read.
         """
-        self.eval()
-        columns = self.embedding_dim if self.config.head else self.config.num_classes
-        parts = [np.empty((0, columns), np.float32)]
-        for x in self._batches(images, batch_size):
-            logits = self.network(x)
-            if flip:
-                logits = (logits + self.network(x.flip(3))) / 2
-            parts.append(self._finite(logits))
-        return np.concatenate(parts)
+        return self._run(images, "outputs", flip, batch_size)
 
-    @torch.inference_mode()
-    def embed(
-        self, images: Sequence[ImageLike] | NDArray[np.uint8], *, flip: bool = False, batch_size: int = 64
-    ) -> NDArray[np.float32]:
-        """Vectors whose dot products say how alike images look: a model's embedding; of one that has a classifier, the
-        mean of the last feature map over its positions.
+    def embed(self, images: ImageLike | Images, *, flip: bool = False, batch_size: int = 64) -> NDArray[np.float32]:
+        """Vectors whose dot products (cosines) say how similar images look.
+
+        They are the outputs of an embedding head or, of a classifier, the mean of the last feature map over its
+        positions.
 
         Args:
-            images: as for `predict`.
-            flip: the direction between the image's vector and the mirrored one's.
-            batch_size: images at a time.
+            images: one image or several, as for `predict`.
+            flip: use the direction between the vectors of the image and of the mirrored image.
+            batch_size: images that are computed at a time.
 
         Returns:
-            (N, D) float32, rows of length 1; D is the embedding's, else the channels of the last feature map.
+            (N, D) float32, rows of length 1; (D,) for one image.
 
         Raises:
             InputError: an image that cannot be read.
         """
-        self.eval()
-        parts = [self._finite(self._embed_batch(x, flip)) for x in self._batches(images, batch_size)]
-        return np.concatenate(parts) if parts else np.empty((0, self.embedding_dim), np.float32)
+        if is_one_image(images):
+            vector: NDArray[np.float32] = self.embed([images], flip=flip)[0]
+            return vector
+        assert not isinstance(images, str | bytes | Path | Image.Image)
+        vectors = self._run(images, vector_view(self.network), flip, batch_size)
+        if flip:
+            vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        return vectors
 
     @property
     def embedding_dim(self) -> int:
         """D of `embed`."""
         size = self.config.image_size
-        with torch.inference_mode():
-            self.eval()
-            return int(self._features(torch.zeros(1, 3, size, size, device=self.device)).shape[1])
+        blank = np.zeros((1, size, size, 3), np.uint8)
+        config = self.config
+        (vectors,) = run_batches(self.network, [blank], vector_view(self.network), mean=config.mean, std=config.std)
+        return int(vectors.shape[1])
 
-    def _finite(self, answers: Tensor) -> NDArray[np.float32]:
-        """Answers of the network in memory.
+    def _run(self, images: Images, view: View, flip: bool, batch_size: int) -> NDArray[np.float32]:
+        """One view of the network's outputs for images, (N, C) or (N, D).
 
         Raises:
-            InputError: not all of them are finite.
+            InputError: an image that cannot be read, or outputs that are not finite.
         """
-        if not answers.isfinite().all():
-            raise InputError(
-                f"{self._where}: this network answers with numbers that are not finite: its weights are damaged.",
-                serialization.WHOLE,
-            )
-        return answers.float().cpu().numpy()
-
-    def _embed_batch(self, x: Tensor, flip: bool) -> Tensor:  # (B, 3, H, W) -> (B, D)
-        vectors = F.normalize(self._features(x), dim=1)
-        if flip:
-            vectors = F.normalize(vectors + F.normalize(self._features(x.flip(3)), dim=1), dim=1)
-        return vectors
-
-    def _features(self, x: Tensor) -> Tensor:  # (B, 3, H, W) -> (B, D)
-        if self.config.head:
-            return self.network(x)  # type: ignore[no-any-return]
-        return global_average(self.network.forward_features(x))  # type: ignore[operator]
-
-    def _batches(self, images: Sequence[ImageLike] | NDArray[np.uint8], batch_size: int) -> Iterator[Tensor]:
-        """Normalised batches (B, 3, size, size) float32, channels_last, on the model's device."""
-        if isinstance(images, str | bytes | Path) or not hasattr(images, "__len__"):
+        if is_one_image(images) or not isinstance(images, Iterable):
             raise InputError(f"one {type(images).__name__} instead of a list of images.", "Write [image].")
         if batch_size < 1:
             raise InputError(f"batch_size must be at least 1, not {batch_size}.", "64 is usual.")
-        size, mode = self.config.image_size, self.config.crop_mode
-        pictures = (decode(image, size, name=f"image {i}", crop_mode=mode) for i, image in enumerate(images))
-        while batch := list(islice(pictures, batch_size)):
-            x = torch.from_numpy(np.stack(batch)).to(self.device).permute(0, 3, 1, 2)  # (B, 3, H, W), channels_last
-            yield (x.float() / 255 - self.mean) / self.std
+        config = self.config
+        parts = []
+        batches = self._batches(images, batch_size)
+        for part in run_batches(self.network, batches, view, mean=config.mean, std=config.std, flip=flip):
+            if not np.isfinite(part).all():
+                raise InputError(
+                    f"{self._location}: the outputs of this network are not finite: its weights are damaged.",
+                    serialization.WHOLE,
+                )
+            parts.append(part)
+        columns = config.num_classes if view == "outputs" and not config.head else self.embedding_dim
+        return np.concatenate(parts) if parts else np.empty((0, columns), np.float32)
+
+    def _batches(self, images: Images, batch_size: int) -> Iterator[NDArray[np.uint8]]:
+        """Decoded images in batches, (B, size, size, 3)."""
+        prepared = (self._prepared(image, f"image {i}") for i, image in enumerate(images))
+        while batch := list(islice(prepared, batch_size)):
+            yield np.stack(batch)
+
+    def _prepared(self, image: ImageLike, name: str = "image") -> NDArray[np.uint8]:
+        return decode(image, self.config.image_size, name=name, crop_mode=self.config.crop_mode)
+
+    def _repr_html_(self) -> str:
+        config = self.config
+        facts = {
+            "network": config.name,
+            "trained on": f"{config.dataset or 'unnamed data'}, {config.num_classes:,} classes",
+            "parameters": f"{sum(parameter.numel() for parameter in self.network.parameters()):,}",
+            "image size": f"{config.image_size} × {config.image_size}, {config.crop_mode}",
+            "vectors": f"{self.embedding_dim:,} numbers ({'embedding head' if config.head else 'pooled features'})",
+            "device": str(self.device),
+            "fingerprint": self.fingerprint,
+        }
+        rows = "".join(f"<tr><th>{key}</th><td>{html.escape(value)}</td></tr>" for key, value in facts.items())
+        return f"<table>{rows}</table>"
 
     def save_pretrained(  # type: ignore[override]
         self,
@@ -231,10 +231,10 @@ class ImageModel(nn.Module, ModelHubMixin):
         config: object = None,
         model_card_kwargs: object = None,
     ) -> None:
-        """Write the model folder. A model that is there already is replaced once the new one is whole on disk.
+        """Write the model folder. An existing model is replaced once the new one is complete on the disk.
 
         Args:
-            save_directory: the folder; made when missing. Other files in it are left alone.
+            save_directory: the folder; made if it is missing. Other files in it are left alone.
             precision: "float32" or "float16" (half the size); None keeps `config.precision`.
             config: not used; `push_to_hub` passes it.
             model_card_kwargs: not used; `push_to_hub` passes it.
@@ -265,16 +265,16 @@ class ImageModel(nn.Module, ModelHubMixin):
         token: str | bool | None = None,
         cache_dir: str | Path | None = None,
     ) -> ImageModel:
-        """Load a model folder, from disk or from the Hugging Face Hub, in eval mode.
+        """Load a model folder from the disk or from the Hugging Face Hub, in evaluation mode.
 
         Args:
             pretrained_model_name_or_path: a folder, a Hub id such as "owner/name", or "default" (in the package).
             device: "auto", "cpu", "cuda", "cuda:1" or "mps".
             revision: of a Hub model: a branch, tag or commit.
-            force_download: of a Hub model: download again what is in the cache.
-            local_files_only: of a Hub model: only what is in the cache.
+            force_download: of a Hub model: download it even if it is in the cache.
+            local_files_only: of a Hub model: use only the cache.
             token: of a Hub model: to log in with.
-            cache_dir: of a Hub model: where downloads are kept.
+            cache_dir: of a Hub model: folder of the downloads.
 
         Raises:
             InputError: no model there, a damaged or exchanged file, a pickle, an unknown format or network, tensors
@@ -294,7 +294,7 @@ class ImageModel(nn.Module, ModelHubMixin):
         network = _build(config, tensors, config_path)
         serialization.fill(network, tensors, weights_path)
         model = cls(network.to(where, memory_format=torch.channels_last), config)  # type: ignore[call-overload]
-        model._loaded_fingerprint, model._where = mark, str(weights_path)
+        model._known_fingerprint, model._location = (model._state(), mark), str(weights_path)
         return model.eval()
 
     def _serialised(self, config: ModelConfig) -> bytes:
@@ -303,11 +303,18 @@ class ImageModel(nn.Module, ModelHubMixin):
 
 
 def load(name: str | Path = serialization.DEFAULT, device: str = "cpu") -> ImageModel:
-    """Load a model: the one in the package, a model folder, or the id of one on the Hugging Face Hub.
+    """Load a model: "default" (the one in the package), a model folder, or the id of one on the Hugging Face Hub.
 
-    See `Pretrained.from_pretrained`.
+    See `ImageModel.from_pretrained`.
     """
     return ImageModel.from_pretrained(name, device=device)
+
+
+def is_one_image(images: object) -> TypeGuard[ImageLike]:
+    """Whether this is one image, not several: a path, bytes, a Pillow image or an (H, W, 3) array."""
+    if isinstance(images, np.ndarray):
+        return images.ndim == 3
+    return isinstance(images, str | bytes | Path | Image.Image)
 
 
 def _build(config: ModelConfig, tensors: Mapping[str, Tensor], path: Path) -> nn.Module:

@@ -1,77 +1,61 @@
-"""What runs the network of a service: ONNX Runtime on a CPU, PyTorch on a GPU; one forward gives logits and vectors."""
+"""Runtimes: a trained model, ready to turn images into logits and unit vectors, in PyTorch or in ONNX Runtime.
+
+Both compute the function of `lookalike.models.inference.logits_and_vectors`; their vectors agree with those of
+`ImageModel.embed` to a cosine of 0.9999 or more. Importing this module does not load PyTorch, and `OnnxRuntime` loads
+it only to write a file.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import sys
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import platformdirs
 from numpy.typing import NDArray
 
 from lookalike.errors import InputError
-from lookalike.files import atomic_file
+from lookalike.files import atomic_file, cannot_write
 from lookalike.hardware import cores
-from lookalike.image import CropMode
-from lookalike.models.onnx_runtime import VERSION, OnnxModel
-from lookalike.models.serialization import ModelConfig, describe
+from lookalike.models.onnx_runtime import FILE_VERSION, OnnxModel
+from lookalike.models.serialization import describe
 
 if TYPE_CHECKING:
+    from lookalike.models.inference import Compute
     from lookalike.models.pretrained import ImageModel
+    from lookalike.models.serialization import ModelConfig
 
-Kind = Literal["auto", "onnx", "torch"]
-DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # of NVIDIA, AMD, and either in Windows's Linux
+RuntimeName = Literal["auto", "onnx", "torch"]
+GPU_DEVICE_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # of NVIDIA, of AMD, and of either under WSL
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """Of N pictures: logits (N, C) float32, None of a model without classes, and vectors (N, D) float32 of length 1."""
+    """Outputs for N images: logits (N, C) float32, None for a model without classes; unit vectors (N, D) float32."""
 
     logits: NDArray[np.float32] | None
     vectors: NDArray[np.float32]
 
 
-class Runtime(Protocol):
-    """A network, ready to run. One thread at a time.
+class Runtime(ABC):
+    """A trained model, ready to run. Use it from one thread at a time.
 
-    Args:
-        name: for people.
-        fingerprint: of the model; its vectors and no others go with it.
-        size, crop_mode: how pictures are put before it.
-        dim: numbers of a vector.
-        class_names, class_ids: what it tells apart; empty of a model of embeddings.
-        temperature: divides the logits before the softmax.
-        unknown_threshold: the probability of the likeliest class below which the answer is "unknown"; None: never.
+    Attributes:
+        name: of the model and the library that runs it, for people.
+        fingerprint: of the model; vectors can be compared only with those of the same fingerprint.
+        size, crop_mode: side of the square input images in pixels, and how an image becomes square.
+        dim: numbers in a vector.
+        class_names, class_ids, temperature, unknown_threshold: see `ClassInfo`; no names and ids without a classifier.
     """
 
-    name: str
-    fingerprint: str
-    size: int
-    crop_mode: CropMode
-    dim: int
-    class_names: tuple[str, ...]
-    class_ids: tuple[str, ...]
-    temperature: float
-    unknown_threshold: float | None
-
-    def run(self, pictures: NDArray[np.uint8]) -> Outputs:
-        """What the network makes of pictures, (N, size, size, 3) uint8, RGB."""
-        ...
-
-    def close(self) -> None:
-        """Let go of memory and threads."""
-        ...
-
-
-class _Known:
-    """What every engine says of its model."""
-
-    def __init__(self, config: ModelConfig, fingerprint: str, dim: int, how: str) -> None:
-        self.name = f"{_called(config)} ({how})"
+    def __init__(self, config: ModelConfig, fingerprint: str, dim: int, library: str) -> None:
+        model = f"{config.name}, {config.dataset}" if config.dataset else config.name
+        self.name = f"{model} ({library})"
         self.fingerprint = fingerprint
         self.size = config.image_size
         self.crop_mode = config.crop_mode
@@ -81,91 +65,119 @@ class _Known:
         self.temperature = config.temperature
         self.unknown_threshold = config.unknown_threshold
 
-    def close(self) -> None:
-        """Nothing to let go."""
+    @abstractmethod
+    def run(self, images: NDArray[np.uint8]) -> Outputs:
+        """Logits and vectors of images (N, size, size, 3) uint8, RGB."""
+
+    def embed(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Unit vectors (N, D) of images (N, size, size, 3) uint8, RGB."""
+        return self.run(images).vectors
+
+    def close(self) -> None:  # noqa: B027 - most runtimes hold nothing
+        """Free memory and threads."""
 
 
-class TorchRuntime(_Known):
-    """PyTorch, where the model is: on a GPU, or on the CPU in float32.
-
-    Args:
-        model: on its device.
-    """
-
-    def __init__(self, model: ImageModel) -> None:
-        from lookalike.models.export import Portable
-
-        where = "PyTorch" if model.device.type == "cpu" else f"PyTorch, {model.device}"
-        super().__init__(model.config, model.fingerprint, model.embedding_dim, where)
-        self._network = Portable(model).to(model.device)
-        self._device = model.device
-
-    def run(self, pictures: NDArray[np.uint8]) -> Outputs:
-        """See `Engine.run`."""
-        import torch
-
-        with torch.inference_mode():
-            found = [one.float().cpu().numpy() for one in self._network(torch.from_numpy(pictures).to(self._device))]
-        return Outputs(found[0] if self.class_names else None, found[-1])
-
-
-class OnnxRuntime(_Known):
-    """ONNX Runtime on the CPU. The file is made from the model when it is first wanted, and kept in the cache; from
-    then on PyTorch is not even loaded.
+class TorchRuntime(Runtime):
+    """A copy of a model, prepared for fast inference in PyTorch on the model's device. The model is not changed.
 
     Args:
-        model: a folder, a Hub id, or a model of any kind that is loaded.
-        threads: that one batch is computed with; None: one fewer than there are cores, which is left to the event loop
-            and to decoding: under full load these would wait otherwise.
-        cache: folder of the files; None: `onnx` in $LOOKALIKE_CACHE or the user's cache folder.
+        model: a classifier or an embedding model.
+        compute: "float32"; "bfloat16"; or "auto": bfloat16 if the model is on a CPU that has it in hardware. See
+            `lookalike.models.inference`.
 
     Raises:
-        InputError: no such model, onnxruntime is not installed, or the exporter where a file must be made; or the
-            folder cannot be written.
+        InputError: bfloat16 for a model that is not on a CPU.
+    """
+
+    def __init__(self, model: ImageModel, compute: Compute = "auto") -> None:
+        from lookalike.models.inference import PreparedNetwork
+
+        self.model = model
+        self.device = model.device
+        library = "PyTorch" if self.device.type == "cpu" else f"PyTorch, {self.device}"
+        super().__init__(model.config, model.fingerprint, model.embedding_dim, library)
+        self._network = PreparedNetwork(model.network, model.config, compute)
+        self.bfloat16 = self._network.bfloat16
+
+    def run(self, images: NDArray[np.uint8]) -> Outputs:
+        """See `Runtime.run`."""
+        self._check(images)
+        return Outputs(*self._network.logits_and_vectors(images))
+
+    def embed(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """See `Runtime.embed`. The classifier is not run."""
+        self._check(images)
+        return self._network.vectors(images) if len(images) else np.empty((0, self.dim), np.float32)
+
+    def _check(self, images: NDArray[np.uint8]) -> None:
+        if images.dtype != np.uint8 or images.shape[1:] != (self.size, self.size, 3):
+            raise InputError(
+                f"an array of {images.dtype} {images.shape} is not a batch of images for this model.",
+                f"Give uint8 of shape (N, {self.size}, {self.size}, 3).",
+            )
+
+
+class OnnxRuntime(Runtime):
+    """A model in ONNX Runtime. Its file is exported when it is first needed, and cached by the model's fingerprint.
+
+    Args:
+        model: a model folder, a Hub id, "default", or a loaded model.
+        threads: that compute one batch; None: one fewer than there are cores, since the event loop and the decoder of
+            a service need one.
+        cache: folder of the files; None: `onnx` in $LOOKALIKE_CACHE or in the user's cache folder.
+
+    Raises:
+        InputError: no such model, onnxruntime (or, to write the file, the exporter) is not installed, or the cache
+            cannot be written.
     """
 
     def __init__(self, model: ImageModel | str | Path, threads: int | None = None, cache: Path | None = None) -> None:
         loaded = None if isinstance(model, str | Path) else model
         config, fingerprint = (loaded.config, loaded.fingerprint) if loaded else describe(str(model))
-        path = (cache or _cache()) / f"{fingerprint[:32]}-{VERSION}.onnx"
-        if not _is_kept(path):
-            _keep(loaded or _load(model, "cpu"), path)
+        path = (cache or _default_cache()) / f"{fingerprint[:32]}-{FILE_VERSION}.onnx"
+        if not _is_cached(path):
+            _write_cached(loaded or _load(model, "cpu"), path)
         session = OnnxModel(path, threads or max(1, cores() - 1))
         super().__init__(config, fingerprint, session.about["dim"], "ONNX Runtime")
         self._session: OnnxModel | None = session
 
-    def run(self, pictures: NDArray[np.uint8]) -> Outputs:
-        """See `Engine.run`."""
+    def run(self, images: NDArray[np.uint8]) -> Outputs:
+        """See `Runtime.run`."""
         if self._session is None:
-            raise RuntimeError("the engine is closed")
-        found = self._session.run(pictures)
-        return Outputs(found.get("logits"), found["embedding"])
+            raise RuntimeError("the runtime is closed")
+        outputs = self._session.run(images)
+        return Outputs(outputs.get("logits"), outputs["embedding"])
 
     def close(self) -> None:
-        """Let the session go."""
+        """Free the session."""
         self._session = None
 
 
 def create_runtime(
-    model: str | Path | ImageModel, kind: Kind = "auto", threads: int | None = None, cache: Path | None = None
+    model: str | Path | ImageModel, name: RuntimeName = "auto", threads: int | None = None, cache: Path | None = None
 ) -> Runtime:
-    """An engine for a model.
+    """Create the runtime that serves a model.
 
     Args:
-        model: a folder, a Hub id, or a model that is loaded.
-        kind: "auto": ONNX Runtime, unless there is a GPU.
+        model: a model folder, a Hub id, "default", or a loaded model.
+        name: "onnx", "torch", or "auto": ONNX Runtime, unless there is a GPU.
         threads: of ONNX Runtime; see `OnnxRuntime`.
-        cache: of its files.
+        cache: folder for its files; see `OnnxRuntime`.
 
     Raises:
-        InputError: no such model, or what the engine needs is not installed.
+        InputError: no such model, or a package that the runtime needs is not installed.
     """
-    if kind == "onnx" or (kind == "auto" and not _may_have_gpu()):
+    if name == "onnx" or (name == "auto" and not _may_have_gpu()):
         return OnnxRuntime(model, threads, cache)
     loaded = _load(model, "auto")
-    if kind == "torch" or loaded.device.type != "cpu":
-        return TorchRuntime(loaded)
+    if name == "torch" or loaded.device.type != "cpu":
+        return TorchRuntime(loaded, "float32")
     return OnnxRuntime(loaded, threads, cache)
+
+
+def _may_have_gpu() -> bool:
+    """Whether asking PyTorch for a GPU is worth the second or two that loading it takes."""
+    return sys.platform != "linux" or any(Path(name).exists() for name in GPU_DEVICE_FILES)
 
 
 def _load(model: str | Path | ImageModel, device: str) -> ImageModel:
@@ -176,41 +188,30 @@ def _load(model: str | Path | ImageModel, device: str) -> ImageModel:
     return load(model, device)
 
 
-def _may_have_gpu() -> bool:
-    """Whether it is worth asking PyTorch, whose loading takes a second or two: not on Linux without a driver."""
-    return sys.platform != "linux" or any(Path(name).exists() for name in DRIVERS)
-
-
-def _called(config: ModelConfig) -> str:
-    """`resnet18` as people write it, and what it was trained on."""
-    return f"{config.name}, {config.dataset}" if config.dataset else config.name
-
-
-def _cache() -> Path:
+def _default_cache() -> Path:
     return Path(os.environ.get("LOOKALIKE_CACHE") or platformdirs.user_cache_dir("lookalike")).expanduser() / "onnx"
 
 
-def _is_kept(path: Path) -> bool:
-    """Whether a model's file is there. Beside it lies its SHA-256: one that is damaged is made again."""
-    mark = path.with_suffix(".sha256")
-    return path.is_file() and mark.is_file() and mark.read_text().strip() == _digest(path)
+def _is_cached(path: Path) -> bool:
+    """Whether the file is there and has the SHA-256 that lies beside it; a damaged file is exported again."""
+    checksum = path.with_suffix(".sha256")
+    return path.is_file() and checksum.is_file() and checksum.read_text().strip() == _sha256(path)
 
 
-def _keep(model: ImageModel, path: Path) -> None:
+def _write_cached(model: ImageModel, path: Path) -> None:
     from lookalike.models.export import export
 
-    mark = path.with_suffix(".sha256")
+    checksum = path.with_suffix(".sha256")
+    remedy = "Set LOOKALIKE_CACHE to a writable folder."
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        export(model, path)
-        with atomic_file(mark, shared=True) as beside:
-            beside.write_text(_digest(path))
     except OSError as error:
-        raise InputError(
-            f"{path.parent}: cannot be written ({error.strerror}).", "Set LOOKALIKE_CACHE to a folder that can."
-        ) from None
+        raise cannot_write(path.parent, error, remedy) from None
+    export(model, path)
+    with atomic_file(checksum, shared=True, remedy=remedy) as partial:
+        partial.write_text(_sha256(path))
 
 
-def _digest(path: Path) -> str:
+def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -11,18 +11,19 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import safetensors.torch
-import torch
 from pydantic import Field, model_validator
 from safetensors import SafetensorError
-from torch import Tensor, nn
 
 from lookalike.errors import InputError
 from lookalike.files import atomic_file, cannot_write, sync
 from lookalike.image import CropMode
 from lookalike.recipe import Fraction, Head, Positive, Scalar, Section, validate
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 
@@ -274,9 +275,11 @@ def read(path: Path, expected: str, header: str) -> dict[str, Tensor]:
     Raises:
         InputError: damaged, cut short, or not the file that config.json was written with.
     """
+    import safetensors.torch
+
     data = read_bytes(path)
     try:
-        tensors = safetensors.torch.load(data)
+        tensors: dict[str, Tensor] = safetensors.torch.load(data)
     except (SafetensorError, LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise damaged(path, error) from None
     check_weights(data, path, expected, header)
@@ -319,6 +322,8 @@ def serialise(state: Mapping[str, Tensor], dtype: torch.dtype, header: str) -> b
     Raises:
         InputError: a number that is not finite once it is `dtype`.
     """
+    import safetensors.torch
+
     tensors = {}
     for name, tensor in state.items():
         tensor = tensor.detach().cpu()
@@ -408,7 +413,7 @@ def describe(name: str | Path) -> tuple[ModelConfig, str]:
     """What the model in a folder, on the Hub or in the package is, and its fingerprint; the weights are checked by it.
 
     Raises:
-        InputError: as `Pretrained.from_pretrained`, as far as it can be seen without loading the network.
+        InputError: as `ImageModel.from_pretrained`, as far as it can be seen without loading the network.
     """
     config_path, weights_path = find(name)
     config, fingerprint = read_config(ModelConfig, config_path)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from lookalike.errors import InputError
 from lookalike.gallery.query import Threshold, parse_threshold
 from lookalike.gallery.store.base import GalleryItem
+from lookalike.models.prediction import Prediction, predictions_of
 from lookalike.models.runtime import Outputs
 from lookalike.serve import schemas
 from lookalike.serve.errors import FAULTS, RefusedError
@@ -60,10 +61,7 @@ def routes(service: Service) -> APIRouter:
             raise RefusedError(409, "this model has no classes, only vectors.", "Use /v1/search or /v1/embed.")
         outputs = await outputs_of(request)
         assert outputs.logits is not None
-        predictions = [
-            _recognised(probabilities, runtime.class_names, runtime.class_ids, runtime.unknown_threshold, k)
-            for probabilities in softmax(outputs.logits, runtime.temperature)
-        ]
+        predictions = [_prediction(prediction) for prediction in predictions_of(outputs.logits, runtime, k)]
         return schemas.PredictResponse(model=runtime.name, took_ms=_since(start), predictions=predictions)
 
     @router.post(
@@ -139,28 +137,12 @@ async def _through(service: Service, files: list[bytes]) -> Outputs:
     return await service.batcher.run(await service.pictures.decode(files))
 
 
-def softmax(logits: NDArray[np.float32], temperature: float) -> NDArray[np.float64]:
-    """Probabilities of each row of (N, C) logits, divided by the temperature first."""
-    scaled = logits.astype(np.float64) / temperature
-    powers: NDArray[np.float64] = np.exp(scaled - scaled.max(1, keepdims=True))
-    shares: NDArray[np.float64] = powers / powers.sum(1, keepdims=True)
-    return shares
-
-
-def _recognised(
-    probabilities: NDArray[np.float64],
-    names: tuple[str, ...],
-    ids: tuple[str, ...],
-    unknown_below: float | None,
-    top: int,
-) -> schemas.Prediction:
-    order = np.argsort(-probabilities, kind="stable")[:top].tolist()
+def _prediction(prediction: Prediction) -> schemas.ImagePrediction:
     classes = [
-        schemas.PredictedClass(label=names[i], class_id=ids[i], probability=float(probabilities[i])) for i in order
+        schemas.PredictedClass(label=each.label, class_id=each.class_id, probability=each.probability)
+        for each in prediction
     ]
-    return schemas.Prediction(
-        unknown=unknown_below is not None and classes[0].probability < unknown_below, classes=classes
-    )
+    return schemas.ImagePrediction(unknown=prediction.unknown, classes=classes)
 
 
 def threshold_of(text: str) -> Threshold:

@@ -44,7 +44,7 @@ class PredictedClass(StrictResponse):
     probability: float = Field(examples=[0.83])
 
 
-class Prediction(StrictResponse):
+class ImagePrediction(StrictResponse):
     """The prediction for one image: its most probable classes, in descending order of probability.
 
     `unknown` is true if the highest probability is below the model's threshold, `unknown_threshold` of `/v1/about`.
@@ -59,7 +59,7 @@ class PredictResponse(StrictResponse):
 
     model: str = Field(examples=["ResNet-18 (ONNX Runtime, 1 thread)"])
     took_ms: float = Field(examples=[6.2])
-    predictions: list[Prediction]
+    predictions: list[ImagePrediction]
 
 
 class SearchHit(StrictResponse):

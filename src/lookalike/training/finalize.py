@@ -17,7 +17,7 @@ from lookalike.data.pack import Pack
 from lookalike.errors import without_passwords
 from lookalike.evaluation.calibration import fit_temperature, unknown_threshold
 from lookalike.evaluation.classification import summary
-from lookalike.evaluation.evaluate import logits_of, measure_retrieval
+from lookalike.evaluation.evaluate import measure_retrieval, outputs_of
 from lookalike.evaluation.pair_similarity import match_threshold
 from lookalike.evaluation.protocols import Divided
 from lookalike.models.pretrained import ImageModel
@@ -95,12 +95,12 @@ def finalize_classification(
     """`finish` of a run without a protocol: top-1 and all that belongs to it, with a fitted temperature."""
     recipe = run.recipe
     network = trained.network.to(world.device)
-    logits = logits_of(
+    logits = outputs_of(
         network,
         measured.images,
+        view="outputs",
         mean=recipe.data.mean,
         std=recipe.data.std,
-        device=world.device,
         batch_size=recipe.evaluation.batch_size,
         flip=recipe.evaluation.flip,
     )

@@ -14,9 +14,10 @@ from lookalike.data.loader import seeded
 from lookalike.data.pack import Pack
 from lookalike.errors import TrainingError
 from lookalike.evaluation.classification import negative_log_likelihood, top_k_accuracy
-from lookalike.evaluation.evaluate import View, outputs_of
+from lookalike.evaluation.evaluate import outputs_of
 from lookalike.evaluation.retrieval import KS, per_query
 from lookalike.losses.registry import create_loss
+from lookalike.models.inference import View
 from lookalike.models.init_backbone import Start, start_from, timm_start
 from lookalike.models.registry import create_model
 from lookalike.recipe import Recipe
@@ -142,7 +143,6 @@ def _shared(
         view=view,
         mean=recipe.data.mean,
         std=recipe.data.std,
-        device=world.device,
         batch_size=recipe.evaluation.batch_size,
         precision=recipe.training.precision,
     )

@@ -1,8 +1,9 @@
-"""The fast way through a network gives the vectors of the plain one, `Pretrained.embed`."""
+"""A prepared network gives the vectors of the plain one, and images are normalised as in training."""
 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from lookalike.data import synthetic
+from lookalike.data import augment, synthetic
 from lookalike.errors import InputError
 from lookalike.image import decode
-from lookalike.models.fusion import DenseConvolution, fold_batch_norm, make_small_ones_dense
-from lookalike.models.inference import Embedder, has_bfloat16
+from lookalike.models.fusion import DenseConvolution, fold_batch_norm, use_dense_for_small_maps
+from lookalike.models.inference import Compute, Normalize, has_bfloat16
 from lookalike.models.pretrained import ImageModel, load
 from lookalike.models.registry import create_model
+from lookalike.models.runtime import TorchRuntime
 from lookalike.models.serialization import ModelConfig
 from lookalike.recipe import Head
 from small_gallery import model_folder
@@ -51,13 +53,14 @@ def model_of(name: str, head: Head | None = None) -> ImageModel:
             norm.bias.data.normal_(0, 0.2, generator=generator)
     model.train()
     with torch.no_grad():
-        for x in model._batches(pictures(48), 24):
-            model.network(x)
+        normalize = Normalize(model.config.mean, model.config.std)
+        for x in torch.from_numpy(pictures(48)).split(24):
+            model.network(normalize(x))
     return model.eval()
 
 
-def cosines(model: ImageModel, embedder: Embedder, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    return (model.embed(images) * embedder.vectors(images)).sum(1)
+def cosines(model: ImageModel, embedder: TorchRuntime, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return (model.embed(images) * embedder.embed(images)).sum(1)
 
 
 @pytest.mark.parametrize("head", [None, Head(dim=24), Head(dim=24, pooling="gem", kind="mlp", hidden=48)])
@@ -66,8 +69,8 @@ def test_vectors_are_those_of_the_plain_way(name: str, head: Head | None) -> Non
     model, images = model_of(name, head), pictures(48)
     before = model.network.state_dict()
     for compute, least in (("float32", 1 - 1e-5), ("bfloat16", 0.999)):
-        embedder = Embedder(model, compute)  # type: ignore[arg-type]
-        found = embedder.vectors(images)
+        embedder = TorchRuntime(model, compute)  # type: ignore[arg-type]
+        found = embedder.embed(images)
         assert (found.shape, found.dtype) == ((48, model.embedding_dim), np.float32)
         assert (embedder.dim, embedder.size, embedder.fingerprint) == (found.shape[1], 32, model.fingerprint)
         np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-5)
@@ -77,11 +80,11 @@ def test_vectors_are_those_of_the_plain_way(name: str, head: Head | None) -> Non
 
 def test_in_bfloat16_the_network_is_really_computed_in_it_but_for_the_stem() -> None:
     model, seen = model_of("resnet18", Head(dim=8)), []
-    embedder = Embedder(model, "bfloat16")
-    for module in embedder._network.modules():
+    embedder = TorchRuntime(model, "bfloat16")
+    for module in embedder._network.network.modules():
         if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):  # the dense ones are linear, too
             module.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
-    embedder.vectors(pictures(2))
+    embedder.embed(pictures(2))
     assert seen[:2] == [torch.float32] * 2
     assert set(seen[2:-1]) == {torch.bfloat16}
     assert seen[-1] == torch.float32
@@ -115,7 +118,7 @@ def test_a_dense_convolution_is_the_convolution(
 
 def test_convolutions_on_the_smallest_maps_become_dense_and_others_do_not() -> None:
     network = model_of("resnet18").network  # maps of 8, 4, 2 and 1 positions a side
-    make_small_ones_dense(network, 32)
+    use_dense_for_small_maps(network, 32)
     dense = [name for name, module in network.named_modules() if isinstance(module, DenseConvolution)]
     assert dense == [
         f"blocks.{block}.branch.{part}.0" for block, part in ((4, 1), (5, 0), (5, 1), (6, 0), (6, 1), (7, 0), (7, 1))
@@ -124,25 +127,43 @@ def test_convolutions_on_the_smallest_maps_become_dense_and_others_do_not() -> N
 
 def test_bfloat16_is_chosen_where_the_processor_has_it(tmp_path: Path) -> None:
     model = load(model_folder(tmp_path / "model"))
-    assert Embedder(model).bfloat16 == has_bfloat16()
-    assert not Embedder(model, "float32").bfloat16
+    assert TorchRuntime(model).bfloat16 == has_bfloat16()
+    assert not TorchRuntime(model, "float32").bfloat16
 
 
 def test_a_batch_may_be_of_any_size(tmp_path: Path) -> None:
-    embedder = Embedder(load(model_folder(tmp_path / "model")), "float32")
+    embedder = TorchRuntime(load(model_folder(tmp_path / "model")), "float32")
     images = pictures(7)
-    assert embedder.vectors(images[:0]).shape == (0, embedder.dim)
-    alone = np.concatenate([embedder.vectors(images[i : i + 1]) for i in range(7)])
-    np.testing.assert_allclose(embedder.vectors(images), alone, atol=1e-5)
-    np.testing.assert_allclose(embedder.vectors(images[::-1]), alone[::-1], atol=1e-5)
+    assert embedder.embed(images[:0]).shape == (0, embedder.dim)
+    alone = np.concatenate([embedder.embed(images[i : i + 1]) for i in range(7)])
+    np.testing.assert_allclose(embedder.embed(images), alone, atol=1e-5)
+    np.testing.assert_allclose(embedder.embed(images[::-1]), alone[::-1], atol=1e-5)
 
 
 @pytest.mark.parametrize(
     "wrong", [np.zeros((2, 16, 16, 3), np.uint8), np.zeros((2, 32, 32, 3), np.float32), np.zeros((32, 32, 3), np.uint8)]
 )
 def test_what_is_no_batch_is_refused(wrong: NDArray[np.uint8], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is no batch of pictures"):
-        Embedder(load(model_folder(tmp_path / "model"))).vectors(wrong)
+    with pytest.raises(InputError, match=re.escape(str(wrong.shape))):
+        TorchRuntime(load(model_folder(tmp_path / "model"))).embed(wrong)
+
+
+def test_images_are_normalised_as_in_training() -> None:
+    images = torch.from_numpy(pictures(3))
+    mean, std = (0.48, 0.45, 0.4), (0.28, 0.27, 0.3)
+    x = Normalize(mean, std)(images)
+    assert torch.equal(x, augment.normalise(images, mean, std))
+    assert x.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("compute", ["float32", "bfloat16"])
+def test_one_run_gives_logits_and_vectors(compute: Compute) -> None:
+    model, images = model_of("weave"), pictures(12)
+    runtime = TorchRuntime(model, compute)
+    outputs = runtime.run(images)
+    assert outputs.logits is not None
+    np.testing.assert_allclose(outputs.logits, model.logits(images), atol=1e-4 if compute == "float32" else 0.05)
+    np.testing.assert_array_equal(outputs.vectors, runtime.embed(images))
 
 
 @pytest.mark.real_data
@@ -151,5 +172,5 @@ def test_on_real_images_and_a_trained_model_nothing_is_lost(real_data: Path) -> 
     model = load(os.environ["LOOKALIKE_REAL_MODEL"])
     files = sorted((real_data / "tiny-imagenet-200" / "val" / "images").iterdir())[:256]
     images = np.stack([decode(file.read_bytes(), model.config.image_size) for file in files])
-    assert cosines(model, Embedder(model, "float32"), images).min() >= 0.999999
-    assert cosines(model, Embedder(model, "bfloat16"), images).min() >= 0.9999
+    assert cosines(model, TorchRuntime(model, "float32"), images).min() >= 0.999999
+    assert cosines(model, TorchRuntime(model, "bfloat16"), images).min() >= 0.9999
