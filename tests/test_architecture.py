@@ -180,7 +180,7 @@ def test_lazy_names_arrive_and_unknown_ones_do_not() -> None:
 
 
 def undocumented(path: Path) -> Iterator[str]:
-    """Public functions, classes and methods without a docstring. Properties and `forward` speak through their class."""
+    """Public functions, classes and methods without a docstring, but for properties, overloads and `forward`."""
     for node in ast.parse(path.read_text()).body:
         if not isinstance(node, ast.FunctionDef | ast.ClassDef) or node.name.startswith("_"):
             continue
@@ -188,8 +188,9 @@ def undocumented(path: Path) -> Iterator[str]:
             yield node.name
         for member in node.body if isinstance(node, ast.ClassDef) else ():
             if isinstance(member, ast.FunctionDef) and not member.name.startswith("_"):
-                is_property = any("property" in ast.dump(decorator) for decorator in member.decorator_list)
-                if not is_property and member.name != "forward" and not ast.get_docstring(member):
+                decorators = " ".join(ast.dump(decorator) for decorator in member.decorator_list)
+                is_exempt = "property" in decorators or "overload" in decorators
+                if not is_exempt and member.name != "forward" and not ast.get_docstring(member):
                     yield f"{node.name}.{member.name}"
 
 
