@@ -66,7 +66,7 @@ def test_the_temperature_flattens(settings: Settings, model: ImageModel) -> None
     runtime = PlainRuntime(model)
     runtime.temperature = 4.0
     hot = ImageModel(model.network, model.config.model_copy(update={"temperature": 4.0}))
-    ((expected),) = hot.predict([encoded(1)], top=1)
+    ((expected),) = hot.predict([encoded(1)], k=1)
     with client_of(settings, runtime) as client:
         (result,) = client.post("/v1/predict?k=1", content=encoded(1), headers=JPEG).json()["predictions"]
     assert result["classes"][0]["probability"] == pytest.approx(expected[0].probability, abs=1e-6)
