@@ -39,7 +39,7 @@ def main() -> None:
     model = lookalike.load(run.model_dir)
     picture = sorted(path for path in pictures.rglob("*") if path.suffix in {".png", ".jpg"})[0]
     print(f"\n{picture}")
-    for answer in model.predict([picture], top=3)[0]:
+    for answer in model.predict(picture, k=3):
         print(f"  {answer.probability:6.1%}  {answer.label}")
     print(f"a vector for looking alike: {model.embed([picture]).shape}")
 

@@ -184,7 +184,7 @@ def test_a_copy_gets_a_row_of_its_own_without_being_embedded(
     photos = fill(tmp_path / "photos", 3)
     ingest(store, embedder, photos)
     shutil.copytree(photos, tmp_path / "copies")
-    monkeypatch.setattr(embedder, "vectors", lambda pictures: pytest.fail("embedded again"))
+    monkeypatch.setattr(embedder, "embed", lambda pictures: pytest.fail("embedded again"))
     assert numbers(ingest(store, embedder, tmp_path / "copies")) == {"added": 3, "reused": 3}
     rows = rows_of(store)
     for name in ("0000.png", "0001.png", "0002.png"):
