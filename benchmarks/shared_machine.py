@@ -96,7 +96,7 @@ def embedding() -> Callable[[], int]:
 
     def step() -> int:
         with single_threaded_workers(cores()) as threads:
-            return sum(len(vectors) for vectors in threads.map(embedder.vectors, batches))
+            return sum(len(vectors) for vectors in threads.map(embedder.embed, batches))
 
     return step
 
