@@ -86,7 +86,7 @@ def test_a_recipe_that_cannot_be_read_offers_the_keys_all_the_same(here: Path) -
 def test_data_sets_studies_models_and_galleries_are_offered() -> None:
     assert offered("data", "check", "") == ["builtin", "pets"]
     assert offered("train", "quickstart", "--data", "pe") == ["pets"]
-    assert offered("data", "get", "t") == ["tiny-imagenet"]
+    assert offered("data", "download", "t") == ["tiny-imagenet"]
     assert offered("reproduce", "cars") == ["cars196", "cars196-losses", "cars196-seeds"]
     assert offered("evaluate", "") == ["default", "runs/cars/model", "runs/pets/model"]
     assert offered("predict", "--model", "runs/p") == ["runs/pets/model"]

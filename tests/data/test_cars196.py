@@ -18,12 +18,12 @@ from typer.testing import CliRunner
 from faulty_server import Page, Site, serving
 from lookalike.cli.main import app
 from lookalike.data import cars196, check
-from lookalike.data.cars196 import classes, label_of, looks_like_cars196, read_cars196
+from lookalike.data.cars196 import classes, is_cars196, label_of, read_cars196
 from lookalike.data.catalog import Row
-from lookalike.data.download import HUB, SOURCES
 from lookalike.data.import_dataset import import_dataset
 from lookalike.data.pack import pack
-from lookalike.data.registry import load_dataset
+from lookalike.data.registry import DATASETS, load_dataset, zero_shot_counts
+from lookalike.data.spec import HUB
 from lookalike.errors import DownloadError, InputError
 from lookalike.image import decode
 from small_sets import hugging_face, zip_of
@@ -137,7 +137,7 @@ def test_one_folder_gives_the_same(tmp_path: Path) -> None:
 def test_class_folders_give_the_official_labels(spelling: str, tmp_path: Path) -> None:
     home = folders(tmp_path / "kaggle", SPELLINGS[spelling])
     catalog = read_cars196(home)
-    assert looks_like_cars196(home)
+    assert is_cars196(home)
     assert seen(catalog) == seen(read_cars196(halves(tmp_path / "cars")))
     assert "test/Ram C-V Cargo Van Minivan 2012/00003.jpg" in catalog.ids
 
@@ -322,7 +322,7 @@ def test_what_is_wrong_is_named(how: str, message: str, zipped: bool, tmp_path: 
     home = halves(tmp_path / "cars")
     spoil(home, how)
     path = zip_of(home, tmp_path / "cars.zip") if zipped else home
-    assert looks_like_cars196(path)
+    assert is_cars196(path)
     with pytest.raises(InputError, match=message) as caught:
         read_cars196(path)
     assert str(path) in caught.value.message
@@ -332,7 +332,7 @@ def test_what_is_wrong_is_named(how: str, message: str, zipped: bool, tmp_path: 
 def test_an_image_among_the_class_folders_that_is_of_no_class(tmp_path: Path) -> None:
     home = folders(tmp_path / "kaggle", SPELLINGS["C-V"])
     write(home / "train" / "a bicycle" / "1.jpg", jpeg(1))
-    assert looks_like_cars196(home)
+    assert is_cars196(home)
     with pytest.raises(InputError, match=r"'train/a bicycle/1\.jpg' lies in the folder of no class"):
         read_cars196(home)
     shutil.rmtree(home / "train" / "a bicycle")
@@ -344,7 +344,7 @@ def test_an_image_among_the_class_folders_that_is_of_no_class(tmp_path: Path) ->
 @pytest.mark.parametrize("inside", ["cars_train", "cars_test", "devkit"])
 def test_a_folder_inside_it_is_recognised_and_the_right_one_named(inside: str, tmp_path: Path) -> None:
     home = halves(tmp_path / "cars")
-    assert looks_like_cars196(home / inside)
+    assert is_cars196(home / inside)
     with pytest.raises(InputError, match="only a part of Cars196") as caught:
         load_dataset(home / inside)
     assert caught.value.remedy == f"Use {home}"
@@ -353,9 +353,9 @@ def test_a_folder_inside_it_is_recognised_and_the_right_one_named(inside: str, t
 def test_other_pictures_are_not_mistaken_for_it(tmp_path: Path) -> None:
     for name in ("Tesla Model S Sedan 2012", "cat", "dog"):
         write(tmp_path / "own" / name / "1.jpg", jpeg(1))
-    assert not looks_like_cars196(tmp_path / "own")
+    assert not is_cars196(tmp_path / "own")
     (tmp_path / "empty").mkdir()
-    assert not looks_like_cars196(tmp_path / "empty")
+    assert not is_cars196(tmp_path / "empty")
 
 
 @pytest.mark.parametrize("layout", ["halves", "halves in a zip", "one folder", "class folders", "parquet"])
@@ -406,7 +406,7 @@ def test_the_doctor_counts_it_against_the_official_set(tmp_path: Path) -> None:
 
 
 def test_the_official_counts_add_up() -> None:
-    assert sum(cars196.COUNTS.values()) == sum(cars196.ZERO_SHOT) == 16_185
+    assert sum(cars196.COUNTS.values()) == cars196.SPEC.images == 16_185
 
 
 @pytest.fixture
@@ -424,12 +424,12 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 def test_get_tries_the_mirrors_in_turn(hub: Site, tmp_path: Path) -> None:
     copy = hugging_face(tmp_path / "made", tuple(classes()[label] for label in LABELS))
     made = {"train": "train-00000-of-00001.parquet", "test": "valid-00000-of-00001.parquet"}
-    for file in SOURCES["cars196"].mirrors[1].files:  # the first has nothing
+    for file in DATASETS["cars196"].mirrors[1].files:  # the first has nothing
         body = (copy / made[file.name.split("-")[0]]).read_bytes()
         headers = {"X-Linked-Etag": f'"{hashlib.sha256(body).hexdigest()}"', "X-Linked-Size": str(len(body))}
         hub.pages[file.url.removeprefix(HUB)] = Page(redirect=f"/storage/{file.name}", headers=headers)
         hub.pages[f"/storage/{file.name}"] = Page(body)
-    result = CliRunner().invoke(app, ["data", "get", "cars196"])
+    result = CliRunner().invoke(app, ["data", "download", "cars196"])
     assert result.exit_code == 0, result.exception
     assert "This copy has no boxes. The official server is gone since 2023." in result.stdout
     catalog = load_dataset("cars196")
@@ -438,9 +438,9 @@ def test_get_tries_the_mirrors_in_turn(hub: Site, tmp_path: Path) -> None:
 
 
 def test_get_says_what_to_put_where_when_no_mirror_answers(hub: Site, tmp_path: Path) -> None:
-    error = CliRunner().invoke(app, ["data", "get", "cars196"]).exception
+    error = CliRunner().invoke(app, ["data", "download", "cars196"]).exception
     assert isinstance(error, DownloadError)
-    assert error.message.count("404 Not Found") == len(SOURCES["cars196"].mirrors) == 2
+    assert error.message.count("404 Not Found") == len(DATASETS["cars196"].mirrors) == 2
     for file in ("cars_train/", "cars_test/", "cars_meta.mat", "cars_train_annos.mat", "car_ims/", "cars_annos.mat"):
         assert file in error.remedy
     assert "cars_test_annos_withlabels.mat" in error.remedy
@@ -451,8 +451,8 @@ def test_get_says_what_to_put_where_when_no_mirror_answers(hub: Site, tmp_path: 
 def test_list_shows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOOKALIKE_DATA", str(tmp_path))
     result = CliRunner().invoke(app, ["data", "list"])
-    assert "8,144 training, 8,041 test images" in result.stdout
-    assert "lookalike data get cars196" in result.stdout
+    assert "8,144 train, 8,041 test images" in result.stdout
+    assert "lookalike data download cars196" in result.stdout
 
 
 @pytest.mark.real_data
@@ -467,7 +467,7 @@ def test_real_images(tmp_path: Path) -> None:
     assert catalog.remark == (
         "cropped part: 480 of the 16,185 images, 24 of the 196 classes, already cropped to their boxes"
     )
-    assert check.zero_shot_counts(catalog) == (240, 240)
+    assert zero_shot_counts(catalog) == (240, 240)
     assert set(catalog.boxes) == {None}
     images = pack(catalog.select(np.arange(0, 480, 48)), 32, cache=tmp_path / "packs").images
     assert images.shape == (10, 32, 32, 3)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lookalike.data import check, cub200
-from lookalike.data.cub200 import looks_like_cub200, read_cub200
+from lookalike.data.cub200 import is_cub200, read_cub200
 from lookalike.data.import_dataset import import_dataset
 from lookalike.data.registry import load_dataset
 from lookalike.errors import InputError
@@ -55,7 +55,7 @@ def test_zip_parent_and_import_give_the_same(home: Path, tmp_path: Path) -> None
     zipped = zip_of(home, tmp_path / "cub.zip", "CUB_200_2011/")
     official = read_cub200(home)
     for source in (zipped, home.parent):
-        assert looks_like_cub200(source)
+        assert is_cub200(source)
         assert load_dataset(source).ids == official.ids
         assert load_dataset(source).boxes == official.boxes
     made = import_dataset(zipped, "cub200", tmp_path / "sets")
@@ -77,7 +77,7 @@ def test_the_doctor_knows_its_counts(home: Path) -> None:
     report = check.check(read_cub200(home), workers=1)
     assert "train: 4 images, not 5,994" in report.differences
     assert "zero-shot, first 100 classes: 6 images, not 5,864" in report.differences
-    assert sum(cub200.COUNTS.values()) == sum(cub200.ZERO_SHOT) == 11_788
+    assert sum(cub200.COUNTS.values()) == cub200.SPEC.images == 11_788
 
 
 @pytest.mark.parametrize(
@@ -113,4 +113,4 @@ def test_an_image_that_no_list_has(home: Path) -> None:
 
 def test_other_folders_are_not_mistaken_for_it(tmp_path: Path) -> None:
     (tmp_path / "images.txt").write_text("my pictures")
-    assert not looks_like_cub200(tmp_path)
+    assert not is_cub200(tmp_path)

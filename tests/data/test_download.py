@@ -15,7 +15,8 @@ import pytest
 
 from faulty_server import Page, Site, serving
 from lookalike.data import download as downloads
-from lookalike.data.download import HUB, File, Mirror, Source, download, hold
+from lookalike.data.download import download, hold
+from lookalike.data.spec import HUB, Mirror, RemoteFile
 from lookalike.errors import DownloadError, InputError
 
 BODY = bytes(range(256)) * 2048  # 512 KiB
@@ -39,23 +40,24 @@ def site() -> Iterator[Site]:
         yield running
 
 
-def source(*urls: str, data: bytes = BODY, size: int | None = len(BODY)) -> Source:
+def source(*urls: str, data: bytes = BODY, size: int | None = len(BODY)) -> tuple[Mirror, ...]:
     """A data set of one file, `set.zip`, with a mirror at each address: one, two, three."""
     names = ("one", "two", "three")
     mirrors = [
-        Mirror(name, (File("set.zip", url, checksum(data), size),)) for name, url in zip(names, urls, strict=False)
+        Mirror(name, (RemoteFile("set.zip", url, checksum(data), size),))
+        for name, url in zip(names, urls, strict=False)
     ]
-    return Source("A set", "", size or 0, tuple(mirrors), ())
+    return tuple(mirrors)
 
 
-def get(of: Source, folder: Path, **options: float) -> bytes:
+def get(of: tuple[Mirror, ...], folder: Path, **options: float) -> bytes:
     mirror, place = download("set", of, folder, **{"pause": 0.0, **options})  # type: ignore[arg-type]
     left = sorted(path.name for path in place.iterdir())
     assert left == sorted(file.name for file in mirror.files), "nothing else is left"
     return (place / "set.zip").read_bytes()
 
 
-def interrupt(site: Site, of: Source, folder: Path, at: int) -> Path:
+def interrupt(site: Site, of: tuple[Mirror, ...], folder: Path, at: int) -> Path:
     """A download that was stopped at `at` bytes, as by Ctrl-C; the partial file."""
 
     def stop(done: int, total: int | None) -> None:
@@ -319,7 +321,7 @@ def test_an_address_that_leads_nowhere(url: str, reason: str, tmp_path: Path) ->
 # The Hugging Face Hub: it announces size and SHA-256, and leads on to a storage of its own.
 
 
-def on_the_hub(site: Site, monkeypatch: pytest.MonkeyPatch, *names: str) -> Source:
+def on_the_hub(site: Site, monkeypatch: pytest.MonkeyPatch, *names: str) -> tuple[Mirror, ...]:
     monkeypatch.setenv("HF_ENDPOINT", site.address)
     for name in names:
         body = BODY + name.encode()
@@ -331,8 +333,8 @@ def on_the_hub(site: Site, monkeypatch: pytest.MonkeyPatch, *names: str) -> Sour
         site.pages[f"/datasets/old/{name}"] = Page(redirect=f"/datasets/new/{name}")
         site.pages[f"/datasets/new/{name}"] = Page(redirect=f"/storage/{name}", headers=announced)
         site.pages[f"/storage/{name}"] = Page(body, etag='"of the storage"')
-    files = tuple(File(name, f"{HUB}/datasets/old/{name}") for name in names)
-    return Source("A set", "", 0, (Mirror("hub", files),), ())
+    files = tuple(RemoteFile(name, f"{HUB}/datasets/old/{name}") for name in names)
+    return (Mirror("hub", files),)
 
 
 def test_files_on_the_hub_are_held_to_what_it_announces(
@@ -412,11 +414,11 @@ LIMITED = """
 import resource, sys
 from pathlib import Path
 from lookalike.data.download import download
-from lookalike.data.download import File, Mirror, Source
+from lookalike.data.spec import Mirror, RemoteFile
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
 url, checksum, size, folder = sys.argv[1:]
-source = Source("", "", 0, (Mirror("one", (File("set.zip", url, checksum, int(size)),)),), ())
-download("set", source, Path(folder))
+mirrors = (Mirror("one", (RemoteFile("set.zip", url, checksum, int(size)),)),)
+download("set", mirrors, Path(folder))
 """
 
 

@@ -9,7 +9,7 @@ import pytest
 from lookalike.data import check, stanford_products
 from lookalike.data.import_dataset import import_dataset
 from lookalike.data.registry import load_dataset
-from lookalike.data.stanford_products import HEADER, looks_like_stanford_products, read_stanford_products
+from lookalike.data.stanford_products import HEADER, is_stanford_products, read_stanford_products
 from lookalike.errors import InputError
 from small_sets import jpeg, zip_of
 
@@ -48,7 +48,7 @@ def test_the_official_folder(home: Path) -> None:
 def test_zip_parent_and_import_give_the_same(home: Path, tmp_path: Path) -> None:
     zipped = zip_of(home, tmp_path / "sop.zip", "Stanford_Online_Products/")
     for source in (zipped, home.parent):
-        assert looks_like_stanford_products(source)
+        assert is_stanford_products(source)
         assert load_dataset(source).ids == read_stanford_products(home).ids
     made = import_dataset(home, "stanford-products", tmp_path / "sets")
     assert load_dataset(made).labels.tolist() == [0, 0, 1, 2, 2]
@@ -58,8 +58,7 @@ def test_classes_that_are_only_tested_are_no_fault(home: Path) -> None:
     report = check.check(read_stanford_products(home), workers=1)
     assert report.usable
     assert "test: 2 images, not 60,502" in report.differences
-    assert sum(stanford_products.CLASSES_OF.values()) == stanford_products.CLASSES
-    assert stanford_products.TOTAL == 120_053
+    assert stanford_products.SPEC.images == stanford_products.TOTAL == 120_053
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lookalike.data.catalog import UNLABELLED
-from lookalike.data.tiny_imagenet import looks_like_tiny_imagenet, read_tiny_imagenet
+from lookalike.data.tiny_imagenet import is_tiny_imagenet, read_tiny_imagenet
 from lookalike.errors import InputError
 from lookalike.image import decode
 from small_sets import WNIDS, jpeg, tiny_imagenet, zip_of
@@ -144,7 +144,7 @@ def test_a_neighbouring_folder_is_recognised_and_the_right_one_named(home: Path,
     with pytest.raises(InputError, match="not the Tiny ImageNet folder") as caught:
         read_tiny_imagenet(wrong)
     assert caught.value.remedy == f"Use {home}"
-    assert looks_like_tiny_imagenet(wrong)
+    assert is_tiny_imagenet(wrong)
 
 
 def test_a_folder_with_the_zip_in_it_is_recognised(home: Path) -> None:
@@ -245,12 +245,12 @@ def test_other_sets_with_wordnet_ids_are_not_mistaken_for_it(tmp_path: Path) -> 
     for split in ("train", "val"):
         (tmp_path / split / "n01440764").mkdir(parents=True)
         (tmp_path / split / "n01440764" / "1.JPEG").write_bytes(jpeg(1))
-    assert not looks_like_tiny_imagenet(tmp_path)
+    assert not is_tiny_imagenet(tmp_path)
 
 
 def test_it_is_recognised_in_folder_and_zip(home: Path) -> None:
-    assert looks_like_tiny_imagenet(home)
-    assert looks_like_tiny_imagenet(zipped(home))
+    assert is_tiny_imagenet(home)
+    assert is_tiny_imagenet(zipped(home))
 
 
 @pytest.mark.real_data

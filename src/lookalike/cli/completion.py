@@ -50,7 +50,7 @@ def overrides(ctx: typer.Context, incomplete: str) -> list[Offer]:
 
 def data(incomplete: str) -> list[str]:
     """Names of data sets that are on this machine."""
-    from lookalike.data.download import data_home, installed
+    from lookalike.data.registry import data_home, installed
 
     home = data_home()
     there = sorted(path.name for path in home.iterdir()) if home.is_dir() else []
@@ -60,9 +60,9 @@ def data(incomplete: str) -> list[str]:
 
 def data_to_get(incomplete: str) -> list[str]:
     """Names of data sets that can be got."""
-    from lookalike.data.download import SOURCES
+    from lookalike.data.registry import DATASETS
 
-    return [name for name in SOURCES if name.startswith(incomplete)]
+    return [name for name, spec in DATASETS.items() if spec.mirrors and name.startswith(incomplete)]
 
 
 def studies(incomplete: str) -> list[str]:

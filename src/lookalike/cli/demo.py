@@ -40,7 +40,7 @@ Next:
   lookalike serve {shown}    what is this, and what looks like it: a page{absent}
   lookalike predict picture.png --model {model}    what is this?
   lookalike train quickstart --data my-pictures --name mine     your own pictures, one folder per class
-  lookalike data get tiny-imagenet                        200 classes of photographs"""
+  lookalike data download tiny-imagenet                   200 classes of photographs"""
     )
 
 

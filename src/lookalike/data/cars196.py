@@ -32,6 +32,7 @@ from PIL import Image
 
 from lookalike.data.catalog import SPLITS, Catalog, Row, Split
 from lookalike.data.image_folder import SPLIT_NAMES, Tree, is_image, open_zip
+from lookalike.data.spec import HUB, DatasetSpec, Mirror, RemoteFile, ZeroShot
 from lookalike.errors import InputError
 
 NAME = "cars196"
@@ -41,12 +42,6 @@ CLASSES = 196
 
 
 COUNTS: dict[Split, int] = {"train": 8_144, "test": 8_041}
-
-
-FIRST = 98  # classes that zero-shot retrieval trains on; it is tested on the others
-
-
-ZERO_SHOT = (8_054, 8_131)  # images of the first 98 classes and of the last 98
 
 
 TOTAL = sum(COUNTS.values())
@@ -85,7 +80,7 @@ def read_cars196(path: str | Path) -> Catalog:
     return _Reader(Tree.open(path)).catalog()
 
 
-def looks_like_cars196(path: Path) -> bool:
+def is_cars196(path: Path) -> bool:
     """Whether this is Cars196, whole or not, or a folder inside it."""
     if path.is_dir() and _home_of(path) is not None:
         return True
@@ -511,3 +506,43 @@ def _read(tree: Tree, name: str) -> bytes:
 
 def _refuse_matlab(tree: Tree, name: str, what: str) -> NoReturn:
     raise InputError(f"{tree.root}: '{name}' {what}.", "Use the file that came with the data set.")
+
+
+# The official servers (ai.stanford.edu/~jkrause/cars and imagenet.stanford.edu) are gone since 2023. Revisions, files
+# and columns are those that public loaders of these copies name; the import compares the classes with the official
+# names. The size is rounded: the Hub sends the exact one.
+_SHARDS = tuple(f"{split}-0000{part}-of-00002.parquet" for split in ("train", "test") for part in (0, 1))
+_COPIES = {
+    "tanganke/stanford_cars": "9abf6cf7d6dfa7b95152a0d6e791ea9435b47a40",
+    "isaacchung/StanfordCars": "09ffe9bc7864d3f1e851529e5c4b7e05601a04fb",
+}
+
+SPEC = DatasetSpec(
+    name=NAME,
+    title="Cars196",
+    about="Stanford Cars: models of cars, photographs",
+    url="https://huggingface.co/datasets/tanganke/stanford_cars",
+    licence="non-commercial research",
+    citation="Krause et al., 3D Object Representations for Fine-Grained Categorization, 2013",
+    classes=CLASSES,
+    counts=COUNTS,
+    matches=is_cars196,
+    is_home=is_home,
+    read=read_cars196,
+    top_of=top_of,
+    is_part=is_part,
+    mirrors=tuple(
+        Mirror(
+            f"Hugging Face ({copy})",
+            tuple(RemoteFile(name, f"{HUB}/datasets/{copy}/resolve/{revision}/data/{name}") for name in _SHARDS),
+            remark="This copy has no boxes. The official server is gone since 2023.",
+        )
+        for copy, revision in _COPIES.items()
+    ),
+    size_bytes=1_976_000_000,
+    by_hand="The official server is gone since 2023. Get cars_train/, cars_test/, cars_meta.mat, cars_train_annos.mat "
+    "and cars_test_annos_withlabels.mat (or car_ims/ and cars_annos.mat; or a copy in class folders, as on Kaggle) "
+    "in another way, put them into one folder, the .mat files into devkit/ in it, and run: "
+    "lookalike data import THAT_FOLDER --name cars196",
+    zero_shot=ZeroShot("cars196-zero-shot", 98, 8_054, 8_131),
+)

@@ -11,9 +11,8 @@ from functools import partial
 from typing import Any
 
 from lookalike.data.catalog import SPLITS, UNLABELLED, Catalog, Split
-from lookalike.data.registry import SETS, differences, zero_shot_counts
+from lookalike.data.registry import DATASETS, differences, zero_shot_counts
 from lookalike.data.scan import sentence
-from lookalike.data.tiny_imagenet import CLASSES, COUNTS
 from lookalike.data.tiny_imagenet import NAME as TINY
 from lookalike.errors import InputError
 from lookalike.hardware import cores, stoppable_threads
@@ -145,7 +144,6 @@ def check(catalog: Catalog, *, workers: int | None = None, progress: Progress | 
             looks += chunk
             if progress is not None:
                 progress(len(looks), len(catalog))
-    counts = _counts(catalog)
     twins = _twins(looks)
     splits, labels, paths = catalog.splits, catalog.labels, catalog.paths
     return CheckReport(
@@ -153,7 +151,7 @@ def check(catalog: Catalog, *, workers: int | None = None, progress: Progress | 
         root=str(catalog.root),
         layout=_layout(catalog),
         remark=catalog.remark,
-        counts=counts,
+        counts=_counts(catalog),
         sizes=dict(Counter(look.size for look in looks if look.size is not None).most_common()),
         undecodable=[(path, look.fault) for path, look in zip(paths, looks, strict=True) if look.fault],
         duplicates=[[paths[row] for row in rows] for rows in twins if len({splits[row] for row in rows}) > 1],
@@ -161,7 +159,7 @@ def check(catalog: Catalog, *, workers: int | None = None, progress: Progress | 
             [paths[row] for row in rows] for rows in twins if len({labels[row] for row in rows} - {UNLABELLED}) > 1
         ],
         labels=_label_faults(catalog),
-        differences=_differences(catalog, counts) or differences(catalog),
+        differences=differences(catalog),
         zero_shot=zero_shot_counts(catalog),
         passed_over=catalog.passed_over,
     )
@@ -216,44 +214,20 @@ def _label_faults(catalog: Catalog) -> list[str]:
             faults.append(f"{unknown} images in {split} have no label")
     trained = set(catalog.labels[catalog.rows_of("train")].tolist())
     empty = [name for label, name in enumerate(catalog.class_ids) if label not in trained]
-    if empty and catalog.name not in SETS:  # there, what is missing is a difference, and test classes are new
+    spec = DATASETS.get(catalog.name)
+    if empty and (spec is None or spec.zero_shot is None):  # a zero-shot split tests on classes without training images
         faults.append(f"{len(empty)} classes have no training images, such as '{empty[0]}'")
     if len(catalog.class_names) < 2:
         faults.append(f"{len(catalog.class_names)} class only")
     return faults
 
 
-def _differences(catalog: Catalog, counts: dict[Split, dict[str, int]]) -> list[str]:
-    """Where a Tiny ImageNet is not the official one."""
-    if catalog.name != TINY:
-        return []
-    found = [f"{len(catalog.class_ids)} classes, not {CLASSES}"] if len(catalog.class_ids) != CLASSES else []
-    for split in SPLITS:
-        official, here = COUNTS[split], sum(counts.get(split, {}).values())
-        if here != official:
-            found.append(f"{split}: {here:,} images, not {official:,}")
-        if split != "test":
-            found += _class_differences(split, [counts.get(split, {}).get(i, 0) for i in catalog.class_ids], catalog)
-    return found
-
-
-def _class_differences(split: Split, numbers: list[int], catalog: Catalog) -> list[str]:
-    official = COUNTS[split] // CLASSES
-    if len(set(numbers)) == 1 and numbers[0] != official:
-        return [f"{split}: {numbers[0]} images a class, not {official}"]
-    return [
-        f"{split}, class {class_id}: {number} images, not {official}"
-        for class_id, number in zip(catalog.class_ids, numbers, strict=True)
-        if number != official
-    ]
-
-
 def _layout(catalog: Catalog) -> str:
     inside = "in a zip" if catalog.container == "zip" else "in a folder"
-    if catalog.name in SETS:
-        return f"{SETS[catalog.name].title} {inside}"
-    if catalog.name != TINY:
+    if (spec := DATASETS.get(catalog.name)) is None:
         return f"{len(catalog.class_ids)} classes {inside}"
+    if spec.name != TINY:
+        return f"{spec.title} {inside}"
     folders = {catalog.paths[row].rpartition("val/")[2].split("/")[0] for row in catalog.rows_of("val")}
     sorted_into_classes = not folders.isdisjoint(catalog.class_ids)
     official = "validation images sorted into class folders" if sorted_into_classes else "official layout"

@@ -20,13 +20,12 @@ from typing import NoReturn
 
 from lookalike.data.catalog import SPLITS, Catalog, Row, Split
 from lookalike.data.image_folder import Tree, is_image
+from lookalike.data.spec import DatasetSpec, ZeroShot
 from lookalike.errors import InputError
 
 NAME = "cub200"
 CLASSES = 200
 COUNTS: dict[Split, int] = {"train": 5_994, "test": 5_794}
-FIRST = 100  # classes that zero-shot retrieval trains on; it is tested on the others
-ZERO_SHOT = (5_864, 5_924)  # images of the first 100 classes and of the last 100
 TOTAL = sum(COUNTS.values())
 NEEDED = ("images.txt", "image_class_labels.txt", "classes.txt", "train_test_split.txt")
 LISTS = (*NEEDED, "bounding_boxes.txt")
@@ -78,7 +77,7 @@ def read_cub200(path: str | Path) -> Catalog:
     )
 
 
-def looks_like_cub200(path: Path) -> bool:
+def is_cub200(path: Path) -> bool:
     """Whether this is CUB-200-2011, whole or not; cheap for a folder."""
     if path.is_dir():
         return is_home(path) or is_home(path / "CUB_200_2011")
@@ -156,3 +155,23 @@ def _remark(rows: list[Row]) -> str:
 
 def _refuse(tree: Tree, what: str, remedy: str) -> NoReturn:
     raise InputError(f"{tree.root}: {what}.", remedy)
+
+
+SPEC = DatasetSpec(
+    name=NAME,
+    title="CUB-200-2011",
+    about="Caltech-UCSD Birds: species of birds, photographs with boxes",
+    url="https://www.vision.caltech.edu/datasets/cub_200_2011/",
+    licence="non-commercial research and education",
+    citation="Wah et al., The Caltech-UCSD Birds-200-2011 Dataset, 2011",
+    classes=CLASSES,
+    counts=COUNTS,
+    matches=is_cub200,
+    is_home=is_home,
+    read=read_cub200,
+    top_of=top_of,
+    is_part=is_part,
+    by_hand="Get CUB_200_2011.tgz from https://www.vision.caltech.edu/datasets/cub_200_2011/, unpack it, and run: "
+    "lookalike data import CUB_200_2011 --name cub200",
+    zero_shot=ZeroShot("cub200-zero-shot", 100, 5_864, 5_924),
+)

@@ -14,16 +14,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
-import platformdirs
 
 from lookalike import __version__
+from lookalike.data.spec import HUB, Mirror, RemoteFile
 from lookalike.errors import DownloadError, InputError
 from lookalike.files import atomic_write, partial_path, rename_durably
 
@@ -38,7 +38,7 @@ Progress = Callable[[int, int | None], None]
 
 def download(
     name: str,
-    source: Source,
+    mirrors: tuple[Mirror, ...],
     folder: Path,
     *,
     progress: Progress | None = None,
@@ -51,7 +51,7 @@ def download(
 
     Args:
         name: the data set's, for messages.
-        source: where to get it.
+        mirrors: where to get it, in order; the environment may name others (see `configured_mirrors`).
         folder: keeps what arrives; one folder for each mirror is made in it.
         progress: called with (bytes there, bytes in all; None when that is not known).
         pause: seconds before a mirror is tried again; doubled each time that brings nothing.
@@ -66,7 +66,7 @@ def download(
     """
     reasons = []
     with _client(timeout) as client:
-        for mirror in mirrors_of(source):
+        for mirror in configured_mirrors(mirrors):
             place = folder / re.sub(r"[^A-Za-z0-9.-]+", "-", mirror.name)
             try:
                 place.mkdir(parents=True, exist_ok=True)
@@ -79,7 +79,7 @@ def download(
                     f"{error.filename or place}: cannot be written ({error.strerror or error}).",
                     "Make room, or choose another folder; what has arrived is kept.",
                 ) from None
-    official = source.mirrors[0].files[0]
+    official = mirrors[0].files[0]
     raise DownloadError(
         f"{name} could not be downloaded. {'; '.join(reasons)}.",
         f"Try again later: what arrived is kept. Or get {official.url} in another way and say: "
@@ -185,7 +185,7 @@ def as_faults() -> Iterator[None]:
         raise MirrorError(reason, again=True) from None
 
 
-def announced(client: httpx.Client, file: File) -> File:
+def announced(client: httpx.Client, file: RemoteFile) -> RemoteFile:
     """The file with the checksum and size that the Hub announces for it, where none were published.
 
     The Hub's answer for a large file names the SHA-256 in X-Linked-Etag, before it leads on to the storage.
@@ -209,7 +209,7 @@ def announced(client: httpx.Client, file: File) -> File:
 class Transfer:
     """One file from one address; `report` is called with the bytes that are there."""
 
-    def __init__(self, client: httpx.Client, file: File, place: Path, report: Callable[[int], None]) -> None:
+    def __init__(self, client: httpx.Client, file: RemoteFile, place: Path, report: Callable[[int], None]) -> None:
         self.client = client
         self.file = file
         self.report = report
@@ -323,171 +323,21 @@ def _refusal(response: httpx.Response) -> MirrorError:
     return MirrorError(f"{code} {phrase}".strip(), again=code in TRANSIENT)
 
 
-# The data sets that can be got by name: where they come from, how they are recognised, where they lie.
-
-HUB = "https://huggingface.co"
+# The order of the mirrors.
 
 
-@dataclass(frozen=True)
-class File:
-    """One file to download.
+def configured_mirrors(official: tuple[Mirror, ...]) -> tuple[Mirror, ...]:
+    """Return the mirrors in the order in which they are tried, with those that the environment names.
 
-    Args:
-        name: what it is called on disk.
-        url: where it is.
-        checksum: `md5:` or `sha256:` and the digest in hex, as published; empty for a file on the Hugging Face Hub,
-            which announces the SHA-256 and the size itself.
-        size_bytes: its length; None where only the server knows it.
-    """
-
-    name: str
-    url: str
-    checksum: str = ""
-    size_bytes: int | None = None
-
-
-@dataclass(frozen=True)
-class Mirror:
-    """A place that has a whole data set, in one file or several.
-
-    Args:
-        name: what it is called in messages.
-        files: all of them are needed.
-        remark: what a person who gets this copy should know.
-    """
-
-    name: str
-    files: tuple[File, ...]
-    remark: str = ""
-
-
-@dataclass(frozen=True)
-class Source:
-    """A data set that can be got.
-
-    Args:
-        title: what it is, in a line.
-        counts: its images, in words.
-        size_bytes: what the first mirror sends.
-        mirrors: places to get it from, the official one first.
-        layout: what a copy of it on disk has at its top, at least; empty when copies differ.
-        by_hand: what to get in another way, and where to put it, when no mirror answers; empty when the first file of
-            the first mirror says it all.
-    """
-
-    title: str
-    counts: str
-    size_bytes: int
-    mirrors: tuple[Mirror, ...]
-    layout: tuple[str, ...]
-    by_hand: str = ""
-
-
-# The server publishes no checksum: MD5 and size are those that many loaders of this zip hold it to.
-_TINY_ZIP = File(
-    "tiny-imagenet-200.zip",
-    "http://cs231n.stanford.edu/tiny-imagenet-200.zip",
-    "md5:90528d7ca1a48142e341f4ef8d21d0de",
-    248_100_043,
-)
-
-
-_TINY_ON_THE_HUB = f"{HUB}/datasets/zh-plus/tiny-imagenet/resolve/b427d143d5e9bf39d5132c552063f3c5ba3facd6/data"
-
-
-_TINY_SHARDS = ("train-00000-of-00001-1359597a978bc4fa.parquet", "valid-00000-of-00001-70d52db3c749a935.parquet")
-
-
-# The official addresses (ai.stanford.edu/~jkrause/cars, and imagenet.stanford.edu for the images) are dead since 2023.
-# Revision, files and columns are as public loaders of these copies name them; the import holds the classes to the
-# official names. Sizes are rounded: the Hub announces the exact ones.
-_CARS_SHARDS = tuple(f"{split}-0000{part}-of-00002.parquet" for split in ("train", "test") for part in (0, 1))
-
-
-_CARS_ON_THE_HUB = {
-    "tanganke/stanford_cars": "9abf6cf7d6dfa7b95152a0d6e791ea9435b47a40",
-    "isaacchung/StanfordCars": "09ffe9bc7864d3f1e851529e5c4b7e05601a04fb",
-}
-
-
-_CARS_BY_HAND = (
-    "The official server is gone since 2023. Get cars_train/, cars_test/, cars_meta.mat, cars_train_annos.mat and "
-    "cars_test_annos_withlabels.mat (or car_ims/ and cars_annos.mat; or a copy in class folders, as on Kaggle) "
-    "in another way, put them into one folder, the .mat files into devkit/ in it, and say: "
-    "lookalike data import THAT_FOLDER --name cars196"
-)
-
-
-SOURCES: dict[str, Source] = {
-    "tiny-imagenet": Source(
-        title="Tiny ImageNet: 200 classes, 64 × 64 pixels (Stanford CS231n; for non-commercial research)",
-        counts="100,000 training, 10,000 validation, 10,000 unlabelled test images",
-        size_bytes=248_100_043,
-        mirrors=(
-            Mirror("cs231n.stanford.edu", (_TINY_ZIP,)),
-            Mirror(
-                "Hugging Face (zh-plus/tiny-imagenet)",
-                tuple(File(name, f"{_TINY_ON_THE_HUB}/{name}") for name in _TINY_SHARDS),
-                remark="This copy has no test images, and calls its classes by their WordNet ids.",
-            ),
-        ),
-        layout=("train", "val"),
-    ),
-    "cars196": Source(
-        title="Cars196 (Stanford Cars): 196 models of cars, whole pictures (for non-commercial research)",
-        counts="8,144 training, 8,041 test images",
-        size_bytes=1_976_000_000,
-        mirrors=tuple(
-            Mirror(
-                f"Hugging Face ({copy})",
-                tuple(File(name, f"{HUB}/datasets/{copy}/resolve/{revision}/data/{name}") for name in _CARS_SHARDS),
-                remark="This copy has no boxes. The official server is gone since 2023.",
-            )
-            for copy, revision in _CARS_ON_THE_HUB.items()
-        ),
-        layout=(),
-        by_hand=_CARS_BY_HAND,
-    ),
-}
-
-
-def data_home() -> Path:
-    """The folder of all data sets: $LOOKALIKE_DATA, or `data` in the user's data folder. It need not exist yet."""
-    if chosen := os.environ.get("LOOKALIKE_DATA"):
-        return Path(chosen).expanduser()
-    return Path(platformdirs.user_data_dir("lookalike")) / "data"
-
-
-def installed(name: str, home: Path | None = None) -> Path | None:
-    """The folder of a data set that was downloaded or imported.
-
-    Args:
-        name: what it is called.
-        home: the folder of all data sets; by default `data_home()`.
-
-    Returns:
-        `home/name`; None where there is no such folder, where it is not laid out as the data set of that name, and for
-        what cannot be a name (such as "..").
-    """
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
-        return None
-    folder = (home or data_home()) / name
-    needed = SOURCES[name].layout if name in SOURCES else ()
-    return folder if folder.is_dir() and all((folder / part).exists() for part in needed) else None
-
-
-def mirrors_of(source: Source) -> tuple[Mirror, ...]:
-    """The places to get a data set from, in order, with those that the environment names.
-
-    $LOOKALIKE_MIRROR is the address of a folder with the official files, by their names, and is tried first.
-    $HF_ENDPOINT stands for the Hugging Face Hub, as everywhere.
+    $LOOKALIKE_MIRROR is the address of a folder that holds the files of the first mirror; it is tried first.
+    $HF_ENDPOINT replaces the address of the Hugging Face Hub.
     """
     hub = (os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
     mirrors = tuple(
         replace(mirror, files=tuple(replace(file, url=file.url.replace(HUB, hub, 1)) for file in mirror.files))
-        for mirror in source.mirrors
+        for mirror in official
     )
     if own := os.environ.get("LOOKALIKE_MIRROR", "").rstrip("/"):
-        official = source.mirrors[0].files
-        mirrors = (Mirror(own, tuple(replace(file, url=f"{own}/{file.name}") for file in official)), *mirrors)
+        files = official[0].files
+        mirrors = (Mirror(own, tuple(replace(file, url=f"{own}/{file.name}") for file in files)), *mirrors)
     return mirrors

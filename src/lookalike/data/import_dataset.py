@@ -15,7 +15,7 @@ from pathlib import Path
 from lookalike.data.hugging_face import Copy, shards_at, unpack
 from lookalike.data.image_folder import Tree, is_image, open_zip, read_folder
 from lookalike.data.image_folder import top_of as top_of_folders
-from lookalike.data.registry import recognise_dataset, title_of
+from lookalike.data.registry import DATASETS, recognise_dataset
 from lookalike.data.scan import read_regular
 from lookalike.data.tiny_imagenet import NAME as TINY
 from lookalike.data.unpack import unpack_zip
@@ -74,8 +74,8 @@ def _target(name: str, into: Path) -> Path:
 def _check(source: Path, folder: Path, name: str) -> None:
     """Read what was written, as it will be read later."""
     known = recognise_dataset(folder)
-    if (title := title_of(name)) is not None and (known is None or known.name != name):
-        raise InputError(f"{source}: this is not {title}.", "Give it another name.")
+    if name in DATASETS and (known is None or known.name != name):
+        raise InputError(f"{source}: this is not {DATASETS[name].title}.", "Give it another name.")
     (read_folder if known is None else known.read)(folder)
 
 

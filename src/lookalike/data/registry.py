@@ -1,48 +1,66 @@
-"""One function that reads whatever a person has: a name, a folder, a zip, a table."""
+"""Data sets by name, and `load_dataset`, which reads whatever a person has: a name, a folder, a zip or a table.
+
+To add a data set:
+
+1. Write `lookalike/data/NAME.py`: `read_NAME(path) -> Catalog` for its official layout, `is_NAME(path)`, which
+   recognises it, and a `DatasetSpec` called `SPEC` with its facts (see `lookalike.data.spec`). `cub200.py` is the
+   shortest example.
+2. Add its `SPEC` to `DATASETS` below. `lookalike data list`, `download`, `check` and `import` then know it.
+3. For a retrieval protocol, add one to `lookalike.evaluation.protocols` under the name that `SPEC.zero_shot` gives.
+4. Write `tests/data/test_NAME.py` after `tests/data/test_cub200.py`, with a small and a damaged copy.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+import re
 from pathlib import Path
 
 import numpy as np
+import platformdirs
 
 from lookalike.data import cars196, cub200, stanford_products, tiny_imagenet
 from lookalike.data.catalog import SPLITS, UNLABELLED, Catalog, Split
-from lookalike.data.image_folder import VAL_FRACTION, Tree, is_image, read_folder
+from lookalike.data.image_folder import VAL_FRACTION, read_folder
+from lookalike.data.spec import DatasetSpec
 from lookalike.data.tables import read_table
 from lookalike.errors import InputError, nearest
 
-BUILTIN = "builtin"  # drawn on the spot, see `lookalike.data.synthetic`
-
+# Recognised in this order; Cars196 is last, since it may have to look at all names of a folder.
+DATASETS: dict[str, DatasetSpec] = {
+    spec.name: spec for spec in (tiny_imagenet.SPEC, cub200.SPEC, stanford_products.SPEC, cars196.SPEC)
+}
+BUILTIN = "builtin"  # drawn when it is first used, see `lookalike.data.synthetic`
 
 TABLES = {".csv", ".tsv", ".parquet"}
-
-
-SHARDS = ("*.parquet", "data/*.parquet", "train/*.parquet", "default/train/*.parquet")  # as Hugging Face lays them out
+SHARDS = (
+    "*.parquet",
+    "data/*.parquet",
+    "train/*.parquet",
+    "default/train/*.parquet",
+)  # on the Hugging Face Hub
+MAX_LEVELS_UP = 3  # folders above one of a data set's image folders
+MAX_NEIGHBOURS = 50  # subfolders that are searched for data sets; more are taken for classes
 
 
 def load_dataset(source: str | Path, *, val_fraction: float = VAL_FRACTION, split_seed: int = 0) -> Catalog:
-    """Read a data set; what it is gets decided by looking at it.
+    """Read a data set.
 
-    A name stands before a path: write `./builtin` for a folder of that name. Tiny ImageNet, Cars196, CUB-200-2011 and
-    Stanford Online Products are known by their lists (Cars196 also by the names of its classes) and keep their official
-    splits; `with_drawn_validation` takes validation images from those that have none. Every other folder and zip is
-    read as class folders; `.csv`, `.tsv` and `.parquet` are tables.
+    A name takes precedence over a path: write `./builtin` for a folder of that name. The data sets of `DATASETS` are
+    recognised by their files and keep their official splits. Any other folder or zip is read as class folders, and
+    `.csv`, `.tsv` and `.parquet` files as tables.
 
     Args:
         source: "builtin", the name of a downloaded or imported data set, or the path of a folder, zip or table.
-        val_fraction: share of each class's training images for validation where a source of one's own names no val
-            split.
-        split_seed: which ones.
+        val_fraction: share of each class's training images that becomes the validation split of folders and tables
+            without one.
+        split_seed: seed of that choice.
 
     Returns:
-        The catalog, under the data set's name.
+        The catalog.
 
     Raises:
-        InputError: nothing of that name or path (the nearest name is suggested), or what is there cannot be read.
+        InputError: no data set of this name or path (the nearest name is suggested), or its files cannot be read.
     """
     if str(source) == BUILTIN:
         from lookalike.data import synthetic
@@ -56,15 +74,13 @@ def load_dataset(source: str | Path, *, val_fraction: float = VAL_FRACTION, spli
             f"{path}: a folder with Parquet files, such as {shard.relative_to(path)}.",
             f"Import it (lookalike data import {path} --name NAME), or point at the one file that is a table.",
         )
-    if (known := recognise_dataset(path)) is not None:
-        return known.read(path)
+    if (spec := recognise_dataset(path)) is not None:
+        return spec.read(path)
     return read_folder(path, val_fraction=val_fraction, split_seed=split_seed)
 
 
 def _find(source: str | Path) -> Path:
-    """The path of an installed data set by its name, else the path itself."""
-    from lookalike.data.download import SOURCES, installed
-
+    """Return the path of an installed data set by its name, otherwise the path itself."""
     name = str(source)
     is_name = isinstance(source, str) and "/" not in name and "\\" not in name
     if is_name and (found := installed(name)) is not None:
@@ -72,112 +88,73 @@ def _find(source: str | Path) -> Path:
     path = Path(source).expanduser()
     if path.exists():
         return path
-    if is_name and name in SOURCES:
-        raise InputError(f"{name} is not on this machine.", f"Get it: lookalike data get {name}")
-    known = [BUILTIN, *SOURCES]
+    if is_name and name in DATASETS:
+        raise InputError(f"{name} is not on this machine.", how_to_get(DATASETS[name]))
+    known = [BUILTIN, *DATASETS]
     raise InputError(
         f"'{source}': no data set of this name, and no such file or folder.{nearest(name, known)}",
         f"Names: {', '.join(known)}. Or give the path of a folder, zip, CSV or Parquet file.",
     )
 
 
-# The public data sets that are known by their layout: how each is recognised, read and copied.
-
-ABOVE = 3  # folders above one of a set's images folders, at most
-
-
-FEW = 50  # folders of data sets in one folder; where there are more, they are taken for classes
+def how_to_get(spec: DatasetSpec) -> str:
+    """Return what a person must do to get a data set that is not on this machine."""
+    return f"Download it: lookalike data download {spec.name}" if spec.mirrors else spec.by_hand
 
 
-@dataclass(frozen=True)
-class KnownDataset:
-    """One of them.
+def data_home() -> Path:
+    """Return the folder of all data sets: $LOOKALIKE_DATA, or `data` in the user's data folder. It may not exist."""
+    if chosen := os.environ.get("LOOKALIKE_DATA"):
+        return Path(chosen).expanduser()
+    return Path(platformdirs.user_data_dir("lookalike")) / "data"
+
+
+def installed(name: str, home: Path | None = None) -> Path | None:
+    """Return the folder of a data set that was downloaded or imported.
 
     Args:
-        name: what its catalogs are called.
-        title: what it is called in messages.
-        looks_like: whether a folder or zip is it.
-        is_home: whether a folder is the set's own, by a few names at its top.
-        read: reads it.
-        top_of: the part of a tree's names above the set.
-        is_part: whether a file of that name belongs to it.
+        name: the data set.
+        home: the folder of all data sets; by default `data_home()`.
+
+    Returns:
+        `home/name`; None if there is no such folder, if it does not have the layout of the public data set of this
+        name, or if `name` is not a plain name (such as "..").
     """
-
-    name: str
-    title: str
-    looks_like: Callable[[Path], bool]
-    is_home: Callable[[Path], bool]
-    read: Callable[[Path], Catalog]
-    top_of: Callable[[Tree], str]
-    is_part: Callable[[str], bool]
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
+        return None
+    folder = (home or data_home()) / name
+    layout = DATASETS[name].layout if name in DATASETS else ()
+    return folder if folder.is_dir() and all((folder / part).exists() for part in layout) else None
 
 
-def _is_part_of_tiny(name: str) -> bool:
-    return is_image(name) or name.endswith(".txt")
+# Recognising the public data sets by their files.
 
 
-KNOWN: tuple[KnownDataset, ...] = (
-    KnownDataset(
-        tiny_imagenet.NAME,
-        "Tiny ImageNet",
-        tiny_imagenet.looks_like_tiny_imagenet,
-        tiny_imagenet.is_home,
-        tiny_imagenet.read_tiny_imagenet,
-        tiny_imagenet.top_of,
-        _is_part_of_tiny,
-    ),
-    KnownDataset(
-        cub200.NAME,
-        "CUB-200-2011",
-        cub200.looks_like_cub200,
-        cub200.is_home,
-        cub200.read_cub200,
-        cub200.top_of,
-        cub200.is_part,
-    ),
-    KnownDataset(
-        stanford_products.NAME,
-        "Stanford Online Products",
-        stanford_products.looks_like_stanford_products,
-        stanford_products.is_home,
-        stanford_products.read_stanford_products,
-        stanford_products.top_of,
-        stanford_products.is_part,
-    ),
-    KnownDataset(
-        cars196.NAME,
-        "Cars196",
-        cars196.looks_like_cars196,
-        cars196.is_home,
-        cars196.read_cars196,
-        cars196.top_of,
-        cars196.is_part,
-    ),
-)
-
-
-def recognise_dataset(path: Path) -> KnownDataset | None:
-    """The known set that lies in a folder or zip; None for pictures of one's own.
+def recognise_dataset(path: Path) -> DatasetSpec | None:
+    """Return the public data set that a folder or zip holds; None for a person's own images.
 
     Raises:
-        InputError: a file that is no whole zip.
+        InputError: the file is not a whole zip.
     """
-    return next((known for known in KNOWN if known.looks_like(path)), None)
+    return next((spec for spec in DATASETS.values() if spec.matches(path)), None)
 
 
-def homes_near(folder: Path) -> list[tuple[KnownDataset, Path]]:
-    """The known sets that a folder is, lies in, or holds, by their own folders; links in its path are kept."""
+def homes_near(folder: Path) -> list[tuple[DatasetSpec, Path]]:
+    """Return the public data sets that a folder is, lies in or holds, with their own folders.
+
+    Symbolic links in the path are kept.
+    """
     here = Path(os.path.abspath(folder))  # noqa: PTH100  (Path.resolve would follow links)
-    for home in [here, *list(here.parents)[:ABOVE]]:
-        if (known := _at(home)) is not None:
-            return [(known, home)]
-    found: list[tuple[KnownDataset, Path]] = []
+    for home in [here, *list(here.parents)[:MAX_LEVELS_UP]]:
+        if (spec := _at(home)) is not None:
+            return [(spec, home)]
+    found: list[tuple[DatasetSpec, Path]] = []
     children = _folders_in(here)
     for child in children:
-        if (known := _at(child)) is not None:
-            found.append((known, child))
-        elif len(children) <= FEW:
-            found += [(known, below) for below in _folders_in(child) if (known := _at(below)) is not None]
+        if (spec := _at(child)) is not None:
+            found.append((spec, child))
+        elif len(children) <= MAX_NEIGHBOURS:
+            found += [(spec, below) for below in _folders_in(child) if (spec := _at(below)) is not None]
     return found
 
 
@@ -188,82 +165,60 @@ def _folders_in(folder: Path) -> list[Path]:
         return []
 
 
-def _at(home: Path) -> KnownDataset | None:
+def _at(home: Path) -> DatasetSpec | None:
     try:
-        return next((known for known in KNOWN if known.is_home(home)), None)
-    except OSError:  # a folder that may not be looked into
+        return next((spec for spec in DATASETS.values() if spec.is_home(home)), None)
+    except OSError:  # a folder that may not be read
         return None
 
 
-def title_of(name: str) -> str | None:
-    """What the known set of this name is called in messages; None when there is none."""
-    return next((known.title for known in KNOWN if known.name == name), None)
-
-
-# What the public sets for retrieval hold officially, and where a copy differs from it.
-
-
-@dataclass(frozen=True)
-class OfficialFacts:
-    """A whole set.
-
-    Args:
-        title: what it is called in messages.
-        classes: how many it has.
-        counts: images of each split.
-        first: classes, in label order, that zero-shot retrieval trains on; it is tested on the others.
-        zero_shot: images of the first classes, and of the others.
-    """
-
-    title: str
-    classes: int
-    counts: dict[Split, int]
-    first: int
-    zero_shot: tuple[int, int]
-
-
-SETS: dict[str, OfficialFacts] = {
-    cars196.NAME: OfficialFacts("Cars196", cars196.CLASSES, cars196.COUNTS, cars196.FIRST, cars196.ZERO_SHOT),
-    cub200.NAME: OfficialFacts("CUB-200-2011", cub200.CLASSES, cub200.COUNTS, cub200.FIRST, cub200.ZERO_SHOT),
-    stanford_products.NAME: OfficialFacts(
-        "Stanford Online Products",
-        stanford_products.CLASSES,
-        stanford_products.COUNTS,
-        stanford_products.CLASSES_OF["train"],
-        (stanford_products.COUNTS["train"], stanford_products.COUNTS["test"]),
-    ),
-}
+# Comparing a copy with the official facts.
 
 
 def zero_shot_counts(catalog: Catalog) -> tuple[int, int] | None:
-    """Images of the classes that zero-shot retrieval trains on, and of those it is tested on; None for other sets."""
-    if (official := SETS.get(catalog.name)) is None:
+    """Return the numbers of images of the training and of the test classes of the zero-shot split, if there is one."""
+    spec = DATASETS.get(catalog.name)
+    if spec is None or spec.zero_shot is None:
         return None
-    known = catalog.labels[catalog.labels != UNLABELLED]
-    return int((known < official.first).sum()), int((known >= official.first).sum())
+    labels = catalog.labels[catalog.labels != UNLABELLED]
+    return int((labels < spec.zero_shot.classes).sum()), int((labels >= spec.zero_shot.classes).sum())
 
 
 def differences(catalog: Catalog) -> list[str]:
-    """Where a copy of one of these sets is not the official one, in words; none for other sets."""
-    if (official := SETS.get(catalog.name)) is None:
+    """Return where a copy of a public data set differs from the official one, in words; empty for other catalogs."""
+    if (spec := DATASETS.get(catalog.name)) is None:
         return []
     found = []
-    with_images = len(np.unique(catalog.labels[catalog.labels != UNLABELLED]))
-    if with_images != official.classes:
-        found.append(f"{with_images:,} classes with images, not {official.classes:,}")
+    labels = catalog.labels[catalog.labels != UNLABELLED]
+    if (classes := len(np.unique(labels))) != spec.classes:
+        found.append(f"{classes:,} classes with images, not {spec.classes:,}")
     for split in SPLITS:
-        here, whole = len(catalog.rows_of(split)), official.counts.get(split, 0)
-        if here != whole:
-            found.append(f"{split}: {here:,} images, not {whole:,}")
-    if len(catalog) != (total := sum(official.counts.values())):
-        found.append(f"{len(catalog):,} images in all, not {total:,}")
-    last = official.classes - official.first
-    for here, whole, which in zip(
-        zero_shot_counts(catalog) or (),
-        official.zero_shot,
-        (f"first {official.first:,} classes", f"last {last:,} classes"),
-        strict=True,
-    ):
-        if here != whole:
-            found.append(f"zero-shot, {which}: {here:,} images, not {whole:,}")
+        here, official = len(catalog.rows_of(split)), spec.counts.get(split, 0)
+        if here != official:
+            found.append(f"{split}: {here:,} images, not {official:,}")
+        if spec.images_per_class:
+            found += _differences_per_class(catalog, split, official // spec.classes)
+    if len(catalog) != spec.images and not spec.images_per_class:
+        found.append(f"{len(catalog):,} images in all, not {spec.images:,}")
+    if (zero_shot := spec.zero_shot) is not None:
+        first, last = zero_shot_counts(catalog) or (0, 0)
+        if first != zero_shot.train:
+            found.append(f"zero-shot, first {zero_shot.classes:,} classes: {first:,} images, not {zero_shot.train:,}")
+        if last != zero_shot.test:
+            others = spec.classes - zero_shot.classes
+            found.append(f"zero-shot, last {others:,} classes: {last:,} images, not {zero_shot.test:,}")
     return found
+
+
+def _differences_per_class(catalog: Catalog, split: Split, official: int) -> list[str]:
+    labels = catalog.labels[catalog.rows_of(split)]
+    if not len(labels) or (labels == UNLABELLED).any():
+        return []
+    numbers = np.bincount(labels, minlength=len(catalog.class_ids)).tolist()
+    if len(set(numbers)) == 1 and numbers[0] != official:
+        return [f"{split}: {numbers[0]} images a class, not {official}"]
+    return [
+        f"{split}, class {class_id}: {number} images, not {official}"
+        for class_id, number in zip(catalog.class_ids, numbers, strict=True)
+        if number != official
+    ]

@@ -16,12 +16,12 @@ from typing import NoReturn
 
 from lookalike.data.catalog import Catalog, Row, Split
 from lookalike.data.image_folder import Tree, is_image
+from lookalike.data.spec import DatasetSpec, ZeroShot
 from lookalike.errors import InputError
 
 NAME = "stanford-products"
 CLASSES = 22_634
 COUNTS: dict[Split, int] = {"train": 59_551, "test": 60_502}
-CLASSES_OF: dict[Split, int] = {"train": 11_318, "test": 11_316}
 TOTAL = sum(COUNTS.values())
 LISTS: dict[Split, str] = {"train": "Ebay_train.txt", "test": "Ebay_test.txt"}
 HEADER = ["image_id", "class_id", "super_class_id", "path"]
@@ -70,7 +70,7 @@ def read_stanford_products(path: str | Path) -> Catalog:
     )
 
 
-def looks_like_stanford_products(path: Path) -> bool:
+def is_stanford_products(path: Path) -> bool:
     """Whether this is Stanford Online Products, whole or not; cheap for a folder."""
     if path.is_dir():
         return is_home(path) or is_home(path / "Stanford_Online_Products")
@@ -127,3 +127,23 @@ def _remark(rows: list[Row]) -> str:
 
 def _refuse(tree: Tree, what: str, remedy: str) -> NoReturn:
     raise InputError(f"{tree.root}: {what}.", remedy)
+
+
+SPEC = DatasetSpec(
+    name=NAME,
+    title="Stanford Online Products",
+    about="products from eBay, two to twelve photographs each",
+    url="https://cvgl.stanford.edu/projects/lifted_struct/",
+    licence="not stated",
+    citation="Oh Song et al., Deep Metric Learning via Lifted Structured Feature Embedding, 2016",
+    classes=CLASSES,
+    counts=COUNTS,
+    matches=is_stanford_products,
+    is_home=is_home,
+    read=read_stanford_products,
+    top_of=top_of,
+    is_part=is_part,
+    by_hand="Get Stanford_Online_Products.zip from https://cvgl.stanford.edu/projects/lifted_struct/, and run: "
+    "lookalike data import Stanford_Online_Products.zip --name stanford-products",
+    zero_shot=ZeroShot("sop-zero-shot", 11_318, COUNTS["train"], COUNTS["test"]),
+)

@@ -18,14 +18,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
-from lookalike.data.catalog import UNLABELLED, Catalog, Row
+from lookalike.data.catalog import UNLABELLED, Catalog, Row, Split
 from lookalike.data.image_folder import Tree, is_image
+from lookalike.data.spec import HUB, DatasetSpec, Mirror, RemoteFile
 from lookalike.errors import InputError
 
 NAME = "tiny-imagenet"
 TITLE = "tiny-imagenet-200"
 CLASSES = 200
-COUNTS = {"train": 100_000, "val": 10_000, "test": 10_000}
+COUNTS: dict[Split, int] = {"train": 100_000, "val": 10_000, "test": 10_000}
 
 _WNID = re.compile(r"n\d{8}")
 
@@ -54,7 +55,7 @@ def read_tiny_imagenet(path: str | Path) -> Catalog:
     return _Reader(tree, top_of(tree)).catalog()
 
 
-def looks_like_tiny_imagenet(path: Path) -> bool:
+def is_tiny_imagenet(path: Path) -> bool:
     """Whether this is Tiny ImageNet, whole or not, or a folder just above or inside it; cheap for a folder."""
     if path.is_dir():
         return is_home(path) or _remedy(path) is not None
@@ -233,3 +234,45 @@ def _remedy(path: Path) -> str | None:
 def _has_wnids(folder: Path) -> bool:
     """Whether a folder has subfolders named like WordNet ids."""
     return folder.is_dir() and any(_WNID.fullmatch(child.name) and child.is_dir() for child in folder.iterdir())
+
+
+def _is_part(name: str) -> bool:
+    return is_image(name) or name.endswith(".txt")
+
+
+_HUB_FOLDER = f"{HUB}/datasets/zh-plus/tiny-imagenet/resolve/b427d143d5e9bf39d5132c552063f3c5ba3facd6/data"
+_SHARDS = ("train-00000-of-00001-1359597a978bc4fa.parquet", "valid-00000-of-00001-70d52db3c749a935.parquet")
+# The server publishes no checksum: MD5 and size are those that many loaders of this zip expect.
+_ZIP = RemoteFile(
+    "tiny-imagenet-200.zip",
+    "http://cs231n.stanford.edu/tiny-imagenet-200.zip",
+    "md5:90528d7ca1a48142e341f4ef8d21d0de",
+    248_100_043,
+)
+
+SPEC = DatasetSpec(
+    name=NAME,
+    title="Tiny ImageNet",
+    about="objects and animals, 64 × 64 pixels; the labels of the test images were never published",
+    url="http://cs231n.stanford.edu/tiny-imagenet-200.zip",
+    licence="non-commercial research",
+    citation="Le and Yang, Tiny ImageNet Visual Recognition Challenge, Stanford CS231n, 2015",
+    classes=CLASSES,
+    counts=COUNTS,
+    matches=is_tiny_imagenet,
+    is_home=is_home,
+    read=read_tiny_imagenet,
+    top_of=top_of,
+    is_part=_is_part,
+    mirrors=(
+        Mirror("cs231n.stanford.edu", (_ZIP,)),
+        Mirror(
+            "Hugging Face (zh-plus/tiny-imagenet)",
+            tuple(RemoteFile(name, f"{_HUB_FOLDER}/{name}") for name in _SHARDS),
+            remark="This copy has no test images, and its classes have WordNet ids for names.",
+        ),
+    ),
+    size_bytes=248_100_043,
+    layout=("train", "val"),
+    images_per_class=True,
+)

@@ -12,9 +12,8 @@ from functools import partial
 from pathlib import Path
 
 from lookalike.data.catalog import Catalog
-from lookalike.data.download import installed
 from lookalike.data.hugging_face import shards_at
-from lookalike.data.registry import BUILTIN, load_dataset
+from lookalike.data.registry import BUILTIN, installed, load_dataset
 from lookalike.data.scan import has_image, kind_of, printable
 from lookalike.errors import InputError
 from lookalike.gallery.sources.base import TABLES, ImageSource, ListedImage, Source, SourceImage

@@ -8,8 +8,11 @@ from pathlib import Path
 import platformdirs
 import pytest
 
-from lookalike.data.download import HUB, SOURCES, data_home, installed, mirrors_of
-from lookalike.data.tiny_imagenet import COUNTS, NAME
+from lookalike.data.download import configured_mirrors
+from lookalike.data.registry import DATASETS, data_home, installed
+from lookalike.data.spec import HUB, DatasetSpec
+from lookalike.data.tiny_imagenet import NAME
+from lookalike.evaluation.protocols import named
 
 
 @pytest.fixture(autouse=True)
@@ -21,23 +24,18 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_tiny_imagenet_comes_from_stanford_first_and_its_zip_is_known() -> None:
-    official, *others = SOURCES[NAME].mirrors
+    official, *others = DATASETS[NAME].mirrors
     (file,) = official.files
     assert official.name == "cs231n.stanford.edu"
     assert file.url == "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
     assert file.checksum == "md5:90528d7ca1a48142e341f4ef8d21d0de"
-    assert file.size_bytes == SOURCES[NAME].size_bytes == 248_100_043
+    assert file.size_bytes == DATASETS[NAME].size_bytes == 248_100_043
     assert [other.name.split()[0] for other in others] == ["Hugging"]
 
 
-def test_the_counts_in_words_are_those_that_the_reader_holds_a_set_to() -> None:
-    numbers = [int(number.replace(",", "")) for number in re.findall(r"[\d,]*\d", SOURCES[NAME].counts)]
-    assert numbers == [COUNTS["train"], COUNTS["val"], COUNTS["test"]]
-
-
-@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("name", DATASETS)
 def test_every_file_can_be_verified(name: str) -> None:
-    for mirror in SOURCES[name].mirrors:
+    for mirror in DATASETS[name].mirrors:
         assert len({file.name for file in mirror.files}) == len(mirror.files) > 0
         for file in mirror.files:
             assert file.url.endswith(f"/{file.name}")
@@ -47,7 +45,7 @@ def test_every_file_can_be_verified(name: str) -> None:
 
 
 def test_files_on_the_hub_are_of_one_fixed_revision() -> None:
-    for file in SOURCES[NAME].mirrors[1].files:
+    for file in DATASETS[NAME].mirrors[1].files:
         assert re.search(r"/resolve/[0-9a-f]{40}/data/(train|valid)-00000-of-00001-[0-9a-f]{16}\.parquet$", file.url)
 
 
@@ -77,22 +75,33 @@ def test_a_known_set_has_its_layout(home: Path) -> None:
     assert installed(NAME) == home / NAME
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "../sets", ".pets-x.importing", "a/b", "/"])
+@pytest.mark.parametrize("name", ["", ".", "..", "../sets", ".pets-x.partial", "a/b", "/"])
 def test_what_cannot_be_a_name_is_not_looked_for(name: str, home: Path) -> None:
-    for folder in (home / "a" / "b", home / ".pets-x.importing"):
+    for folder in (home / "a" / "b", home / ".pets-x.partial"):
         folder.mkdir(parents=True)
     assert installed(name) is None
 
 
 def test_mirrors_of_ones_own_come_first_and_the_hub_can_be_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    source = SOURCES[NAME]
-    assert mirrors_of(source) == source.mirrors
+    spec = DATASETS[NAME]
+    assert configured_mirrors(spec.mirrors) == spec.mirrors
     monkeypatch.setenv("LOOKALIKE_MIRROR", "http://files.example/sets/")
     monkeypatch.setenv("HF_ENDPOINT", "http://hub.example/")
-    own, official, hub = mirrors_of(source)
+    own, official, hub = configured_mirrors(spec.mirrors)
     assert own.files[0].url == "http://files.example/sets/tiny-imagenet-200.zip"
-    assert own.files[0].checksum == source.mirrors[0].files[0].checksum, "one's own mirror is held to it, too"
-    assert official == source.mirrors[0]
+    assert own.files[0].checksum == spec.mirrors[0].files[0].checksum, "one's own mirror is held to it, too"
+    assert official == spec.mirrors[0]
     assert [file.url for file in hub.files] == [
-        file.url.replace("https://huggingface.co/", "http://hub.example/") for file in source.mirrors[1].files
+        file.url.replace("https://huggingface.co/", "http://hub.example/") for file in spec.mirrors[1].files
     ]
+
+
+@pytest.mark.parametrize("spec", DATASETS.values(), ids=DATASETS)
+def test_the_facts_agree_with_each_other(spec: DatasetSpec) -> None:
+    assert spec.mirrors or spec.by_hand
+    assert spec.url.startswith("http")
+    assert str(spec.classes) in spec.summary.replace(",", "")
+    if spec.zero_shot is not None:
+        assert spec.zero_shot.train + spec.zero_shot.test == spec.images
+        protocol = named(spec.zero_shot.protocol)
+        assert protocol.images == (spec.zero_shot.train, spec.zero_shot.test)
