@@ -28,7 +28,7 @@ from lookalike.data.pack import Pack, pack
 from lookalike.data.registry import load_dataset
 from lookalike.evaluation.calibration import fit_temperature, log_softmax, unknown_threshold
 from lookalike.evaluation.classification import summary
-from lookalike.evaluation.evaluate import measure_retrieval
+from lookalike.evaluation.evaluate import evaluate_retrieval
 from lookalike.evaluation.pair_similarity import match_threshold
 from lookalike.evaluation.protocols import named
 from lookalike.evaluation.retrieval import recall_at_k
@@ -92,7 +92,7 @@ def measure_cars(model: ImageModel, source: str) -> dict[str, Any]:
     """Recall on Cars196, of which the model saw nothing."""
     divided = named("cars196-zero-shot").divide(load_dataset(source))
     test: Pack = pack(divided.test, model.config.image_size, crop_mode=model.config.crop_mode)
-    results = measure_retrieval(model, divided, test).results
+    results = evaluate_retrieval(model, divided, test).metrics
     return {"remark": divided.remark, "recall": {k: results[f"recall_at_{k}"] for k in KS}}
 
 

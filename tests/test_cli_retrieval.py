@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 from lookalike.cli.main import app
 from lookalike.data import synthetic
 from lookalike.errors import InputError
+from lookalike.evaluation.evaluate import RetrievalResult, evaluate
 from lookalike.models.pretrained import load
 from lookalike.reproduce import results_page, study
 from lookalike.run import Run
@@ -101,6 +102,10 @@ def test_the_model_of_a_run_gives_the_numbers_of_its_receipt(trained: Run, album
     for key in ("recall_at_1", "recall_at_8", "map_at_r", "nmi", "card", "views", "without_duplicates"):
         assert told[key] == receipt[key], key
     assert told["fingerprint"] == load(trained.model_dir).fingerprint
+    result = evaluate(trained.model_dir, album)
+    assert isinstance(result, RetrievalResult)
+    assert repr(result).startswith("<RetrievalResult: album by half-zero-shot, 19 queries")
+    assert result.metrics["recall_at_1"] == receipt["recall_at_1"]
     assert "half-zero-shot" in report.read_text()
     flipped = json.loads(lookalike("evaluate", trained.model_dir, album, "--flip", "--json").stdout)
     averaged = receipt["views"]["embedding, flip averaged"]
@@ -118,14 +123,12 @@ def test_the_numbers_are_said_with_what_they_are_of(trained: Run, album: Path) -
     assert lines[2].startswith("features: Recall@1 ")
     assert lines[3].startswith("embedding, flip averaged: Recall@1 ")
     assert lines[4].startswith("without 1 pairs of near-duplicates: Recall@1 ")
-    assert "1 images have no other of their class: they were no queries" in lines
+    assert any(line.startswith("1 images have no other of their class") for line in lines)
 
 
 def test_a_model_of_embeddings_names_no_classes(trained: Run, album: Path) -> None:
     picture = next(album.rglob("*.png"))
-    assert (
-        "an embedding in the place of a classifier" in refusal("predict", picture, "--model", trained.model_dir).message
-    )
+    assert "embedding head" in refusal("predict", picture, "--model", trained.model_dir).message
 
 
 def test_a_protocol_that_there_is_not_or_that_does_not_fit_is_refused(trained: Run, album: Path) -> None:
@@ -138,7 +141,7 @@ def test_a_protocol_that_there_is_not_or_that_does_not_fit_is_refused(trained: R
 @pytest.mark.parametrize("option", [["--split", "test"], ["--val-fraction", "0.5"], ["--split-seed", "1"]])
 def test_a_protocol_says_itself_what_is_measured(trained: Run, album: Path, option: list[str]) -> None:
     error = refusal("evaluate", trained.model_dir, album, "--protocol", "half-zero-shot", *option)
-    assert "the protocol half-zero-shot says itself which images are measured" in error.message
+    assert "half-zero-shot" in error.message
     assert option[0] in error.remedy
 
 

@@ -1,108 +1,207 @@
-"""Logits over packed images: the same however they are cut into batches, and as one image at a time gives them."""
+"""Evaluating a saved model: what is measured, how it is named, and classes in another order."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from PIL import Image
 
-from lookalike.evaluation.evaluate import outputs_of
+from lookalike.data import synthetic
+from lookalike.data.catalog import UNLABELLED, Catalog, Row
+from lookalike.data.registry import load_dataset
+from lookalike.errors import InputError
+from lookalike.evaluation.classification import summary
+from lookalike.evaluation.evaluate import (
+    ClassificationResult,
+    evaluate,
+    evaluate_classification,
+    model_labels,
+    outputs_of,
+    read_as_trained,
+)
+from lookalike.image import decode
+from lookalike.models.pretrained import ImageModel
 from lookalike.models.registry import create_model
+from lookalike.models.serialization import ModelConfig
 
-MEAN, STD = (0.48, 0.45, 0.4), (0.28, 0.27, 0.3)
+SIZE = 16
+ANIMALS = synthetic.CLASS_NAMES[:3]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOOKALIKE_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="module")
-def network() -> nn.Module:
-    """A network with batch norm that has seen some data, left in training mode."""
+def album(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`train/` and `val/`, each with as many pictures of a class as its number and two."""
+    folder = tmp_path_factory.mktemp("album")
+    for part, split in enumerate(("train", "val")):
+        for label, name in enumerate(ANIMALS):
+            (folder / split / name).mkdir(parents=True)
+            for number in range(label + 2):
+                picture = synthetic.render(name, np.random.default_rng([part, label, number]), SIZE)
+                Image.fromarray(picture).save(folder / split / name / f"{number}.png")
+    return folder
+
+
+@pytest.fixture
+def catalog(album: Path) -> Catalog:
+    return load_dataset(album)
+
+
+def model_of(ids: tuple[str, ...], *, temperature: float = 1.0) -> ImageModel:
+    """A model whose answers depend on the image and on the id of the class, not on the class's place."""
+    config = ModelConfig(
+        name="weave",
+        options={"widths": [16, 32], "pairs": [1, 1]},
+        image_size=SIZE,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.25, 0.25, 0.25),
+        class_names=tuple(mark.title() for mark in ids),
+        class_ids=ids,
+        temperature=temperature,
+        dataset="animals",
+    )
     torch.manual_seed(0)
-    network = create_model("weave", 4, {"widths": [16, 32], "pairs": [1, 1]})
+    network = create_model(config.name, config.num_classes, config.options)
     with torch.no_grad():
-        for _ in range(3):
-            network(torch.randn(8, 3, 16, 16))
-        network.head.weight.normal_()
-    return network.train()
+        network(torch.randn(8, 3, SIZE, SIZE))
+        order = [sorted(ids).index(mark) for mark in ids]
+        network.head.weight.copy_(network.head.weight.clone()[order] * 50)
+        network.head.bias.copy_(network.head.bias.clone()[order])
+    return ImageModel(network, config)
 
 
-@pytest.fixture(scope="module")
-def images() -> NDArray[np.uint8]:
-    images = np.random.default_rng(0).integers(0, 256, (7, 16, 16, 3), dtype=np.uint8)
-    images.flags.writeable = False  # as a memory-mapped pack is
-    return images
+def test_the_results_are_those_of_the_logits(catalog: Catalog) -> None:
+    model = model_of(tuple(ANIMALS), temperature=1.5)
+    measured = evaluate_classification(model, catalog)
+    rows = catalog.rows_of("val")
+    assert measured.images.tolist() == [decode(catalog.read_bytes(row), SIZE).tolist() for row in rows]
+    assert measured.labels.tolist() == [0, 0, 1, 1, 1, 2, 2, 2, 2]
+    logits = outputs_of(model.network, measured.images, view="outputs", mean=model.config.mean, std=model.config.std)
+    assert measured.logits.tolist() == logits.tolist()
+    numbers = summary(logits, measured.labels, class_names=model.config.class_names, temperature=1.5)
+    how = {"temperature_remark": "", "split": "val", "crop": "single", "flip": False, "image_size": SIZE}
+    assert measured.metrics == {**numbers, **how}
+    assert measured.metrics["temperature"] == 1.5
 
 
-def measured(network: nn.Module, images: NDArray[np.uint8], **options: object) -> NDArray[np.float32]:
-    return outputs_of(network, images, view="outputs", mean=MEAN, std=STD, **options)  # type: ignore[arg-type]
+def test_evaluate_takes_names_as_well(catalog: Catalog, tmp_path: Path) -> None:
+    model = model_of(tuple(ANIMALS))
+    model.save_pretrained(tmp_path / "model")
+    by_name = evaluate(tmp_path / "model", catalog.root, split="train")
+    assert isinstance(by_name, ClassificationResult)
+    assert by_name.metrics == evaluate_classification(model, catalog, "train").metrics
+    assert repr(by_name).startswith(f"<ClassificationResult: {catalog.name} train, {by_name.metrics['n']} images")
 
 
-def one_by_one(network: nn.Module, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Each image by itself: scaled to 0..1, mean taken off, divided by the deviation, channels first."""
-    network.eval()
-    rows = []
-    for image in images:
-        x = ((image / 255.0 - np.array(MEAN)) / np.array(STD)).transpose(2, 0, 1)
-        with torch.no_grad():
-            rows.append(network(torch.tensor(x[None], dtype=torch.float32))[0].numpy())
-    network.train()
-    return np.array(rows)
+@pytest.mark.parametrize(
+    "options", [{"protocol": "half-zero-shot", "split": "val"}, {"with_duplicates": True}, {"protocol": "nonsense"}]
+)
+def test_options_that_do_not_fit_together_are_refused(options: dict[str, Any], catalog: Catalog) -> None:
+    with pytest.raises(InputError):
+        evaluate(model_of(tuple(ANIMALS)), catalog, **options)
 
 
-def test_they_are_those_of_each_image_by_itself(network: nn.Module, images: NDArray[np.uint8]) -> None:
-    found = measured(network, images)
-    assert found.dtype == np.float32
-    assert found.shape == (7, 4)
-    assert np.ptp(found, axis=0).min() > 0.01, "the network tells these images apart"
-    np.testing.assert_allclose(found, one_by_one(network, images), rtol=1e-4, atol=1e-4)
+def test_the_flip_is_named_and_changes_the_logits(catalog: Catalog) -> None:
+    model = model_of(tuple(ANIMALS))
+    plain, flipped = evaluate_classification(model, catalog), evaluate_classification(model, catalog, flip=True)
+    assert (plain.metrics["flip"], flipped.metrics["flip"]) == (False, True)
+    assert np.abs(plain.logits - flipped.logits).max() > 1e-3
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 7, 100])
-@pytest.mark.parametrize("flip", [False, True])
-def test_batches_make_no_difference(network: nn.Module, images: NDArray[np.uint8], batch_size: int, flip: bool) -> None:
-    np.testing.assert_allclose(
-        measured(network, images, batch_size=batch_size, flip=flip), measured(network, images, flip=flip), atol=1e-4
+def test_the_split_is_the_one_asked_for_and_named(catalog: Catalog) -> None:
+    training = evaluate_classification(model_of(tuple(ANIMALS)), catalog, "train")
+    assert training.metrics["split"] == "train"
+    assert training.images.tolist() != evaluate_classification(model_of(tuple(ANIMALS)), catalog).images.tolist()
+
+
+def test_classes_are_matched_by_id_whatever_their_order(catalog: Catalog) -> None:
+    one, other = model_of(tuple(ANIMALS)), model_of(tuple(reversed(ANIMALS)))
+    assert model_labels(one, catalog).tolist() == [0, 1, 2]
+    assert model_labels(other, catalog).tolist() == [2, 1, 0]
+    straight, crossed = evaluate_classification(one, catalog), evaluate_classification(other, catalog)
+    assert crossed.labels.tolist() == [2 - label for label in straight.labels]
+    np.testing.assert_allclose(crossed.logits[:, ::-1], straight.logits, atol=1e-4)
+    assert crossed.metrics["per_class"] == straight.metrics["per_class"]
+    assert crossed.metrics["nll"] == pytest.approx(straight.metrics["nll"], abs=1e-4)
+    assert len(set(straight.metrics["per_class"].values())) > 1, "an order that is lost would be seen"
+
+
+def test_a_model_may_know_more_classes_than_the_data(catalog: Catalog) -> None:
+    model = model_of(("aardvark", *ANIMALS, "zebra"))
+    measured = evaluate_classification(model, catalog)
+    assert measured.logits.shape == (9, 5)
+    assert set(measured.labels.tolist()) == {1, 2, 3}
+    assert set(measured.metrics["per_class"]) == {mark.title() for mark in ANIMALS}
+
+
+def test_a_class_that_the_model_does_not_know_is_named(catalog: Catalog) -> None:
+    with pytest.raises(InputError, match=f"does not know the class '{ANIMALS[2]}'") as caught:
+        evaluate_classification(model_of((*ANIMALS[:2], "zebra")), catalog)
+    assert "trained on animals, 3 classes" in caught.value.remedy
+
+
+def test_an_empty_split_is_refused(catalog: Catalog) -> None:
+    with pytest.raises(InputError, match="the test split has no images"):
+        evaluate_classification(model_of(tuple(ANIMALS)), catalog, "test")
+
+
+def test_a_split_without_labels_is_refused(catalog: Catalog) -> None:
+    rows = [Row(path, UNLABELLED, "test") for path in catalog.paths]
+    bare = Catalog.from_rows(
+        rows,
+        name="bare",
+        root=catalog.root,
+        class_names=catalog.class_names,
+        class_ids=catalog.class_ids,
+        container=catalog.container,
+    )
+    with pytest.raises(InputError, match="the test split has no labels"):
+        evaluate_classification(model_of(tuple(ANIMALS)), bare, "test")
+
+
+def test_validation_images_are_those_that_the_model_was_not_trained_on(tmp_path: Path) -> None:
+    for name in ANIMALS:
+        (tmp_path / name).mkdir()
+        for number in range(10):
+            Image.new("RGB", (SIZE, SIZE), (number, 0, 0)).save(tmp_path / name / f"{number}.png")
+
+    def validation(catalog: Catalog) -> list[str]:
+        return [catalog.ids[row] for row in catalog.rows_of("val")]
+
+    older = model_of(tuple(ANIMALS)).config
+    config = older.model_copy(update={"val_fraction": 0.4, "split_seed": 7})
+    trained_with = validation(load_dataset(tmp_path, val_fraction=0.4, split_seed=7))
+    assert len(trained_with) == 12
+    assert trained_with != validation(load_dataset(tmp_path, val_fraction=0.4)), "a seed that is lost would be seen"
+    assert validation(read_as_trained(tmp_path, config)) == trained_with
+    assert validation(read_as_trained(tmp_path, older)) == validation(load_dataset(tmp_path))
+    asked = read_as_trained(tmp_path, config, val_fraction=0.2, split_seed=0)
+    assert validation(asked) == validation(load_dataset(tmp_path, val_fraction=0.2))
+    assert validation(read_as_trained(tmp_path, older, split_seed=7)) == validation(
+        load_dataset(tmp_path, split_seed=7)
     )
 
 
-def test_flip_is_the_mean_with_the_mirrored_image(network: nn.Module, images: NDArray[np.uint8]) -> None:
-    plain, mirrored = one_by_one(network, images), one_by_one(network, images[:, :, ::-1])
-    assert np.abs(plain - mirrored).max() > 0.01
-    np.testing.assert_allclose(measured(network, images, flip=True), (plain + mirrored) / 2, rtol=1e-4, atol=1e-4)
-
-
-def test_bf16_is_near_and_comes_as_float32(network: nn.Module, images: NDArray[np.uint8]) -> None:
-    exact, rough = measured(network, images), measured(network, images, precision="bf16")
-    assert rough.dtype == np.float32
-    assert 0 < np.abs(exact - rough).max() < 0.1 * np.abs(exact).max()
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_the_network_is_left_as_it_was(network: nn.Module, images: NDArray[np.uint8], training: bool) -> None:
-    network.train(training)
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    measured(network, images)
-    assert network.training is training
-    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
-    network.train()
-
-
-class Failing(nn.Module):
-    """A network that cannot take these images."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        assert not self.training
-        raise RuntimeError("no")
-
-
-def test_its_mode_is_put_back_after_a_failure_too(images: NDArray[np.uint8]) -> None:
-    failing = Failing().train()
-    with pytest.raises(RuntimeError, match="no"):
-        measured(failing, images)
-    assert failing.training
-
-
-def test_progress_is_told_to_the_end(network: nn.Module, images: NDArray[np.uint8]) -> None:
+def test_progress_is_told_to_the_end(catalog: Catalog) -> None:
     told: list[tuple[int, int]] = []
-    measured(network, images, batch_size=3, progress=lambda done, total: told.append((done, total)))
-    assert told == [(3, 7), (6, 7), (7, 7)]
+    model = model_of(tuple(ANIMALS))
+    packed: list[tuple[int, int]] = []
+    for _ in range(2):  # the pack is made once
+        told.clear()
+        evaluate_classification(
+            model,
+            catalog,
+            batch_size=4,
+            decoding=lambda *p: packed.append(p),
+            progress=lambda *p: told.append(p),
+        )
+        assert told == [(4, 9), (8, 9), (9, 9)]
+        assert packed == [(9, 9)]

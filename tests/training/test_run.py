@@ -20,7 +20,7 @@ import lookalike
 from lookalike.data.catalog import Catalog, Row, Split
 from lookalike.data.registry import load_dataset
 from lookalike.errors import InputError, TrainingError
-from lookalike.evaluation.evaluate import measure
+from lookalike.evaluation.evaluate import evaluate_classification
 from lookalike.recipe import Recipe
 from lookalike.run import Run
 from lookalike.training import checkpoint
@@ -66,7 +66,7 @@ def told() -> dict[str, list[Any]]:
 @pytest.fixture(scope="module")
 def finished(album: Path, told: dict[str, list[Any]], tmp_path_factory: pytest.TempPathFactory) -> Run:
     watch = Watch(
-        packing=lambda done, total: told["packing"].append((done, total)),
+        decoding=lambda done, total: told["packing"].append((done, total)),
         training=lambda record, total: told["training"].append((record, total)),
         stage=told["stage"].append,
     )
@@ -135,7 +135,7 @@ def test_the_receipt_says_how_the_results_came_about(finished: Run, album: Path)
 
 def test_the_model_in_it_measures_as_the_receipt_says(finished: Run, album: Path) -> None:
     model = lookalike.load(finished.model_dir)
-    results = measure(model, load_dataset(album)).results
+    results = evaluate_classification(model, load_dataset(album)).metrics
     said = finished.receipt()["results"]
     for key in ("top1", "top5", "nll", "per_class", "n"):
         assert results[key] == pytest.approx(said[key], abs=1e-6), key

@@ -1,4 +1,8 @@
-"""Outputs of a network over packed images: the one way in which every number of ours is measured."""
+"""Evaluate a trained model: classification on a split, or retrieval by a protocol.
+
+`evaluate` does both for any model and data set. Training, `lookalike evaluate` and the studies all measure with the
+functions below, so that their numbers can be compared.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +23,10 @@ from lookalike.errors import InputError, counted
 from lookalike.evaluation.classification import summary
 from lookalike.evaluation.duplicates import groups_of, near_duplicates
 from lookalike.evaluation.knn import unit_vectors
-from lookalike.evaluation.protocols import Crop, Divided, card
+from lookalike.evaluation.protocols import Crop, Divided, card, named
 from lookalike.evaluation.retrieval import KS, per_query, retrieval_summary
 from lookalike.models.inference import View, run_batches
-from lookalike.models.pretrained import ImageModel
+from lookalike.models.pretrained import ImageModel, load
 from lookalike.models.serialization import ModelConfig
 
 Progress = Callable[[int, int], None]
@@ -66,41 +70,155 @@ def outputs_of(
     return np.concatenate(parts)
 
 
-# Any saved model on any data: the numbers that `lookalike evaluate` prints.
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A model measured on one split.
+@dataclass(frozen=True, repr=False)
+class ClassificationResult:
+    """Classification of one split.
 
     Args:
-        results: as in a receipt: top1, top5, nll, calibration, and how it was measured.
+        metrics: as in a receipt: `n`, `top1`, `top5`, `nll`, `ece` and others, and how they were measured.
         logits: (N, C) float32.
-        labels: (N,) int64, in the model's classes.
+        labels: (N,) int64, the model's classes.
         images: (N, size, size, 3) uint8.
         paths: N, as the data set names its images.
+        catalog: the whole data set.
     """
 
-    results: dict[str, Any]
+    metrics: dict[str, Any]
     logits: NDArray[np.float32]
     labels: NDArray[np.int64]
     images: NDArray[np.uint8]
     paths: Sequence[str]
+    catalog: Catalog
+
+    @property
+    def data(self) -> dict[str, str]:
+        """The name of the data set and the remark on it, for receipts and reports."""
+        return {"name": self.catalog.name, "remark": self.catalog.remark}
+
+    def __repr__(self) -> str:
+        found = self.metrics
+        return (
+            f"<ClassificationResult: {self.catalog.name} {found['split']}, {found['n']:,} images, "
+            f"top-1 {found['top1']:.2%}, nll {found['nll']:.4f}>"
+        )
+
+
+@dataclass(frozen=True, repr=False)
+class RetrievalResult:
+    """Retrieval by a protocol: each test image is searched for among all others.
+
+    Args:
+        metrics: as in a receipt: `retrieval_summary` of the vectors, the recall of other `views`, and the `card`.
+        embeddings: (N, D) float32 of length 1.
+        labels: (N,) int64, the test classes.
+        images: (N, size, size, 3) uint8.
+        class_names: of the test classes.
+        divided: the data set, divided by the protocol.
+    """
+
+    metrics: dict[str, Any]
+    embeddings: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    images: NDArray[np.uint8]
+    class_names: Sequence[str]
+    divided: Divided
+
+    @property
+    def data(self) -> dict[str, str]:
+        """The name of the data set and the remark on it, for receipts and reports."""
+        return {"name": self.divided.source.name, "remark": self.divided.remark}
+
+    def __repr__(self) -> str:
+        found = self.metrics
+        return (
+            f"<RetrievalResult: {found['card']['data']} by {found['card']['protocol']}, {found['queries']:,} queries, "
+            f"Recall@1 {found['recall_at_1']:.2%}, MAP@R {found['map_at_r']:.2%}>"
+        )
+
+
+def evaluate(
+    model: ImageModel | str | Path,
+    data: Catalog | str | Path,
+    *,
+    split: Split | None = None,
+    protocol: str | None = None,
+    flip: bool = False,
+    with_duplicates: bool = False,
+    val_fraction: float | None = None,
+    split_seed: int | None = None,
+    batch_size: int = 500,
+    decoding: Progress | None = None,
+    progress: Progress | None = None,
+) -> ClassificationResult | RetrievalResult:
+    """Evaluate a model on labelled images: classification, or retrieval by a protocol.
+
+    Args:
+        model: a loaded model, on the device to compute on, or the name of one for `lookalike.load`.
+        data: a catalog, or a data set for `lookalike.load_dataset`.
+        split: "train", "val" (the default) or "test". A protocol defines its own test images.
+        protocol: such as "cars196-zero-shot". None: the model's own if it has an embedding head, else classification.
+        flip: average with the mirrored image.
+        with_duplicates: retrieval: also measure with the near-duplicates of each query excluded.
+        val_fraction: share of each class that is measured if the data name no val split; None: as in training.
+        split_seed: which images these are; None: as in training.
+        batch_size: images that are computed at a time.
+        decoding: called with (images decoded, images in all), unless they were decoded before.
+        progress: called with (images evaluated, images in all).
+
+    Raises:
+        InputError: no such model, data or protocol, options that do not go together, an empty or unlabelled split, or
+            a class that the model does not know.
+    """
+    loaded = model if isinstance(model, ImageModel) else load(model)
+    config = loaded.config
+    protocol = protocol or (config.protocol if config.head else None)
+    if protocol:
+        if (split, val_fraction, split_seed) != (None, None, None):
+            raise InputError(
+                f"the protocol {protocol} defines which images are measured.",
+                "Leave out the split (--split), val_fraction and split_seed.",
+            )
+        catalog = data if isinstance(data, Catalog) else load_dataset(data)
+        divided = named(protocol).divide(catalog)
+        test = pack(
+            divided.test,
+            config.image_size,
+            crop_boxes=config.crop_boxes,
+            crop_mode=config.crop_mode,
+            progress=decoding,
+        )
+        return evaluate_retrieval(
+            loaded,
+            divided,
+            test,
+            crop_boxes=config.crop_boxes,
+            flip=flip,
+            with_duplicates=with_duplicates,
+            batch_size=batch_size,
+            progress=progress,
+        )
+    if with_duplicates:
+        raise InputError("near-duplicates are for retrieval, and this is classification.", "Give a protocol, too.")
+    if not isinstance(data, Catalog):
+        data = read_as_trained(data, config, val_fraction=val_fraction, split_seed=split_seed)
+    return evaluate_classification(
+        loaded, data, split or "val", flip=flip, batch_size=batch_size, decoding=decoding, progress=progress
+    )
 
 
 def read_as_trained(
     source: str | Path, config: ModelConfig, *, val_fraction: float | None = None, split_seed: int | None = None
 ) -> Catalog:
-    """Read a data set; where it names no val split, the validation images are those that the model did not train on.
+    """Read a data set. If it names no val split, the validation images are those that the model was not trained on.
 
     Args:
-        source: as for `lookalike.data.registry.load_dataset`.
-        config: the model's.
-        val_fraction: share of each class's training images for validation; None: the model's, else `read`'s own.
-        split_seed: which ones; None: likewise.
+        source: as for `lookalike.load_dataset`.
+        config: of the model.
+        val_fraction: share of each class's training images for validation; None: the model's, or else the default.
+        split_seed: which images; None: the model's, or else the default.
 
     Raises:
-        InputError: as `read` does.
+        InputError: as `load_dataset`.
     """
     split: dict[str, Any] = {
         "val_fraction": config.val_fraction if val_fraction is None else val_fraction,
@@ -111,17 +229,17 @@ def read_as_trained(
     return with_drawn_validation(catalog, given.get("val_fraction", VAL_FRACTION), given.get("split_seed", 0))
 
 
-def measure(
+def evaluate_classification(
     model: ImageModel,
     catalog: Catalog,
     split: Split = "val",
     *,
     flip: bool = False,
     batch_size: int = 500,
-    packing: Progress | None = None,
+    decoding: Progress | None = None,
     progress: Progress | None = None,
-) -> Measured:
-    """Measure a model on a split: whole images at its own size, float32.
+) -> ClassificationResult:
+    """Classify the images of a split: whole images at the model's size, float32.
 
     Classes are matched by their id in the data set (a WordNet id, a folder name), so their order may differ.
 
@@ -130,9 +248,9 @@ def measure(
         catalog: the data.
         split: "train", "val" or "test".
         flip: average with the mirrored image.
-        batch_size: images at a time.
-        packing: called with (images decoded, images in all); not at all when the pack is there.
-        progress: called with (images measured, images in all).
+        batch_size: images that are computed at a time.
+        decoding: called with (images decoded, images in all), unless they were decoded before.
+        progress: called with (images evaluated, images in all).
 
     Raises:
         InputError: an empty or unlabelled split, or a class that the model does not know.
@@ -146,11 +264,11 @@ def measure(
         config.image_size,
         crop_boxes=config.crop_boxes,
         crop_mode=config.crop_mode,
-        progress=packing,
+        progress=decoding,
     )
     if (chosen.labels < 0).any():
         raise InputError(f"{catalog.root}: the {split} split has no labels.", "Choose another --split.")
-    labels = in_classes_of(model, catalog)[chosen.labels]
+    labels = model_labels(model, catalog)[chosen.labels]
     logits = outputs_of(
         model.network,
         chosen.images,
@@ -161,7 +279,7 @@ def measure(
         flip=flip,
         progress=progress,
     )
-    results = {
+    metrics = {
         **summary(logits, labels, class_names=model.config.class_names, temperature=model.config.temperature),
         "temperature_remark": model.config.temperature_remark,
         "split": split,
@@ -169,11 +287,11 @@ def measure(
         "flip": flip,
         "image_size": model.config.image_size,
     }
-    return Measured(results, logits, labels, chosen.images, chosen.catalog.paths)
+    return ClassificationResult(metrics, logits, labels, chosen.images, chosen.catalog.paths, catalog)
 
 
-def in_classes_of(model: ImageModel, catalog: Catalog) -> NDArray[np.int64]:
-    """The model's label for each label of the catalog, (catalog classes,) int64.
+def model_labels(model: ImageModel, catalog: Catalog) -> NDArray[np.int64]:
+    """The model's label for each label of the catalog, (classes of the catalog,) int64.
 
     Raises:
         InputError: a class of the catalog that the model was not trained on.
@@ -189,27 +307,7 @@ def in_classes_of(model: ImageModel, catalog: Catalog) -> NDArray[np.int64]:
     return np.array([known[mark] for mark in catalog.class_ids], np.int64)
 
 
-# Any saved model by a protocol: the numbers that `lookalike evaluate --protocol` prints, and those of a receipt.
-
-
-@dataclass(frozen=True)
-class MeasuredRetrieval:
-    """A model measured by a protocol.
-
-    Args:
-        results: as in a receipt: `retrieval.summary` of the model's vectors, what its other views give, and the card.
-        embeddings: (N, D) float32 of length 1.
-        labels: (N,) int64, in the test classes.
-        images: (N, size, size, 3) uint8.
-    """
-
-    results: dict[str, Any]
-    embeddings: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    images: NDArray[np.uint8]
-
-
-def measure_retrieval(
+def evaluate_retrieval(
     model: ImageModel,
     divided: Divided,
     test: Pack,
@@ -219,26 +317,26 @@ def measure_retrieval(
     with_duplicates: bool = False,
     batch_size: int = 500,
     progress: Progress | None = None,
-) -> MeasuredRetrieval:
-    """Every image of the test classes searched among all others, float32.
+) -> RetrievalResult:
+    """Search for each image of the test classes among all others, float32.
 
-    The vectors are the model's embeddings or, of a classifier, its pooled features. Beside them stand, as `views`, the
-    pooled features of a model of embeddings, and the softmax outputs of a classifier; and, of vectors that are not
-    averaged with those of the mirrored image, what this would give.
+    The vectors are the embeddings of the model or the pooled features of a classifier. `metrics["views"]` has the
+    recall of other vectors: the pooled features of an embedding model or the softmax outputs of a classifier, and
+    without `flip` also the vectors averaged with those of the mirrored image.
 
     Args:
         model: on the device to compute on.
-        divided: the data, by a protocol.
+        divided: the data set, divided by a protocol.
         test: the pack of its test images, at the model's size.
-        crop_boxes: whether that was cut to boxes.
+        crop_boxes: whether the pack was cropped to boxes.
         flip: average with the mirrored image.
-        with_duplicates: measure also with the near-duplicates of each query left out of what it finds; None where no
-            query is left then.
-        batch_size: images at a time.
-        progress: called with (images measured, images in all).
+        with_duplicates: also measure with the near-duplicates of each query excluded; the result is None if that
+            leaves no query.
+        batch_size: images that are computed at a time.
+        progress: called with (images evaluated, images in all).
 
     Raises:
-        InputError: vectors that are not finite, or a pack without any query that could find something.
+        InputError: vectors that are not finite, or no query that has a second image of its class.
     """
     how: dict[str, Any] = {
         "mean": model.config.mean,
@@ -250,9 +348,12 @@ def measure_retrieval(
     own = "embedding" if model.config.head else "features"
     vectors = outputs_of(model.network, test.images, view=view, progress=progress, **how)
     if not np.isfinite(vectors).all():
-        raise InputError(f"{model.config.name}: its vectors are not finite.", "Train it again, with a lower rate.")
+        raise InputError(
+            f"{model.config.name}: its vectors are not finite.",
+            "Train it again with a lower learning rate (optimizer.lr).",
+        )
     labels = test.labels
-    results = retrieval_summary(vectors, labels)
+    metrics = retrieval_summary(vectors, labels)
     others: dict[View, str] = {} if model.config.head else {"softmax": "softmax"}
     if model.config.head and not model.config.head.projection:
         others = {"features": "features"}
@@ -267,10 +368,10 @@ def measure_retrieval(
         pairs = near_duplicates(test.images).pairs
         duplicates = len(pairs)
         groups = groups_of(pairs, len(labels))
-        results["without_duplicates"] = (
-            retrieval_summary(vectors, labels, groups=groups, with_nmi=False) if has_queries(labels, groups) else None
+        metrics["without_duplicates"] = (
+            retrieval_summary(vectors, labels, groups=groups, with_nmi=False) if _has_queries(labels, groups) else None
         )
-    results |= {
+    metrics |= {
         "view": own,
         "views": views,
         "flip": flip,
@@ -278,18 +379,18 @@ def measure_retrieval(
         "classes": len(test.catalog.class_names),
         "card": card(
             divided,
-            crop=crop_of(divided, crop_boxes),
+            crop=_crop_of(divided, crop_boxes),
             resolution=test.size,
             dim=vectors.shape[1],
             crop_mode=model.config.crop_mode,
-            excluded_queries=results["excluded"],
+            excluded_queries=metrics["excluded"],
             near_duplicates=duplicates,
             trained=f"{model.config.dataset or 'unnamed data'}, {counted(model.config.num_classes, 'class')}",
             seen=len(model.config.classes_in(divided.test.class_ids, divided.test.class_names)),
             undecodable=len(test.skipped),
         ),
     }
-    return MeasuredRetrieval(results, unit_vectors(vectors), labels, test.images)
+    return RetrievalResult(metrics, unit_vectors(vectors), labels, test.images, test.catalog.class_names, divided)
 
 
 def _recalls(vectors: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, float]:
@@ -297,14 +398,14 @@ def _recalls(vectors: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[st
     return {key: found.mean(key) for key in found.values}
 
 
-def has_queries(labels: NDArray[np.int64], groups: NDArray[np.int64]) -> bool:
-    """Whether any image has another of its class outside its group of near-duplicates."""
+def _has_queries(labels: NDArray[np.int64], groups: NDArray[np.int64]) -> bool:
+    """Whether any image has another image of its class outside its group of near-duplicates."""
     kinds = np.unique(np.stack([labels, groups]), axis=1)[0]
     return len(np.unique(kinds)) < len(kinds)
 
 
-def crop_of(divided: Divided, crop_boxes: bool) -> Crop:
-    """What a card says of the crop."""
+def _crop_of(divided: Divided, crop_boxes: bool) -> Crop:
+    """The crop, as a card names it."""
     if "already cropped" in divided.source.remark:
         return "already cropped"
     return "boxes" if crop_boxes and any(box is not None for box in divided.test.boxes) else "whole"

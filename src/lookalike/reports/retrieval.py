@@ -54,8 +54,8 @@ def write_retrieval_report(
         path: the file; its folder is made when missing.
         title: of the page, such as the run's name.
         recipe_yaml: the resolved recipe; empty when there is none.
-        receipt: `results` as `measure_retrieval` gives them (`recall_at_1` must be there), and `data`; the other fields
-            of a run's receipt are shown where they are there.
+        receipt: `results` as `evaluate_retrieval` gives them (`recall_at_1` is required), and `data`; other fields of a
+            run's receipt are shown if they are present.
         history: the records of `metrics.jsonl`; empty for a model that was only measured.
         embeddings: (N, D) float32 of length 1, each image searched among all others.
         labels: (N,) int64.

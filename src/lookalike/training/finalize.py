@@ -17,7 +17,7 @@ from lookalike.data.pack import Pack
 from lookalike.errors import without_passwords
 from lookalike.evaluation.calibration import fit_temperature, unknown_threshold
 from lookalike.evaluation.classification import summary
-from lookalike.evaluation.evaluate import measure_retrieval, outputs_of
+from lookalike.evaluation.evaluate import evaluate_retrieval, outputs_of
 from lookalike.evaluation.pair_similarity import match_threshold
 from lookalike.evaluation.protocols import Divided
 from lookalike.models.pretrained import ImageModel
@@ -157,7 +157,7 @@ def finalize_retrieval(
     config = config_of(recipe, training.catalog, material.remark, trained.state.start)
     model = ImageModel(trained.network.to(world.device), config)
     model.save_pretrained(run.model_dir)  # first: whatever may be wrong with the test images, it is not lost
-    found = measure_retrieval(
+    found = evaluate_retrieval(
         model,
         material.divided,
         measured,
@@ -171,7 +171,7 @@ def finalize_retrieval(
         vectors = model.embed(found.images, batch_size=recipe.evaluation.batch_size)
     config = config.model_copy(update={"match_threshold": match_threshold(vectors, found.labels)})
     ImageModel(model.network, config).save_pretrained(run.model_dir)
-    results = {**found.results, "split": "test", "weights": kind_of_weights(trained)}
+    results = {**found.metrics, "split": "test", "weights": kind_of_weights(trained)}
     write_receipt(run, world, trained, material, training, measured, sources, copies, results)
     write_retrieval_report(
         run.report_path,
