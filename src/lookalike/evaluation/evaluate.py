@@ -176,7 +176,7 @@ def evaluate(
         if (split, val_fraction, split_seed) != (None, None, None):
             raise InputError(
                 f"the protocol {protocol} defines which images are measured.",
-                "Leave out the split (--split), val_fraction and split_seed.",
+                "Leave out split, val_fraction and split_seed (--split, --val-fraction, --split-seed).",
             )
         catalog = data if isinstance(data, Catalog) else load_dataset(data)
         divided = named(protocol).divide(catalog)
