@@ -18,7 +18,7 @@ import pytest
 from sqlite_rows import ABOUT, DIM, ids_found, made, recall, rows_of, slow_search, vectors_of
 
 from lookalike.errors import InputError
-from lookalike.gallery.store import index_maintenance, sqlite, vector_search
+from lookalike.gallery.store import index_maintenance, sqlite_rows, vector_search
 from lookalike.gallery.store.ann_index import HnswIndex
 from lookalike.gallery.store.base import NewItem, ReplacedError
 from lookalike.gallery.store.sqlite import SqliteStore
@@ -60,7 +60,7 @@ def test_a_change_that_a_gallery_leaves_in_the_middle_of_is_undone(
 ) -> None:
     folder, away = tmp_path / "some.gallery", tmp_path / "away.gallery"
     store = made(folder, 3, exact_below=EXACT_BELOW)
-    insert = sqlite.sqlite_writes.insert
+    insert = sqlite_rows.insert
 
     def replaced(*given: Any) -> list[int]:
         ids = insert(*given)
@@ -69,7 +69,7 @@ def test_a_change_that_a_gallery_leaves_in_the_middle_of_is_undone(
         made(folder, 2, exact_below=EXACT_BELOW).close()
         return ids
 
-    monkeypatch.setattr(sqlite.sqlite_writes, "insert", replaced)
+    monkeypatch.setattr(sqlite_rows, "insert", replaced)
     with pytest.raises(ReplacedError):
         store.add(rows_of(vectors_of(4, seed=9)))
     store.close()
@@ -139,7 +139,7 @@ def test_a_filter_costs_no_answers(big: Path, filter: dict[str, object], monkeyp
         few = store.search(QUERIES, 10, filter=filter)
         assert all(one.exact for one in few)
         assert [[hit.id for hit in one.hits] for one in few] == right
-    monkeypatch.setattr(vector_search, "FEW", 0)
+    monkeypatch.setattr(vector_search, "MAX_EXACT_FILTERED", 0)
     with SqliteStore.open(big, exact_below=EXACT_BELOW) as store:  # too many rows pass to compare with each
         assert recall(ids_found(store, QUERIES, filter=filter), right) >= 0.99
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from stores import ABOUT, DIM, Place, new_row, new_rows, units
 
 from lookalike.errors import InputError
-from lookalike.gallery.store import sqlite_schema
+from lookalike.gallery.store import common
 from lookalike.gallery.store.base import (
     FailedFile,
     Filter,
@@ -540,7 +540,7 @@ def test_many_values_pass_what_each_of_them_does(store: Store) -> None:
     """Beyond a few, PostgreSQL is asked in another way."""
     rows = [new_row(key, vector, metadata={"k": VALUES[key]}) for key, vector in zip(VALUES, units(11), strict=True)]
     store.add([*rows, new_row("missing", units(1, seed=1)[0])])
-    others = [f"no {number}" for number in range(sqlite_schema.MOST_VALUES - 3)]
+    others = [f"no {number}" for number in range(common.MAX_VALUES - 3)]
     assert {*paths(store, {"k": [1, *others, 0.5]})} == {"one", "one.0", "half"}
     assert {*paths(store, {"k": [True, *others]})} == {"true"}
     assert {*paths(store, {"k": [None, "", *others]})} == {"null", "missing", "empty"}

@@ -18,8 +18,8 @@ from sqlite_rows import DIM, made, rows_of, vectors_of
 from lookalike.errors import InputError
 from lookalike.gallery.duplicates import find_duplicates
 from lookalike.gallery.export import export_rows
-from lookalike.gallery.store.ann_index import Generation
-from lookalike.gallery.store.checks import checksum
+from lookalike.gallery.store.common import checksum
+from lookalike.gallery.store.index_files import Generation
 from lookalike.gallery.store.sqlite import SqliteStore
 from lookalike.gallery.store.sqlite_rows import checksum_of_record
 
@@ -381,7 +381,7 @@ def test_stores_of_a_process_share_what_they_have_read(folder: Path) -> None:
     with SqliteStore.open(folder, exact_below=EXACT_BELOW) as one, SqliteStore.open(folder) as other:
         for store in (one, other):
             store.search(QUERIES)
-        first, second = (store._searcher._current() for store in (one, other))
+        first, second = (store._index.view for store in (one, other))
         assert np.shares_memory(first.matrix, second.matrix)
         assert first.graph is not second.graph  # usearch lets one thread search at a time
 

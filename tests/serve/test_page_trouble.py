@@ -18,7 +18,7 @@ from serve_client import encoded
 from serve_process import serving
 
 from lookalike import Gallery
-from lookalike.gallery.store.sqlite import EXACT_BELOW
+from lookalike.gallery.store.common import EXACT_BELOW
 from lookalike.models.pretrained import ImageModel
 from lookalike.models.runtime import Outputs
 from lookalike.serve.settings import Settings

@@ -19,18 +19,18 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from lookalike.errors import InputError
-from lookalike.gallery.store.ann_index import (
+from lookalike.gallery.store.base import ReplacedError
+from lookalike.gallery.store.index_files import (
     Generation,
-    faults_of,
+    faults_by_length,
     generation_of,
     make_generation,
-    quick_faults_of,
+    open_index,
     read_generation,
     sweep,
 )
-from lookalike.gallery.store.base import ReplacedError
+from lookalike.gallery.store.sqlite_rows import begin_change
 from lookalike.gallery.store.sqlite_schema import file_of, last_id, read_meta
-from lookalike.gallery.store.sqlite_writes import begin_change
 
 LOCK = "index.lock"
 MAX_TAIL = 0.5  # rows newer than the index files, as a share of the rows in them
@@ -103,14 +103,15 @@ class IndexMaintenance:
         self._check()
         with self._locked():
             generation = self.generation()
-            fresh = fresh or not generation.positions or bool(faults_of(self._folder, generation, self._dim))
+            if not fresh:
+                fresh = not generation.positions or bool(self._faults(generation))
             new = Generation()
             self._db.execute("BEGIN")  # one state of the rows, whatever other writers do meanwhile
             try:
                 meta = read_meta(self._db)
                 if meta.rows > self._exact_below:
                     onto = None if fresh else generation
-                    new = make_generation(self._folder, self._db, self._dim, onto=onto, with_graph=True)
+                    new = make_generation(self._folder, self._db, self._dim, onto=onto)
             finally:
                 if self._db.in_transaction:
                     self._db.execute("COMMIT")
@@ -154,7 +155,7 @@ class IndexMaintenance:
             self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def _try(self, least: int, share: float) -> None:
-        """Renew the index files if that is due. A failure is kept for `verify`: searches are exact until then."""
+        """Renew the index files if that is due. A failure is kept for `check`: searches are exact until then."""
         rows, last = self._rows(), last_id(self._db)
         if last < self._later:
             return
@@ -164,7 +165,7 @@ class IndexMaintenance:
                 with suppress(_LockedError):
                     self.renew(fresh=True)  # only to forget what was removed
             return
-        broken = bool(quick_faults_of(self._folder, generation))
+        broken = bool(faults_by_length(self._folder, generation))
         stale = last - generation.highest > max(least, share * generation.positions)
         full = self._dead(generation.highest) > MAX_REMOVED * generation.positions
         if not (broken or stale or full):
@@ -197,6 +198,9 @@ class IndexMaintenance:
             yield
         finally:
             self._lock.release()
+
+    def _faults(self, generation: Generation) -> dict[str, str]:
+        return open_index(self._folder, generation, self._dim, again=True)[1]
 
     def _rows(self) -> int:
         return read_meta(self._db).rows

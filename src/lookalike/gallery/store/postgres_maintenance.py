@@ -1,27 +1,24 @@
-"""Looking after a gallery in PostgreSQL: is every row as it was written, is the index good, and how large is it all."""
+"""Maintenance of a gallery in PostgreSQL: the check of its items and indexes, compaction, sizes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
-from typing import Any
 
 import numpy as np
 
 from lookalike.errors import InputError
-from lookalike.gallery.store.base import Problem, SearchResult
-from lookalike.gallery.store.checks import checksum
-from lookalike.gallery.store.postgres_connection import READ, Link, errors, psycopg, sql
-from lookalike.gallery.store.postgres_schema import GRAPH, INDEXES, Names, indexes_of
+from lookalike.gallery.store.base import Problem
+from lookalike.gallery.store.common import PAGE, checksum
+from lookalike.gallery.store.postgres_connection import READ, Connection, Link, errors, psycopg, sql
+from lookalike.gallery.store.postgres_rows import ADD_AGAIN
+from lookalike.gallery.store.postgres_schema import INDEXES, VECTOR_INDEX, Names, indexes_of
 from lookalike.gallery.store.postgres_search import PostgresSearcher
 
-Connection = psycopg.Connection[Any]
-
-TOLERANCE = 2e-3  # of a kept vector's length: float16 has 11 bits
-TIE = 1e-6  # scores that differ by less are equal
-PAGE = 1000  # rows in memory at a time
-SAMPLE = 50  # rows by which `verify` looks at the index
-GOOD = 0.8  # of them, at least, are to be found by their own vectors
+STORED_TOLERANCE = 2e-3  # of the length of a stored vector: float16 has 11 bits
+SAMPLE = 50  # items whose own vectors are searched for to check the index
+MIN_FOUND = 0.8  # share of them that the index must find
+COMPACT = "Make it again: lookalike gallery compact"
 
 STATE = """
 SELECT c.relname, i.indisvalid AND i.indisready FROM pg_catalog.pg_index i
@@ -29,7 +26,7 @@ JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid JOIN pg_catalog.pg_namespace 
 WHERE n.nspname = %s
 """
 CONSTRAINTS = ("gallery_pkey", "images_pkey", "images_by_path", "thumbnails_pkey", "rejected_pkey")
-EVERYTHING = """
+ALL_ITEMS = """
 SELECT i.id, i.path, i.vector, i.checksum, t.jpeg, t.checksum
 FROM {s}.images i LEFT JOIN {s}.thumbnails t USING (id) ORDER BY id
 """
@@ -41,71 +38,47 @@ WHERE n.nspname = %s AND c.relkind = 'r'
 """
 
 
-def verify(link: Link, names: Names, dim: int, searcher: PostgresSearcher) -> list[Problem]:
-    """What is not as it should be."""
-    faults = _index_faults(link, names, dim)
+def check(link: Link, names: Names, dim: int, searcher: PostgresSearcher) -> list[Problem]:
+    """Return the problems of a gallery."""
+    problems = _check_indexes(link, names, dim)
     try:
-        faults += _row_faults(link, names)
+        problems += _check_items(link, names)
     except (errors.DataCorrupted, errors.IndexCorrupted) as error:
-        faults.append(Problem(f"the server cannot read a table ({error.diag.message_primary})", "Restore a backup."))
-        return faults
-    if not any(GRAPH in fault.what for fault in faults):
-        faults += _graph_faults(link, searcher)
-    return faults
+        problems.append(Problem(f"the server cannot read a table ({error.diag.message_primary})", "Restore a backup."))
+        return problems
+    if not any(VECTOR_INDEX in problem.what for problem in problems):
+        problems += _check_vector_index(link, searcher)
+    return problems
 
 
 def compact(link: Link, names: Names, dim: int) -> None:
-    """Make the indexes that are missing or broken, and the vectors' one anyway; then let the server tidy its tables.
+    """Make missing and invalid indexes and the vector index again, then vacuum the tables.
 
     Raises:
-        InputError: this role does not own the tables, or another is at it.
+        InputError: this role does not own the tables, or another compaction is running.
     """
     link.check_writes()
-    with closing(link.connect()) as db, link.saying(), _compacting(link, names, db):
+    with closing(link.connect()) as db, link.plain_errors(), _compacting(link, names, db):
         link.begin(db, "BEGIN")
         db.execute("COMMIT; SET statement_timeout = 0")
-        with suppress(errors.InvalidParameterValue):  # on systems where the server cannot see that a client is gone
+        with suppress(errors.InvalidParameterValue):  # some systems cannot see that a client is gone
             db.execute("SET client_connection_check_interval = 1000")
         state = dict(db.execute(STATE, (names.schema,)).fetchall())
         for index, valid in state.items():
-            left_over = index not in INDEXES and index not in CONSTRAINTS  # of a compaction that was cut short
+            left_over = index not in INDEXES and index not in CONSTRAINTS  # from an interrupted compaction
             if not valid and (left_over or index in INDEXES):
                 db.execute(names("DROP INDEX CONCURRENTLY {s}.{index}", index=sql.Identifier(index)))
         for index in indexes_of(dim):
             if not state.get(index):
                 db.execute(names(f"CREATE INDEX CONCURRENTLY {index} ON {INDEXES[index]}"))
-            elif index == GRAPH:
+            elif index == VECTOR_INDEX:
                 db.execute(names(f"REINDEX INDEX CONCURRENTLY {{s}}.{index}"))
         for table in ("images", "thumbnails", "rejected"):
             db.execute(names(f"VACUUM (ANALYZE) {{s}}.{table}"))
 
 
-def recall(link: Link, searcher: PostgresSearcher, k: int, sample: int, seed: int) -> float:
-    """Mean share of the exact answers that the approximate ones have, for a sample of the rows as queries."""
-
-    def work(db: Connection) -> float:
-        if not searcher.approximates(db, None):
-            return 1.0
-        shares = []
-        for own, vector in searcher.sample(db, sample, seed):
-            query = vector / np.linalg.norm(vector)
-            right, given = (
-                [
-                    hit.score
-                    for hit in searcher.search(db, query[None], k + 1, None, exact=exact)[0].hits
-                    if hit.id != own
-                ]
-                for exact in (True, False)
-            )
-            right, given = right[:k], given[:k]
-            shares.append(sum(score >= right[-1] - TIE for score in given) / len(right))
-        return float(np.mean(shares))
-
-    return link.reading(work, searcher.settings(k + 1))
-
-
 def facts(link: Link, names: Names, searcher: PostgresSearcher) -> dict[str, str | int | float]:
-    """Kind, place, rows, bytes, versions, and how durable the server is set to be."""
+    """Return facts about a gallery and its server; see `Store.facts`."""
 
     def work(db: Connection) -> dict[str, str | int | float]:
         rows = db.execute(names("SELECT count(*) FROM {s}.images")).fetchall()[0][0]
@@ -115,13 +88,13 @@ def facts(link: Link, names: Names, searcher: PostgresSearcher) -> dict[str, str
         values = [db.execute("SELECT current_setting(%s)", (name,)).fetchall()[0][0] for name in settings]
         return {
             "kind": "PostgreSQL",
-            "place": link.place,
+            "place": link.location,
             "rows": rows,
             "bytes": tables + indexes,
             "bytes of tables": tables,
             "bytes of indexes": indexes,
-            "covered by the approximate index": rows if state.get(GRAPH) else 0,
-            "exact up to": searcher.few,
+            "covered by the approximate index": rows if state.get(VECTOR_INDEX) else 0,
+            "exact up to": searcher.exact_below,
             "server": f"PostgreSQL {db.info.server_version // 10000}.{db.info.server_version % 10000}",
             "pgvector": link.extension.version if link.extension else "",
             "the server's care": ", ".join(f"{name} {value}" for name, value in zip(settings, values, strict=True)),
@@ -130,93 +103,79 @@ def facts(link: Link, names: Names, searcher: PostgresSearcher) -> dict[str, str
     return link.reading(work)
 
 
-def _index_faults(link: Link, names: Names, dim: int) -> list[Problem]:
+def _check_indexes(link: Link, names: Names, dim: int) -> list[Problem]:
     state = dict(link.reading(lambda db: db.execute(STATE, (names.schema,)).fetchall()))
-    faults = []
+    problems = []
     for index in (*CONSTRAINTS, *indexes_of(dim)):
         if state.get(index):
             continue
         what = f"index {names.schema}.{index} is {'not valid' if index in state else 'missing'}"
         mends = index in INDEXES
-        remedy = "Make it anew: lookalike gallery compact" if mends else "Restore a backup."
-        faults.append(Problem(what, remedy, mended=mends))
+        problems.append(Problem(what, COMPACT if mends else "Restore a backup.", mended=mends))
     for index in state.keys() - {*CONSTRAINTS, *INDEXES}:
         if not state[index]:
-            what = f"index {names.schema}.{index} is left over from a compaction that was cut short"
-            faults.append(Problem(what, "Remove it: lookalike gallery compact", mended=True))
-    return faults
+            what = f"index {names.schema}.{index} is left over from an interrupted compaction"
+            problems.append(Problem(what, "Remove it: lookalike gallery compact", mended=True))
+    return problems
 
 
-def _row_faults(link: Link, names: Names) -> list[Problem]:
-    faults = []
-    with closing(link.connect()) as db, _reporting(link):
+def _check_items(link: Link, names: Names) -> list[Problem]:
+    problems = []
+    with closing(link.connect()) as db, _reporting_damage(link):
         link.begin(db, READ)
         with db.cursor(name="everything", binary=True) as cursor:
             cursor.itersize = PAGE
-            for id, path, vector, of_vector, jpeg, of_jpeg in cursor.execute(names(EVERYTHING)):
+            for id, path, vector, of_vector, jpeg, of_jpeg in cursor.execute(names(ALL_ITEMS)):
                 if checksum(id, vector.tobytes()) != of_vector:
-                    faults.append(
-                        Problem(
-                            f"{path}: its vector (row {id}) is damaged", "Remove the row, then add the picture again."
-                        )
-                    )
-                elif not abs(np.linalg.norm(vector.astype(np.float32)) - 1) <= TOLERANCE:
-                    faults.append(
-                        Problem(
-                            f"{path}: its vector (row {id}) has not length 1",
-                            "Remove the row, then add the picture again.",
-                        )
-                    )
+                    problems.append(Problem(f"{path}: its vector (id {id}) is damaged", ADD_AGAIN))
+                elif not abs(np.linalg.norm(vector.astype(np.float32)) - 1) <= STORED_TOLERANCE:
+                    problems.append(Problem(f"{path}: its vector (id {id}) does not have length 1", ADD_AGAIN))
                 if jpeg is not None and checksum(id, jpeg) != of_jpeg:
-                    faults.append(
-                        Problem(
-                            f"{path}: its thumbnail (row {id}) is damaged",
-                            "Remove the row, then add the picture again.",
-                        )
-                    )
-    return faults
+                    problems.append(Problem(f"{path}: its thumbnail (id {id}) is damaged", ADD_AGAIN))
+    return problems
 
 
-def _graph_faults(link: Link, searcher: PostgresSearcher) -> list[Problem]:
-    """Whether the index finds rows by their own vectors; one that was damaged, or made by another CPU, does not."""
+def _check_vector_index(link: Link, searcher: PostgresSearcher) -> list[Problem]:
+    """Check that the index finds items by their own vectors; a damaged one, or one made by another CPU, does not."""
 
     def work(db: Connection) -> float:
         if not searcher.approximates(db, None):
             return 1.0
         found = []
         for own, vector in searcher.sample(db, SAMPLE, seed=0):
-            answer: SearchResult = searcher.search(db, vector[None], 1, None, exact=False)[0]
-            found.append(answer.hits[0].id == own or answer.hits[0].score >= float(vector @ vector) - 1e-4)
+            (result,) = searcher.search(db, vector[None], 1, None, exact=False)
+            found.append(result.hits[0].id == own or result.hits[0].score >= float(vector @ vector) - 1e-4)
         return float(np.mean(found))
 
     share = link.reading(work, searcher.settings(1))
-    if share >= GOOD:
+    if share >= MIN_FOUND:
         return []
-    what = f"index {searcher.names.schema}.{GRAPH} finds only {share:.0%} of a sample of rows by their own vectors"
-    return [Problem(what, "Make it anew: lookalike gallery compact", mended=True)]
+    what = f"index {searcher.names.schema}.{VECTOR_INDEX} finds only {share:.0%} of a sample of items"
+    return [Problem(what, COMPACT, mended=True)]
 
 
 @contextmanager
 def _compacting(link: Link, names: Names, db: Connection) -> Iterator[None]:
-    """One compaction of a gallery at a time, by the owner of its tables."""
+    """Allow one compaction of a gallery at a time, by the owner of its tables."""
     owner = "SELECT pg_has_role(relowner, 'USAGE') FROM pg_catalog.pg_class WHERE oid = %s::regclass"
     if not db.execute(owner, (names.table("images"),)).fetchall()[0][0]:
         raise InputError(
-            f"{link.place}: only the owner of its tables may compact it.", "Connect as the role that made the gallery."
+            f"{link.location}: only the owner of its tables may compact it.",
+            "Connect as the role that created the gallery.",
         )
     lock = "pg_catalog.hashtext('lookalike gallery compact'), pg_catalog.hashtext(%s)"
     if not db.execute(f"SELECT pg_try_advisory_lock({lock})", (names.schema,)).fetchall()[0][0]:
-        raise InputError(f"{link.place}: it is being compacted already.", "Wait for that to end.")
-    yield  # the lock goes with the connection
+        raise InputError(f"{link.location}: another compaction is running.", "Wait until it has ended.")
+    yield  # the lock is released with the connection
 
 
 @contextmanager
-def _reporting(link: Link) -> Iterator[None]:
-    """As `saying`, but damage is let through, to be reported."""
+def _reporting_damage(link: Link) -> Iterator[None]:
+    """Like `Link.plain_errors`, but let errors of damage through, to be reported as problems."""
     try:
         yield
     except (errors.DataCorrupted, errors.IndexCorrupted):
         raise
     except psycopg.Error as error:
-        with link.saying():
+        with link.plain_errors():
             raise error

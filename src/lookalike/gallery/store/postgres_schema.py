@@ -1,42 +1,31 @@
-"""The tables of a gallery in PostgreSQL: one schema of the gallery's name, and what is in it.
+"""The tables of a gallery in PostgreSQL, in a schema with the gallery's name.
 
-    gallery      one row: the format, and what the gallery was made with
-    images       a picture, with its vector; `checksum` is of the vector
-    thumbnails   its small JPEG
-    rejected     files that could not be read
+    gallery      one row: the format, and what the gallery was created with
+    images       the items, with their vectors; `checksum` is of the vector, `look` is the dhash
+    thumbnails   their small JPEGs
+    rejected     files that could not be added
 
-Every name is written out with its schema, pgvector's types and operators too: no search path can change what they mean.
+All names in SQL, also of the types and operators of pgvector, include the schema, so that they do not depend on the
+search path.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from lookalike.errors import InputError, nearest
-from lookalike.gallery.store.base import Filter, GalleryInfo, Value
-from lookalike.gallery.store.postgres_connection import Jsonb, Link, errors, psycopg, sql
-from lookalike.gallery.store.sqlite_schema import OWN, tag, texts_of, values_of
+from lookalike.gallery.store.base import GalleryInfo
+from lookalike.gallery.store.postgres_connection import Link, errors, psycopg, sql
 
 FORMAT = 1
+MAX_DIM = 16_000  # numbers of a `halfvec`
+MAX_INDEXED_DIM = 4_000  # numbers that pgvector can index; longer vectors are always compared one by one
+MAX_NAME_BYTES = 63
+VECTOR_INDEX = "images_by_vector"
 
-
-LONGEST = 16_000  # numbers of a `halfvec`
-
-
-INDEXED = 4_000  # numbers up to which pgvector can index it; longer ones are always compared one by one
-
-
-NAME_BYTES = 63
-
-
-GRAPH = "images_by_vector"
-
-
-# Text is compared by its bytes, so that a change of the server's locale can neither reorder nor damage an index.
-# A row's vector stays beside its other columns where it fits into a page with them: a scan need not look elsewhere.
+# Text is compared by its bytes, so that a new locale of the server can neither reorder nor damage an index.
 TABLES = """
 CREATE SCHEMA {s};
 CREATE TABLE {s}.gallery (
@@ -71,81 +60,78 @@ CREATE TABLE {s}.rejected (
 """
 
 
+# A vector that fits into a page is stored beside the other columns: a scan need not look elsewhere.
 PLAIN = "ALTER TABLE {s}.images ALTER COLUMN vector SET STORAGE PLAIN"
+MAX_PLAIN_DIM = 3_000  # numbers: 6 kB of the 8 kB of a page
 
-
-PLAIN_UP_TO = 3_000  # numbers: 6 kB of a page's 8
-
-
-# Vectors have length 1, so the inner product is the cosine, and the index need not measure lengths to know it.
+# Vectors have length 1, so the inner product is the cosine, and the index need not compute lengths.
 INDEXES = {
     "images_by_digest": "{s}.images USING btree (digest, id)",
     "images_by_label": "{s}.images USING btree (label, id)",
     "images_by_metadata": "{s}.images USING gin (metadata jsonb_path_ops)",
-    GRAPH: "{s}.images USING hnsw (vector {v}.halfvec_ip_ops) WITH (m = 16, ef_construction = 128)",
+    VECTOR_INDEX: "{s}.images USING hnsw (vector {v}.halfvec_ip_ops) WITH (m = 16, ef_construction = 128)",
 }
 
 
 @dataclass(frozen=True)
 class Names:
-    """Fills the names of a gallery's schema, `{s}`, and pgvector's, `{v}`, into SQL."""
+    """Inserts the schema of a gallery, `{s}`, and that of pgvector, `{v}`, into SQL."""
 
     schema: str
     vector: str
 
     def __call__(self, template: str, **more: sql.Composable) -> sql.Composed:
-        """SQL with all names written out."""
-        # Templates are written in these modules; what comes from outside goes in as identifiers and parameters.
+        """Return SQL with all names. Templates are constants; other text is passed as identifiers and parameters."""
         return sql.SQL(template).format(s=sql.Identifier(self.schema), v=sql.Identifier(self.vector), **more)
 
     def table(self, name: str) -> str:
-        """A table's name as PostgreSQL's functions take it."""
+        """Return the name of a table as PostgreSQL's functions take it."""
         return sql.Identifier(self.schema, name).as_string(None)
 
 
 def checked_name(name: str) -> str:
-    """A gallery's name, which becomes a schema's.
+    """Return the name of a gallery, which is the name of its schema.
 
     Raises:
-        InputError: it cannot be one.
+        InputError: a schema cannot have this name.
     """
     plain = name.isprintable() and "%" not in name and not name.lower().startswith("pg_") and name.strip() == name
-    if not plain or not 0 < len(name.encode()) <= NAME_BYTES:
+    if not plain or not 0 < len(name.encode()) <= MAX_NAME_BYTES:
         raise InputError(
-            f"{name!r} cannot be the name of a gallery in PostgreSQL.",
-            f"Choose one of at most {NAME_BYTES} bytes without % that does not begin with pg_.",
+            f"a gallery in PostgreSQL cannot have the name {name!r}.",
+            f"Choose a name of at most {MAX_NAME_BYTES} bytes without % that does not begin with pg_.",
         )
     return name
 
 
 def indexes_of(dim: int) -> list[str]:
-    """Names of the indexes that vectors of this dimension have."""
-    return [name for name in INDEXES if name != GRAPH or dim <= INDEXED]
+    """Return the names of the indexes that a gallery with vectors of this dimension has."""
+    return [name for name in INDEXES if name != VECTOR_INDEX or dim <= MAX_INDEXED_DIM]
 
 
 def create(link: Link, name: str, about: GalleryInfo) -> None:
-    """Make the tables of a new gallery, all or none, and pgvector in the database where it is missing and may be made.
+    """Create the tables of a gallery, all or none; also the extension pgvector, if it is missing and this role may.
 
     Raises:
-        InputError: there is something of this name; vectors that are too long; no pgvector, or no right to make it.
+        InputError: the name is taken, the vectors are too long, or pgvector is missing.
     """
-    if not 1 <= about.dim <= LONGEST:
+    if not 1 <= about.dim <= MAX_DIM:
         raise InputError(
-            f"{link.place}: vectors of {about.dim} numbers cannot be kept.",
-            f"Use a model of 1 to {LONGEST:,} dimensions.",
+            f"{link.location}: a gallery cannot store vectors of {about.dim} numbers.",
+            f"Use a model of 1 to {MAX_DIM:,} dimensions.",
         )
 
     def work(db: psycopg.Connection[Any]) -> None:
         if link.extension is None:
-            _make_extension(link, db)
+            _create_extension(link, db)
         names = names_of(link, name)
         try:
             db.execute(names(TABLES, dim=sql.Literal(about.dim)))
         except errors.DuplicateSchema:
             raise InputError(
-                f"{link.place}: there is a schema of this name.", "Choose another name, or drop the schema."
+                f"{link.location}: there is a schema of this name.", "Choose another name, or drop the schema."
             ) from None
-        if about.dim <= PLAIN_UP_TO:
+        if about.dim <= MAX_PLAIN_DIM:
             db.execute(names(PLAIN))
         for index in indexes_of(about.dim):
             db.execute(names(f"CREATE INDEX {index} ON {INDEXES[index]}"))
@@ -155,10 +141,10 @@ def create(link: Link, name: str, about: GalleryInfo) -> None:
 
 
 def names_of(link: Link, name: str) -> Names:
-    """The names of a gallery in the database that a link leads to.
+    """Return the names for a gallery in the database of a connection.
 
     Raises:
-        InputError: it has no pgvector.
+        InputError: the database has no pgvector.
     """
     if link.extension is None:
         raise link.no_extension()
@@ -166,36 +152,36 @@ def names_of(link: Link, name: str) -> Names:
 
 
 def read_about(link: Link, name: str) -> GalleryInfo:
-    """What a gallery was made with. From then on the link takes no other gallery for it.
+    """Read what a gallery was created with. The link refuses another gallery of this name from then on.
 
     Raises:
-        InputError: there is none of this name, it is of a newer format, or it may not be read.
+        InputError: there is none of this name, it has a newer format, or this role may not read it.
     """
 
     def work(db: psycopg.Connection[Any]) -> tuple[int, dict[str, Any]]:
         known = [found[0] for found in db.execute(GALLERIES)]
         if name not in known:
             raise InputError(
-                f"{link.place}: there is no gallery '{name}' in this database.{nearest(name, known)}",
-                "Make one with: lookalike gallery create",
+                f"{link.location}: there is no gallery '{name}' in this database.{nearest(name, known)}",
+                "Create one with: lookalike gallery create",
             )
         found = db.execute(sql.SQL("SELECT format, about FROM {}.gallery").format(sql.Identifier(name))).fetchone()
         if found is None:
-            raise InputError(f"{link.place}: its table 'gallery' is empty.", "Restore a backup.")
+            raise InputError(f"{link.location}: its table 'gallery' is empty.", "Restore a backup.")
         link.hold(db)
         return int(found[0]), dict(found[1])
 
     format, about = link.reading(work)
     if format > FORMAT:
         raise InputError(
-            f"{link.place}: this gallery has format {format}, and this version of lookalike knows {FORMAT}.",
+            f"{link.location}: this gallery has format {format}, and this version of Lookalike reads up to {FORMAT}.",
             "Upgrade lookalike: pip install --upgrade lookalike",
         )
     try:
-        return GalleryInfo(**about)
-    except TypeError:
+        return GalleryInfo.from_tree(about)
+    except ValueError:
         raise InputError(
-            f"{link.place}: what the gallery was made with is not readable.", "Restore a backup of the table 'gallery'."
+            f"{link.location}: its record of the model is damaged.", "Restore a backup of the table 'gallery'."
         ) from None
 
 
@@ -208,76 +194,9 @@ WHERE (
 """
 
 
-def _make_extension(link: Link, db: psycopg.Connection[Any]) -> None:
+def _create_extension(link: Link, db: psycopg.Connection[Any]) -> None:
     try:
         db.execute("CREATE EXTENSION IF NOT EXISTS vector")
     except (errors.InsufficientPrivilege, errors.FeatureNotSupported, errors.UndefinedFile):
         raise link.no_extension() from None
-    link.learn(db)
-
-
-# Filters on labels, paths and metadata as SQL, over the tables of `pg_schema.py`, and metadata as JSON.
-
-INDEXED_VALUES = 20  # of a key, up to which the index is asked
-
-
-Clause = tuple[sql.Composable, list[Any]]  # a condition on `images`, with its parameters
-
-
-def jsonb(metadata: Mapping[str, Value]) -> Jsonb:
-    """Metadata as they are kept.
-
-    Raises:
-        InputError: a value that cannot be kept.
-    """
-    items = ", ".join(f"{json.dumps(str(key), ensure_ascii=False)}: {_text(value)}" for key, value in metadata.items())
-    return Jsonb(f"{{{items}}}", dumps=str)
-
-
-def clause(filter: Filter | None) -> Clause:
-    """The condition that all of `where` hold; TRUE where there is none.
-
-    Raises:
-        InputError: as `values_of`.
-    """
-    conditions: list[sql.Composable] = []
-    parameters: list[Any] = []
-    for key, values in values_of(filter).items():
-        condition, own = _own(key, values) if key in OWN else _of_metadata(key, values)
-        conditions.append(condition)
-        parameters += own
-    return (sql.SQL(" AND ").join(conditions) if conditions else sql.SQL("TRUE")), parameters
-
-
-def _own(column: str, values: Sequence[Value]) -> Clause:
-    """A label or path is text: a number or truth value equals none."""
-    texts = texts_of(column, values)
-    either = "({column} = ANY(%s::text[]) OR {column} IS NULL)" if None in values else "{column} = ANY(%s::text[])"
-    return sql.SQL(either).format(column=sql.Identifier(column)), [texts]
-
-
-def _of_metadata(key: str, values: Sequence[Value]) -> Clause:
-    """The index knows `@>`. For each row that it finds, and for every row where it is not used, the server unpacks the
-    metadata as often as there are values, and gives the memory back after the row: some GB for thousands of values and
-    metadata of some 100 kB. Of many values the key's is taken out once and looked up among them.
-    """
-    given = [value for value in values if value is not None]
-    parameters: list[Any]
-    if len(given) <= INDEXED_VALUES:
-        condition, parameters = "metadata @> ANY(%s::jsonb[])", [[jsonb({key: value}) for value in given]]
-    else:
-        condition, parameters = (
-            "metadata -> %s::text = ANY(%s::jsonb[])",
-            [key, [Jsonb(value, _text) for value in given]],
-        )
-    if None not in values:
-        return sql.SQL(condition), parameters
-    return sql.SQL(f"({condition} OR metadata ->> %s IS NULL)"), [*parameters, key]
-
-
-def _text(value: Value) -> str:
-    """JSON of a value. A whole float keeps a decimal point, so that it comes back as the float that it was."""
-    text = tag(value)
-    if isinstance(value, float):
-        return format(value, ".1f") if value.is_integer() else repr(value)
-    return text
+    link.prepare(db)

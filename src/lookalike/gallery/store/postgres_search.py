@@ -1,10 +1,11 @@
-"""Searches of a gallery in PostgreSQL, exact and through the index, and the rows that they answer with.
+"""Searches of a gallery in PostgreSQL.
 
-Exact: the server takes the cosine of every kept vector, in float32. No index is of that expression, so nothing but
-comparing can answer. Approximate: the index takes the inner product with the query rounded to float16. Either way the
-server names somewhat more rows than are wanted, and they are ranked here by their cosines in float64, which are the
-scores. The index goes on (`hnsw.iterative_scan`) until enough rows have passed the filter. Its order may be relaxed, as
-the rows are ranked afterwards: none is dropped for coming late, as with `strict_order`.
+An exact search computes the cosine of every stored vector in float32, by an expression that no index covers. An
+approximate search uses the index, which orders the vectors by their inner product with the query in float16. Either way
+the server returns somewhat more items than asked for, and their scores are computed here, in float64.
+
+The index is scanned further (`hnsw.iterative_scan`) until enough items have passed the filter. The order of the scan is
+relaxed, since the items are sorted by score here; `strict_order` would drop items that come late.
 """
 
 from __future__ import annotations
@@ -16,19 +17,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.gallery.store.base import Filter, GalleryItem, Hit, SearchResult
-from lookalike.gallery.store.checks import WRAP
-from lookalike.gallery.store.postgres_connection import Full, Half, psycopg, sql
-from lookalike.gallery.store.postgres_schema import Names, clause
+from lookalike.gallery.store.base import Filter, Hit, SearchResult
+from lookalike.gallery.store.common import TIE, cosines
+from lookalike.gallery.store.postgres_connection import Connection, Full, Half, sql
+from lookalike.gallery.store.postgres_rows import COLUMNS, clause, item_of
+from lookalike.gallery.store.postgres_schema import Names
 
-COLUMNS = "id, path, digest, size, modified, label, metadata, look"
-BREADTH = 200  # `hnsw.ef_search`: candidates that the index keeps while it looks, 1000 at most
-SETTINGS = "SET LOCAL hnsw.iterative_scan = relaxed_order; SET LOCAL hnsw.ef_search = {breadth}"
-STATEMENT = "SELECT {columns}, vector FROM {s}.images WHERE {condition} ORDER BY {distance} LIMIT {more}"
-EXACT = "vector::{v}.vector OPERATOR({v}.<=>) %s, id"
-APPROXIMATE = "vector OPERATOR({v}.<#>) %s"
-Statement = tuple[sql.Composed, list[Any]]  # with its parameters
-FEW = "SELECT count(*) FROM (SELECT FROM {s}.images WHERE {condition} LIMIT {most}) AS counted"
+EF_SEARCH = 200  # candidates that the index keeps during a search (`hnsw.ef_search`), 1000 at most
+SETTINGS = "SET LOCAL hnsw.iterative_scan = relaxed_order; SET LOCAL hnsw.ef_search = {candidates}"
+NEAREST = "SELECT {columns}, vector FROM {s}.images WHERE {condition} ORDER BY {distance} LIMIT {more}"
+EXACT_DISTANCE = "vector::{v}.vector OPERATOR({v}.<=>) %s, id"
+APPROXIMATE_DISTANCE = "vector OPERATOR({v}.<#>) %s"
+COUNT = "SELECT count(*) FROM (SELECT FROM {s}.images WHERE {condition} LIMIT {most}) AS counted"
+
+Statement = tuple[sql.Composed, list[Any]]  # SQL with its parameters
 
 
 @dataclass(frozen=True)
@@ -37,63 +39,76 @@ class PostgresSearcher:
 
     Args:
         names: of the gallery.
-        few: rows, all or those that pass a filter, up to which all of them are compared.
-        indexed: whether there can be an index.
+        exact_below: items that pass the filter, up to which a search is exact.
+        indexed: whether the vectors can be indexed.
     """
 
     names: Names
-    few: int
+    exact_below: int
     indexed: bool
 
     def settings(self, k: int) -> str:
-        """SQL to run before a search for k rows: how the index is asked."""
-        return SETTINGS.format(breadth=min(1000, max(BREADTH, _more(k))))
+        """Return SQL that sets up a search for k items."""
+        return SETTINGS.format(candidates=min(1000, max(EF_SEARCH, _more(k))))
 
-    def approximates(self, db: psycopg.Connection[Any], filter: Filter | None) -> bool:
-        """Whether so many rows pass that the index answers."""
+    def approximates(self, db: Connection, filter: Filter | None) -> bool:
+        """Return whether so many items pass a filter that the index is used."""
         if not self.indexed:
             return False
         condition, parameters = clause(filter)
-        query = self.names(FEW, condition=condition, most=sql.Literal(self.few + 1))
+        query = self.names(COUNT, condition=condition, most=sql.Literal(self.exact_below + 1))
         found = db.execute(query, parameters).fetchone()
-        return found is not None and found[0] > self.few
+        return found is not None and found[0] > self.exact_below
 
     def search(
-        self, db: psycopg.Connection[Any], queries: NDArray[np.float32], k: int, filter: Filter | None, *, exact: bool
+        self, db: Connection, queries: NDArray[np.float32], k: int, filter: Filter | None, *, exact: bool
     ) -> list[SearchResult]:
-        """Answers to queries, (Q, D) float32 of length 1. An index that gives fewer than k has not found all that pass:
-        these queries are answered exactly.
+        """Return the k nearest items of each query, (Q, D) float32 of length 1.
+
+        If the index returns fewer than k items, it has not found all that pass: the query is then answered exactly.
         """
         if exact:
-            return [SearchResult(hits, True) for hits in self._ask(db, queries, k, filter, exact=True)]
-        answers = [SearchResult(hits, False) for hits in self._ask(db, queries, k, filter, exact=False)]
-        short = [place for place, found in enumerate(answers) if len(found.hits) < k]
-        for place, hits in zip(short, self._ask(db, queries[short], k, filter, exact=True), strict=True):
-            answers[place] = SearchResult(hits, True)
-        return answers
+            return [SearchResult(hits, True) for hits in self._nearest(db, queries, k, filter, exact=True)]
+        results = [SearchResult(hits, False) for hits in self._nearest(db, queries, k, filter, exact=False)]
+        short = [place for place, result in enumerate(results) if len(result.hits) < k]
+        for place, hits in zip(short, self._nearest(db, queries[short], k, filter, exact=True), strict=True):
+            results[place] = SearchResult(hits, True)
+        return results
 
-    def sample(self, db: psycopg.Connection[Any], count: int, seed: int) -> list[tuple[int, NDArray[np.float32]]]:
-        """Ids and kept vectors, (D,) float32, of some rows; of the same rows and seed the same."""
+    def recall(self, db: Connection, k: int, sample: int, seed: int) -> float:
+        """Return the mean share of the exact hits among the approximate ones, for a sample of items as queries."""
+        if not self.approximates(db, None):
+            return 1.0
+        shares = []
+        for own, vector in self.sample(db, sample, seed):
+            query = (vector / np.linalg.norm(vector))[None]
+            results = [self.search(db, query, k + 1, None, exact=exact)[0] for exact in (True, False)]
+            expected, found = ([hit.score for hit in result.hits if hit.id != own][:k] for result in results)
+            shares.append(sum(score >= expected[-1] - TIE for score in found) / len(expected))
+        return float(np.mean(shares))
+
+    def sample(self, db: Connection, count: int, seed: int) -> list[tuple[int, NDArray[np.float32]]]:
+        """Return ids and vectors, (D,) float32, of some items, determined by the items and the seed."""
         query = self.names("SELECT id, vector FROM {s}.images ORDER BY hashint8extended(id, %s), id LIMIT %s")
         found = db.execute(query, (seed, count), binary=True)
         return [(id, vector.astype(np.float32)) for id, vector in found]
 
     def statement(self, query: NDArray[np.float32], k: int, filter: Filter | None, *, exact: bool) -> Statement:
-        """What asks the server for the nearest rows and a few more."""
+        """Return the statement that finds the nearest items and a few more."""
         condition, parameters = clause(filter)
         statement = self.names(
-            STATEMENT,
+            NEAREST,
             columns=sql.SQL(COLUMNS),
             condition=condition,
-            distance=self.names(EXACT if exact else APPROXIMATE),
+            distance=self.names(EXACT_DISTANCE if exact else APPROXIMATE_DISTANCE),
             more=sql.Literal(_more(k)),
         )
         return statement, [*parameters, Full(query) if exact else Half(query.astype(np.float16))]
 
-    def _ask(
-        self, db: psycopg.Connection[Any], queries: NDArray[np.float32], k: int, filter: Filter | None, *, exact: bool
+    def _nearest(
+        self, db: Connection, queries: NDArray[np.float32], k: int, filter: Filter | None, *, exact: bool
     ) -> list[list[Hit]]:
-        """Answers, for which the line is gone over once."""
+        """Send all queries at once."""
         with db.pipeline():
             db.execute(f"SET LOCAL enable_seqscan = {'DEFAULT' if exact else 'off'}")
             cursors = [db.execute(*self.statement(query, k, filter, exact=exact), binary=True) for query in queries]
@@ -101,22 +116,13 @@ class PostgresSearcher:
         return [_ranked(query, k, values) for query, values in zip(queries, found, strict=True)]
 
 
-def row_of(values: Sequence[Any]) -> GalleryItem:
-    """The row of `COLUMNS`."""
-    id, path, digest, size, modified, label, metadata, look = values
-    return GalleryItem(id, path, digest, size, modified, label, metadata, look % WRAP)
-
-
 def _ranked(query: NDArray[np.float32], k: int, found: Sequence[Sequence[Any]]) -> list[Hit]:
-    """The k nearest, by their cosines with the query, -1..1; of equal ones the lower id."""
+    """Return the k nearest by their cosines with the query; equal ones by id."""
     if not found:
         return []
-    vectors = np.array([values[-1] for values in found], np.float64)  # (N, D)
-    numbers = query.astype(np.float64)
-    lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors) * (numbers @ numbers))
-    scores = (np.einsum("nd,d->n", vectors, numbers) / np.maximum(lengths, 1e-300)).clip(-1, 1).astype(np.float32)
+    scores = cosines(query, np.array([values[-1] for values in found], np.float64)).astype(np.float32)
     order = np.lexsort(([values[0] for values in found], -scores))[:k]
-    return [Hit.of(row_of(found[place][:-1]), float(scores[place])) for place in order]
+    return [Hit.of(item_of(found[place][:-1]), float(scores[place])) for place in order]
 
 
 def _more(k: int) -> int:

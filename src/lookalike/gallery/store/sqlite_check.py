@@ -1,4 +1,4 @@
-"""A look at everything in an embedded gallery: the database's structure, every row, every derived file."""
+"""The check of a gallery in a folder: the structure of the database, every item, every index file."""
 
 from __future__ import annotations
 
@@ -9,31 +9,35 @@ from pathlib import Path
 import numpy as np
 
 from lookalike.errors import InputError
-from lookalike.gallery.store.ann_index import Covered, Generation, generation_of, open_covered
 from lookalike.gallery.store.base import Problem
-from lookalike.gallery.store.checks import checksum
+from lookalike.gallery.store.common import checksum, filterable
+from lookalike.gallery.store.index_files import Generation, IndexedVectors, generation_of, open_index
 from lookalike.gallery.store.index_maintenance import IndexMaintenance
-from lookalike.gallery.store.sqlite_rows import STORED, fault_of_record, metadata_of, shown
-from lookalike.gallery.store.sqlite_schema import read_meta, tags
+from lookalike.gallery.store.sqlite_rows import STORED, fault_of_record, is_intact, metadata_of, shown
+from lookalike.gallery.store.sqlite_schema import read_meta
 
-SHOWN = 100  # faults of one kind
-AGAIN = "Remove it and add the picture again."
-REMAKE = "It is made anew by the next 'lookalike gallery compact'."
-RESTORE = "Restore a copy of the folder, or make a new gallery of its pictures."
+MAX_PROBLEMS = 100  # of one kind
+ADD_AGAIN = "Remove the item and add the image again."
+REMAKE = "The next 'lookalike gallery compact' makes it again."
+RESTORE = "Restore a copy of the folder, or create a new gallery of its images."
+
+Copies = list[tuple[bytes, int]]  # intact vectors with their ids
 
 
-def verify(path: Path, db: sqlite3.Connection, dim: int, upkeep: IndexMaintenance | None) -> list[Problem]:
-    """Problems of a gallery. A writer repairs vectors that a derived file still has, and derived files.
+def check(path: Path, db: sqlite3.Connection, dim: int, maintenance: IndexMaintenance | None) -> list[Problem]:
+    """Return the problems of a gallery.
+
+    A writer restores damaged vectors that an index file still holds, and makes damaged index files again.
 
     Args:
         path: of the database.
-        db: its connection.
+        db: connection to it.
         dim: numbers of a vector.
-        upkeep: of a writer; None for a reader, which repairs nothing.
+        maintenance: of a writer; None: repair nothing.
     """
-    copies: list[tuple[bytes, int]] = []
+    copies: Copies = []
     try:
-        found = _look(path, db, dim, copies, mend=upkeep is not None)
+        problems = _find(path, db, dim, copies, mend=maintenance is not None)
         if copies:
             db.execute("BEGIN IMMEDIATE")
             db.executemany("UPDATE vectors SET vector = ? WHERE id = ?", copies)
@@ -42,133 +46,134 @@ def verify(path: Path, db: sqlite3.Connection, dim: int, upkeep: IndexMaintenanc
         if db.in_transaction:
             db.execute("ROLLBACK")
         return [Problem(f"{path.name}: {error}", RESTORE)]
-    if upkeep is None:
-        return found
-    if upkeep.mended:
-        found.append(Problem(upkeep.mended.rstrip("."), REMAKE, mended=True))
-        upkeep.mended = ""
-    if upkeep.failure:
-        found.append(Problem(f"the derived files could not be made: {upkeep.failure}", REMAKE))
-    if any(fault.remedy == REMAKE for fault in found):
-        return _remade(found, upkeep)
-    return found
+    if maintenance is None:
+        return problems
+    if maintenance.mended:
+        problems.append(Problem(maintenance.mended.rstrip("."), REMAKE, mended=True))
+        maintenance.mended = ""
+    if maintenance.failure:
+        problems.append(Problem(f"the index files could not be made: {maintenance.failure}", REMAKE))
+    if any(problem.remedy == REMAKE for problem in problems):
+        return _remake(problems, maintenance)
+    return problems
 
 
-def _look(
-    path: Path, db: sqlite3.Connection, dim: int, copies: list[tuple[bytes, int]], *, mend: bool
-) -> list[Problem]:
-    """Problems of a gallery as of one moment. Vectors that can be restored are added to `copies`, with their ids."""
+def _find(path: Path, db: sqlite3.Connection, dim: int, copies: Copies, *, mend: bool) -> list[Problem]:
+    """Find problems as of one moment. With `mend`, intact copies of damaged vectors are added to `copies`."""
     copies.clear()
     db.execute("BEGIN")
     try:
-        broken = [str(found) for (found,) in db.execute(f"PRAGMA integrity_check({SHOWN})") if found != "ok"]
+        broken = [str(found) for (found,) in db.execute(f"PRAGMA integrity_check({MAX_PROBLEMS})") if found != "ok"]
         if broken:
             return [Problem(f"{path.name}: {problem}", RESTORE) for problem in broken]
-        found = []
-        said = read_meta(db).generation
+        problems = []
+        recorded = read_meta(db).generation
         try:
-            generation = generation_of(said, str(path))
+            generation = generation_of(recorded, str(path))
         except InputError as error:
-            found, generation = [Problem(error.message.rstrip("."), REMAKE, mended=True)], Generation()
-        covered, damaged = open_covered(path.parent, generation, dim, again=True)
-        found += [
-            *_rows(db, path.name),
+            problems, generation = [Problem(error.message.rstrip("."), REMAKE, mended=True)], Generation()
+        indexed, faults = open_index(path.parent, generation, dim, again=True)
+        problems += [
+            *_items(db, path.name),
             *_thumbnails(db),
-            *_vectors(db, dim, covered, copies, mend=mend),
-            *_differences(db, generation, covered),
+            *_vectors(db, dim, indexed, copies, mend=mend),
+            *_differences(db, generation, indexed),
         ]
-        found += [Problem(f"{name} {what}", REMAKE, mended=True) for name, what in damaged.items()]
+        problems += [Problem(f"{name} {fault}", REMAKE, mended=True) for name, fault in faults.items()]
     finally:
         if db.in_transaction:
             db.execute("COMMIT")
-    if damaged and read_meta(db).generation != said:  # a writer replaced the files while they were read
-        return _look(path, db, dim, copies, mend=mend)
-    return found
+    if faults and read_meta(db).generation != recorded:  # a writer replaced the index files while they were read
+        return _find(path, db, dim, copies, mend=mend)
+    return problems
 
 
-def _remade(faults: list[Problem], upkeep: IndexMaintenance) -> list[Problem]:
-    """The same faults once the derived files have been made anew, or with the reason why they could not be."""
+def _remake(problems: list[Problem], maintenance: IndexMaintenance) -> list[Problem]:
+    """Make the index files again, and return the same problems as repaired, or the reason why they could not be."""
     try:
-        upkeep.renew(fresh=True)
+        maintenance.renew(fresh=True)
     except (OSError, InputError) as error:
-        return [*faults, Problem(f"the derived files cannot be made anew: {error}", "Mend what is named first.")]
-    done = "It has been made anew."
-    return [Problem(f.what, done, mended=True) if f.remedy == REMAKE else f for f in faults]
+        failed = Problem(f"the index files cannot be made again: {error}", "Repair the other problems first.")
+        return [*problems, failed]
+    done = "It has been made again."
+    return [Problem(p.what, done, mended=True) if p.remedy == REMAKE else p for p in problems]
 
 
-def _rows(db: sqlite3.Connection, name: str) -> Iterator[Problem]:
-    """Rows that are not what was stored, counts that are not right, and tags that are not the metadata's."""
-    count = tagged = broken = 0
+def _items(db: sqlite3.Connection, name: str) -> Iterator[Problem]:
+    """Damaged records, wrong counts, and tags that differ from the metadata."""
+    count = expected_tags = damaged = 0
     for *record, expected in db.execute(f"SELECT {STORED} FROM images"):
         count += 1
         if fault := fault_of_record(record, expected):
-            broken += 1  # which tags it should have is not known
-            yield Problem(f"{shown(record[1])}: {fault}", AGAIN)
+            damaged += 1  # its tags are unknown
+            yield Problem(f"{shown(record[1])}: {fault}", ADD_AGAIN)
             continue
-        for key, value in tags(metadata_of(record[6])):
-            tagged += 1
-            there = "SELECT count(*) FROM tags WHERE key = ? AND value = ? AND id = ?"
-            if not db.execute(there, (key, value, record[0])).fetchone()[0]:
-                yield Problem(f"{record[1]}: its '{key}' (id {record[0]}) cannot be filtered by", AGAIN)
-    said = read_meta(db).rows
-    if said != count:
-        yield Problem(f"{name}: says that it has {said} rows, and has {count}", RESTORE)
-    (tags_kept,) = db.execute("SELECT count(*) FROM tags").fetchone()
-    if tags_kept > tagged and not broken:
-        yield Problem(f"{name}: filters know {tags_kept - tagged} values of metadata that no row has", RESTORE)
+        for key, value in filterable(metadata_of(record[6])):
+            expected_tags += 1
+            query = "SELECT count(*) FROM tags WHERE key = ? AND value = ? AND id = ?"
+            if not db.execute(query, (key, value, record[0])).fetchone()[0]:
+                yield Problem(f"{record[1]}: filters do not find its '{key}' (id {record[0]})", ADD_AGAIN)
+    recorded = read_meta(db).rows
+    if recorded != count:
+        yield Problem(f"{name}: it records {recorded} items, and has {count}", RESTORE)
+    (tags,) = db.execute("SELECT count(*) FROM tags").fetchone()
+    if tags > expected_tags and not damaged:
+        yield Problem(f"{name}: filters find {tags - expected_tags} values of metadata that no item has", RESTORE)
     for table, one in (("vectors", "vector"), ("thumbnails", "thumbnail")):
-        for (id,) in db.execute(f"SELECT id FROM {table} WHERE id NOT IN (SELECT id FROM images) LIMIT {SHOWN}"):
-            yield Problem(f"a {one} (id {id}) belongs to no row", RESTORE)
+        query = f"SELECT id FROM {table} WHERE id NOT IN (SELECT id FROM images) LIMIT {MAX_PROBLEMS}"
+        for (id,) in db.execute(query):
+            yield Problem(f"{name}: a {one} (id {id}) belongs to no item", RESTORE)
 
 
 def _thumbnails(db: sqlite3.Connection) -> Iterator[Problem]:
     query = "SELECT id, jpeg, t.checksum, path FROM thumbnails t JOIN images USING (id)"
     for id, jpeg, expected, path in db.execute(query):
         if type(jpeg) is not bytes or checksum(id, jpeg) != expected:
-            yield Problem(f"{shown(path)}: its thumbnail (id {id}) is damaged", AGAIN)
+            yield Problem(f"{shown(path)}: its thumbnail (id {id}) is damaged", ADD_AGAIN)
 
 
 def _vectors(
-    db: sqlite3.Connection, dim: int, covered: Covered, copies: list[tuple[bytes, int]], *, mend: bool
+    db: sqlite3.Connection, dim: int, indexed: IndexedVectors, copies: Copies, *, mend: bool
 ) -> Iterator[Problem]:
-    """Vectors that are not what was stored; with `mend`, intact copies of them are added to `copies`."""
+    """Missing and damaged vectors."""
     query = "SELECT i.id, path, vector, v.checksum FROM images i LEFT JOIN vectors v USING (id)"
     for id, path, vector, expected in db.execute(query):
         if vector is None:
-            yield Problem(f"{shown(path)}: it has no vector (id {id})", AGAIN)
-        elif not _is_vector(vector, dim) or checksum(id, vector) != expected:
+            yield Problem(f"{shown(path)}: it has no vector (id {id})", ADD_AGAIN)
+        elif not (is_intact(id, vector, expected, dim) and _is_finite(vector)):
             what = f"{shown(path)}: its vector (id {id}) is damaged"
-            copy = _copy(covered, id)
-            if copy is None or not _is_vector(copy, dim) or checksum(id, copy) != expected:
-                yield Problem(what, AGAIN)
+            copy = _copy(indexed, id)
+            if copy is None or not (is_intact(id, copy, expected, dim) and _is_finite(copy)):
+                yield Problem(what, ADD_AGAIN)
             elif mend:
                 copies.append((copy, id))
-                yield Problem(what, "It has been restored from its copy.", mended=True)
+                yield Problem(what, "It has been restored from a copy.", mended=True)
             else:
-                yield Problem(what, "A copy is left: run 'lookalike gallery check' where the folder can be written.")
+                yield Problem(
+                    what, "There is a copy: run 'lookalike gallery check' with write permission for the folder."
+                )
 
 
-def _is_vector(data: object, dim: int) -> bool:
-    """Whether these are the bytes of a vector of finite numbers."""
-    return type(data) is bytes and len(data) == 2 * dim and bool(np.isfinite(np.frombuffer(data, "<f2")).all())
+def _is_finite(vector: bytes) -> bool:
+    return bool(np.isfinite(np.frombuffer(vector, "<f2")).all())
 
 
-def _copy(covered: Covered, id: int) -> bytes | None:
-    """A row's vector in the derived files."""
-    place = int(np.searchsorted(covered.ids, id))
-    found = place < len(covered.ids) and covered.ids[place] == id
-    return covered.matrix[place].tobytes() if found else None
+def _copy(indexed: IndexedVectors, id: int) -> bytes | None:
+    """Return the vector of an item in the index files."""
+    place = int(np.searchsorted(indexed.ids, id))
+    found = place < len(indexed.ids) and indexed.ids[place] == id
+    return indexed.matrix[place].tobytes() if found else None
 
 
-def _differences(db: sqlite3.Connection, generation: Generation, covered: Covered) -> Iterator[Problem]:
-    """Derived files that are whole and do not hold what the database has."""
-    if not len(covered.ids):
+def _differences(db: sqlite3.Connection, generation: Generation, indexed: IndexedVectors) -> Iterator[Problem]:
+    """Intact index files that differ from the database."""
+    if not len(indexed.ids):
         return
     query = "SELECT id, vector, checksum FROM vectors WHERE id <= ? ORDER BY id"
     for id, vector, expected in db.execute(query, (generation.highest,)):
-        copy = _copy(covered, id)
+        copy = _copy(indexed, id)
         if copy is None or (copy != vector and checksum(id, copy) != expected):
-            yield Problem(f"{generation.vectors_name} does not have the vector of row {id}", REMAKE, mended=True)
+            yield Problem(f"{generation.vectors_name} does not hold the vector of item {id}", REMAKE, mended=True)
             return
-    if covered.graph is not None and len(covered.graph) != generation.positions:
-        yield Problem(f"{generation.graph_name} has {len(covered.graph)} vectors", REMAKE, mended=True)
+    if indexed.graph is not None and len(indexed.graph) != generation.positions:
+        yield Problem(f"{generation.graph_name} has {len(indexed.graph)} vectors", REMAKE, mended=True)
