@@ -1,9 +1,9 @@
 """A program for `test_postgres_survival.py`: for each line on its input, a child that works until it is killed.
 
-    postgres_worker.py DSN NAME FOLDER
+    postgres_worker.py DSN FOLDER
 
-A line is an operation and a seed. The child prints "will BATCH LABEL" before it asks for a change, and "did BATCH
-LABEL" once that was acknowledged; the label "-" stands for rows that were removed. Rows of a batch are always changed
+A line is the name of a gallery, an operation and a seed. The child prints "will BATCH LABEL" before a change and "did
+BATCH LABEL" once it is acknowledged; the label "-" stands for removed items. The items of a batch are always changed
 together.
 """
 
@@ -66,9 +66,9 @@ def work(dsn: str, name: str, folder: Path, operation: str, seed: int) -> None:
 
 def main() -> None:
     """One child for each line."""
-    dsn, name, folder = sys.argv[1:4]
+    dsn, folder = sys.argv[1:3]
     for line in sys.stdin:
-        operation, seed = line.split()
+        name, operation, seed = line.split()
         child = os.fork()
         if child == 0:
             try:

@@ -41,14 +41,17 @@ def made(folder: Path, count: int, *, exact_below: int, batch: int = 500) -> Sql
 
 
 def slow_search(
-    store: SqliteStore, query: NDArray[np.float32], k: int, among: Iterable[GalleryItem] | None = None
-) -> list[int]:
-    """Ids of the nearest: every kept vector compared with the query, of equal cosines the lower id."""
-    ids = [row.id for row in (store.rows() if among is None else among)]
+    store: SqliteStore, queries: NDArray[np.float32], k: int, among: Iterable[GalleryItem] | None = None
+) -> list[list[int]]:
+    """Ids of the nearest items of each query: every stored vector is compared; equal cosines are ordered by id."""
+    ids = np.array([row.id for row in (store.rows() if among is None else among)])
     vectors = store.vectors(ids).astype(np.float64)
-    scores = (vectors @ query) / np.linalg.norm(vectors, axis=1) / np.linalg.norm(query)
-    order = sorted(range(len(ids)), key=lambda place: (-np.float32(scores[place]), ids[place]))
-    return [ids[place] for place in order[:k]]
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    found = []
+    for query in queries:
+        scores = np.float32(unit @ query / np.linalg.norm(query))
+        found.append(ids[np.lexsort((ids, -scores))[:k]].tolist())
+    return found
 
 
 def ids_found(store: SqliteStore, queries: NDArray[np.float32], k: int = 10, **how: object) -> list[list[int]]:

@@ -41,7 +41,7 @@ def test_threads_lose_next_to_no_vector(tmp_path: Path) -> None:
     """Of this size a graph lost eight, in the mean. (What is placed later may still cut off one placed before.)"""
     vectors = vectors_of(3000).astype(np.float16)
     left = 0
-    for _ in range(5):
+    for _ in range(2):
         graph = HnswIndex(DIM)
         graph.add(vectors[:2000])
         graph.save(tmp_path / "graph")
@@ -53,7 +53,7 @@ def test_threads_lose_next_to_no_vector(tmp_path: Path) -> None:
         seen = HnswIndex(DIM, len(vectors))
         seen.view(np.fromfile(tmp_path / "grown", np.uint8))
         left += len(lost(seen, vectors))
-    assert left <= 3
+    assert left <= 2
 
 
 def test_what_does_not_find_itself_is_placed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,7 +92,7 @@ def test_one_vector_at_a_time() -> None:
 
 
 def test_equal_vectors_are_not_placed_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    vectors = np.repeat(vectors_of(2).astype(np.float16), 2000, axis=0)
+    vectors = np.repeat(vectors_of(2).astype(np.float16), 1400, axis=0)
     graph = HnswIndex(DIM)
     graph.add(vectors[:1024])
     log: list[NDArray[np.uint64]] = []

