@@ -567,7 +567,7 @@ def test_many_values_pass_what_each_of_them_does(store: Store) -> None:
         ({f"k{number}": 1 for number in range(101)}, " 100 "),
         ({"path": ["x" * 600_000, "y" * 500_000]}, "'path'.* 1 MiB"),
         ({"k" * 2**20: 1}, "1 MiB"),
-        ({"k": 10**5000}, ""),
+        ({"k": 10**5000}, "."),
     ],
 )
 def test_a_filter_has_bounds(store: Store, filter: Filter, match: str) -> None:
