@@ -41,10 +41,10 @@ OURS = """
 import sys, time
 from pathlib import Path
 from lookalike.data.pack import pack
-from lookalike.data.registry import read
+from lookalike.data.registry import load_dataset
 from lookalike.recipe import Recipe
 from lookalike.run import Run
-from lookalike.training.distributed import join
+from lookalike.training.distributed import init_distributed
 from lookalike.training.loop import train
 
 folder, work, batch = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
@@ -54,13 +54,13 @@ recipe = Recipe.from_yaml(
     "training: {epochs: 1, evaluate_every: 99, checkpoint_seconds: 1000, batch_size: %d}\\n" % batch
 )
 start = time.perf_counter()
-catalog = read(folder)
+catalog = load_dataset(folder)
 images = pack(catalog, recipe.data.image_size)
 print("packed", len(images.images), time.perf_counter() - start, flush=True)
 few = type(images)(images.images[:batch], catalog.select(range(batch)), (), Path())
 times = []
-watch = lambda record, total: times.append(time.perf_counter()) if record["kind"] == "train" else None
-train(Run.create(work, "run", recipe), join("cpu"), images, few, watch=watch)
+on_record = lambda record, total: times.append(time.perf_counter()) if record["kind"] == "train" else None
+train(Run.create(work / "run", recipe), init_distributed("cpu"), images, few, on_record=on_record)
 for before, after in zip(times, times[1:]):
     print("rate", batch / (after - before))
 """

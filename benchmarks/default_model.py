@@ -1,7 +1,7 @@
 """The model in the package: made from a run on Tiny ImageNet, and measured with the help of a twin.
 
     python benchmarks/default_model.py twin tiny-imagenet FOLDER
-    lookalike train RECIPE --data FOLDER --name twin
+    lookalike train RECIPE --data FOLDER --out runs/twin
     python benchmarks/default_model.py make runs/RUN/model --twin runs/twin/model --cars cars196
 
 `twin` writes links to the pictures of 180 of the 200 classes, every tenth left out. A network trained on these tells
@@ -34,7 +34,7 @@ from lookalike.evaluation.protocols import named
 from lookalike.evaluation.retrieval import recall_at_k
 from lookalike.models.pretrained import ImageModel
 from lookalike.models.serialization import CARD, DEFAULT_FOLDER
-from lookalike.run import commit, hardware
+from lookalike.run import current_commit, hardware
 
 TENTH = 10
 KS = (1, 2, 4, 8)
@@ -98,7 +98,7 @@ def measure_cars(model: ImageModel, source: str) -> dict[str, Any]:
 
 def make(run: Path, twin: Path, data: str, cars: str) -> None:
     """Write the folder of the model and its receipt."""
-    sources = commit()  # before the model's own files change
+    commit = current_commit()  # before the model's own files change
     found = lookalike.load(run)
     catalog = load_dataset(data)
     val = pack(catalog.select(catalog.rows_of("val")), found.config.image_size)
@@ -118,7 +118,7 @@ def make(run: Path, twin: Path, data: str, cars: str) -> None:
     receipt = {
         "name": "default-model",
         "date": date.today().isoformat(),
-        "commit": sources,
+        "commit": commit,
         "hardware": hardware(),
         "command": f"python benchmarks/default_model.py make {_short(run)} --twin {_short(twin)}",
         "fingerprint": model.fingerprint,

@@ -27,10 +27,10 @@ from lookalike.data.registry import load_dataset
 from lookalike.recipe import Recipe
 from lookalike.run import Run, hardware
 from lookalike.training import optim
-from lookalike.training.distributed import join
+from lookalike.training.distributed import init_distributed
 from lookalike.training.loop import resolution
 from lookalike.training.objective import create_objective
-from lookalike.training.run import Watch, fit
+from lookalike.training.run import Callbacks, train
 
 PART_BYTES = 15_000_000
 TIMED_STEPS = 30
@@ -119,7 +119,7 @@ def main() -> None:
     training = pack(catalog.select(catalog.rows_of("train")), recipe.data.image_size)
     print(f"{time.perf_counter() - begin:.1f} s: {len(training.images)} images packed", flush=True)
 
-    device = join(recipe.training.device).device
+    device = init_distributed(recipe.training.device).device
     sizes = {resolution(recipe.training, i / 1000, training.size) for i in range(1000)}
     timed = {size: rate_of(recipe, training, size, device) for size in sorted(sizes)}
     rates = {size: rate for size, (rate, _) in timed.items()}
@@ -141,7 +141,8 @@ def main() -> None:
             print(f"{time.perf_counter() - begin:.1f} s: {record}", flush=True)
 
     recipe = recipes.load(given.recipe, [*given.changes, f"data.source={given.data}", f"training.epochs={epochs}"])
-    run = fit(recipe, root=given.root, name=given.recipe.replace("/", "-"), watch=Watch(training=watch))
+    folder = given.root / given.recipe.replace("/", "-")
+    run = train(recipe, out=folder, callbacks=Callbacks(on_record=watch))
     keep(run, given.out)
     print(f"{time.perf_counter() - begin:.1f} s: {run.receipt()['results']['top1']:.4f} top-1", flush=True)
 

@@ -1,6 +1,6 @@
 """Time to accuracy: how many minutes of training a recipe needs to reach a top-1 on the validation images.
 
-    python benchmarks/speedrun.py RECIPE [KEY=VALUE]... [--seeds 3] [--at 50 55 60 65] [--root runs/speed]
+    python benchmarks/speedrun.py RECIPE [KEY=VALUE]... [--seeds 3] [--at 50 55 60 65] [--out runs/speed]
     python benchmarks/speedrun.py RUN FOLDER...         the same of runs that are there, up to their last evaluation
 
 The time is that of the training steps, by the rates in metrics.jsonl: reading, augmenting, forward, backward and
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from lookalike import recipe as recipes
 from lookalike.run import Run, hardware
-from lookalike.training.run import fit
+from lookalike.training.run import train
 
 
 def curve(run: Run) -> list[tuple[float, float]]:
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("what", nargs="+", help="a recipe and changes to it, or run folders")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--at", type=float, nargs="+", default=[40.0, 50.0, 55.0, 60.0, 65.0])
-    parser.add_argument("--root", type=Path, default=Path("runs/speed"))
+    parser.add_argument("--out", type=Path, default=Path("runs/speed"))
     given = parser.parse_args()
     if (Path(given.what[0]) / "recipe.yaml").is_file():
         runs = [Run(Path(name)) for name in given.what]
@@ -55,7 +55,7 @@ def main() -> None:
         runs = []
         for seed in range(given.seeds):
             recipe = recipes.load(name, [*changes, "training.evaluate_every=1", f"training.seed={seed}"])
-            runs.append(fit(recipe, root=given.root, name=f"{name.replace('/', '-')}-seed{seed}", resume=True))
+            runs.append(train(recipe, out=given.out / f"{name.replace('/', '-')}-seed{seed}", resume=True))
     machine = hardware()
     print(f"{machine['cores']} cores of {machine['cpu']}, {date.today()}: {', '.join(run.path.name for run in runs)}")
     curves = [curve(run) for run in runs]

@@ -26,7 +26,7 @@ from lookalike.data.pack import Pack
 from lookalike.recipe import Recipe
 from lookalike.run import Run, hardware
 from lookalike.training import optim
-from lookalike.training.distributed import join
+from lookalike.training.distributed import init_distributed
 from lookalike.training.loop import train
 from lookalike.training.malloc import keep_freed_memory
 from lookalike.training.objective import create_objective
@@ -87,13 +87,13 @@ def main() -> None:
             bare.append((time.perf_counter() - start) / arguments.steps)
         with tempfile.TemporaryDirectory() as folder:
             times: list[float] = []
-            run = Run.create(Path(folder), f"round-{number}", recipe)
+            run = Run.create(Path(folder) / f"round-{number}", recipe)
 
-            def watch(record: dict[str, Any], total: int, times: list[float] = times) -> None:
+            def on_record(record: dict[str, Any], total: int, times: list[float] = times) -> None:
                 if record["kind"] == "train":
                     times.append(time.perf_counter())
 
-            train(run, join("cpu"), images, validation, watch=watch)
+            train(run, init_distributed("cpu"), images, validation, on_record=on_record)
             loop.append((times[-1] - times[0]) / (len(times) - 1))  # the first step also warms up
     machine = hardware()
     shares = [b / w for b, w in zip(bare, loop, strict=True)]

@@ -31,9 +31,9 @@ from lookalike.models.pretrained import ImageModel
 from lookalike.recipe import Recipe
 from lookalike.reports.charts import Line, line_chart, percent, plain
 from lookalike.training import loop, optim
-from lookalike.training.finalize import Material, config_of
+from lookalike.training.finalize import TrainingData, model_config
 from lookalike.training.objective import create_objective
-from lookalike.training.run import read_material
+from lookalike.training.run import read_data
 
 K, THRESHOLD = 8, 0.75
 SMALL = ["data.protocol=builtin-zero-shot", "data.image_size=32"]
@@ -59,17 +59,17 @@ def farthest_recall_at_k(vectors: np.ndarray, labels: np.ndarray) -> float:
     return float(hits.any(1).mean())
 
 
-def train(recipe: Recipe, material: Material, to: Path) -> list[Point]:
-    """Train by a recipe, without any of the care that `fit` takes; the model goes into the folder `to`."""
+def train(recipe: Recipe, material: TrainingData, to: Path) -> list[Point]:
+    """Train by a recipe, without the safety of `lookalike.train`; the model goes into the folder `to`."""
     settings, data = recipe.training, recipe.data
     training, test = (
-        pack(material.sides[side], data.image_size, crop_boxes=data.crop_boxes, crop_mode=data.crop_mode)
+        pack(material.parts[side], data.image_size, crop_boxes=data.crop_boxes, crop_mode=data.crop_mode)
         for side in ("train", "test")
     )
     classes = len(training.catalog.class_names)
-    task = create_objective(recipe, classes)
-    task.network.to(memory_format=torch.channels_last)
-    optimizer = optim.make_optimizer(task.network, task.loss, recipe.optimizer)
+    objective = create_objective(recipe, classes)
+    objective.network.to(memory_format=torch.channels_last)
+    optimizer = optim.make_optimizer(objective.network, objective.loss, recipe.optimizer)
     loader = Loader(
         training.images,
         training.labels,
@@ -85,13 +85,13 @@ def train(recipe: Recipe, material: Material, to: Path) -> list[Point]:
     total = loop.count_steps(settings, len(loader))
     curve: list[Point] = []
     losses: list[float] = []
-    task.network.train()
+    objective.network.train()
     for step in range(total):
         optim.set_lr(optimizer, optim.lr_at(recipe.schedule, recipe.optimizer.lr, step, total), head_only=False)
         batch = loader.batch(step, loop.resolution(settings, step / total, data.image_size))
         with torch.autocast("cpu", torch.bfloat16):
-            outputs = task.network(batch.images)
-        loss = task.loss(outputs, batch.targets)
+            outputs = objective.network(batch.images)
+        loss = objective.loss(outputs, batch.targets)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -100,7 +100,7 @@ def train(recipe: Recipe, material: Material, to: Path) -> list[Point]:
         if int(epoch) > int(loader.epoch_of(step)) or step + 1 == total:
             view: Any = "outputs" if recipe.model.head else "softmax"
             vectors = outputs_of(
-                task.network,
+                objective.network,
                 test.images,
                 view=view,
                 mean=data.mean,
@@ -116,7 +116,7 @@ def train(recipe: Recipe, material: Material, to: Path) -> list[Point]:
             print("  ".join(f"{name} {value:.3f}" for name, value in point.items()), flush=True)
             curve.append(point)
             losses.clear()
-    ImageModel(task.network, config_of(recipe, training.catalog, material.remark, None)).save_pretrained(to)
+    ImageModel(objective.network, model_config(recipe, training.catalog, material.remark, None)).save_pretrained(to)
     return curve
 
 
@@ -150,7 +150,7 @@ def main(arguments: list[str]) -> None:
         classifier, embedding = recipes.load(first, changes), recipes.load(second, changes)
     else:
         classifier, embedding = (recipes.load("quickstart", own) for own in (SMALL_CLASSIFIER, SMALL_EMBEDDING))
-    material = read_material(classifier)
+    material = read_data(classifier)
     curves: dict[str, list[Point]] = {}
     with tempfile.TemporaryDirectory() as folder:
         start = Path(folder, "classifier")

@@ -13,9 +13,7 @@ import tempfile
 from pathlib import Path
 
 import lookalike
-from lookalike import recipe
 from lookalike.data import synthetic
-from lookalike.training.run import fit
 
 
 def main() -> None:
@@ -25,8 +23,8 @@ def main() -> None:
         model, pictures = Path(sys.argv[1]), Path(sys.argv[2])
     else:
         drawn = synthetic.catalog(size=48, train_per_class=60, val_per_class=10, test_per_class=0, cache=work / "drawn")
-        changes = [f"data.source={drawn.root}", "data.image_size=48", "training.epochs=4", "training.precision=float32"]
-        model = fit(recipe.load("quickstart", changes), root=work / "runs", name="drawn").model_dir
+        changes = {"data__image_size": 48, "training__epochs": 4, "training__precision": "float32"}
+        model = lookalike.train("quickstart", data=drawn.root, out=work / "runs" / "drawn", **changes).model_dir
         pictures = drawn.root / "train"
 
     # A gallery takes vectors of one model only, and remembers where it is.

@@ -13,9 +13,7 @@ import tempfile
 from pathlib import Path
 
 import lookalike
-from lookalike import recipe
 from lookalike.data import synthetic
-from lookalike.training.run import fit
 
 
 def main() -> None:
@@ -28,8 +26,8 @@ def main() -> None:
         pictures = drawn.root
 
     # A shipped recipe with changes; the result is a folder with model, report and receipt.
-    changes = [f"data.source={pictures}", "data.image_size=48", "training.epochs=8", "training.precision=float32"]
-    run = fit(recipe.load("quickstart", changes), root=work / "runs", name="mine")
+    changes = {"data__image_size": 48, "training__epochs": 8, "training__precision": "float32"}
+    run = lookalike.train("quickstart", data=pictures, out=work / "runs" / "mine", **changes)
     results = run.receipt()["results"]
     print(f"top-1 {results['top1']:.1%} on {results['n']} pictures that it has not seen")
     print(f"chance is {1 / len(results['per_class']):.1%}")

@@ -10,25 +10,25 @@ import sys
 import pytest
 from rich.console import Console
 
-from lookalike.cli.console import ProgressBars, again, watching
+from lookalike.cli.console import ProgressBars, resume_command, training_progress
 
 
 def said_of(left: BaseException, *, stopped: bool = True) -> str:
     """What stands on a narrow console that is no terminal when a run ends this way."""
     console = Console(file=io.StringIO(), width=40)
-    with contextlib.suppress(type(left)), watching(console) as watch:
-        watch.say("train: 28 images of [my] pictures at 32 pixels, " + "a long line that stays one")
-        assert watch.training is not None
-        watch.training({"kind": "train", "step": 6, "epoch": 1.5, "loss": 2.5, "images_per_second": 100.0}, 12)
+    with contextlib.suppress(type(left)), training_progress(console) as callbacks:
+        callbacks.message("train: 28 images of [my] pictures at 32 pixels, " + "a long line that stays one")
+        assert callbacks.on_record is not None
+        callbacks.on_record({"kind": "train", "step": 6, "epoch": 1.5, "loss": 2.5, "images_per_second": 100.0}, 12)
         if stopped:
-            watch.training({"kind": "stopped", "step": 7}, 12)
+            callbacks.on_record({"kind": "stopped", "step": 7}, 12)
         raise left
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
 
 @pytest.fixture(autouse=True)
 def command(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    arguments = ["train", "quickstart", "training.resolution=[[0, 24], [0.5, 32]]", "--name", "my run"]
+    arguments = ["train", "quickstart", "training.resolution=[[0, 24], [0.5, 32]]", "--out", "my run"]
     monkeypatch.setattr(sys, "argv", ["lookalike", *arguments])
     for variable in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(variable, raising=False)
@@ -39,14 +39,14 @@ def command(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_signal_is_answered_with_where_it_stopped_and_how_to_go_on(left: BaseException, command: list[str]) -> None:
     first, second = said_of(left).splitlines()
     assert first == "train: 28 images of [my] pictures at 32 pixels, a long line that stays one"
-    words, _, line = second.partition("; go on with: ")
+    words, _, line = second.partition("; continue with: ")
     assert words == "stopped at step 7 of 12"
     assert shlex.split(line) == ["lookalike", *command, "--resume"]
 
 
 def test_before_the_first_step_and_after_the_last_no_step_is_named() -> None:
     said = said_of(KeyboardInterrupt(), stopped=False)
-    assert said.splitlines()[1].startswith("stopped; go on with: lookalike train")
+    assert said.splitlines()[1].startswith("stopped; continue with: lookalike train")
 
 
 @pytest.mark.parametrize("left", [SystemExit(2), SystemExit(0), ValueError("a bug")])
@@ -59,21 +59,21 @@ def test_of_several_processes_only_the_first_one_speaks(monkeypatch: pytest.Monk
     monkeypatch.setenv("RANK", "1")
     assert "stopped" not in said_of(SystemExit(143))
     monkeypatch.setenv("RANK", "0")
-    assert "go on with: torchrun ... -m lookalike.cli.main train quickstart" in said_of(SystemExit(143))
+    assert "continue with: torchrun ... -m lookalike.cli.main train quickstart" in said_of(SystemExit(143))
 
 
 @pytest.mark.parametrize(
     ("given", "wanted"),
     [
         (["train", "quickstart"], "lookalike train quickstart --resume"),
-        (["train", "quickstart", "--resume", "--name", "x"], "lookalike train quickstart --resume --name x"),
+        (["train", "quickstart", "--resume", "--out", "x"], "lookalike train quickstart --resume --out x"),
         (["train", "--", "demo", "training.epochs=3"], "lookalike train --resume -- demo training.epochs=3"),
         (["reproduce", "tiny-imagenet", "--budget", "2h"], "lookalike reproduce tiny-imagenet --budget 2h"),
         (["demo"], "lookalike demo"),
     ],
 )
 def test_the_command_that_goes_on(given: list[str], wanted: str) -> None:
-    assert again(given) == wanted
+    assert resume_command(given) == wanted
 
 
 def test_a_bar_shows_counts_and_rates_on_a_terminal_and_nothing_elsewhere() -> None:

@@ -67,7 +67,7 @@ def album(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(album: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("trained")
     (folder / "cars.yaml").write_text(RECIPE)
-    said = lookalike("train", folder / "cars.yaml", "--data", album, "--root", folder / "runs", "--name", "cars")
+    said = lookalike("train", folder / "cars.yaml", "--data", album, "--out", folder / "runs" / "cars")
     assert said.exit_code == 0, said.exception
     return Run.open(folder / "runs" / "cars")
 
@@ -202,7 +202,7 @@ def test_a_study_trains_first_what_its_runs_start_from(
 
     (tmp_path / "runs").rename(tmp_path / "moved")  # and what they started from is not needed any more
     (tmp_path / "moved" / "base-short-cubs_resnet_2").rename(tmp_path / "gone")
-    again = lookalike("reproduce", "cars", "--root", "moved")
+    again = lookalike("reproduce", "cars", "--out", "moved")
     assert again.exit_code == 0, again.exception
     assert again.output.count("is finished and kept") == 2
     assert "first what it starts from" not in again.output
@@ -221,11 +221,11 @@ def test_a_start_that_has_seen_the_test_classes_is_refused(album: Path, tmp_path
     (tmp_path / "some").mkdir()
     for name in synthetic.CLASS_NAMES[:6]:  # the seventh has one picture only
         (tmp_path / "some" / name).symlink_to(album / name)
-    command = ["train", tmp_path / "cars.yaml", "--root", tmp_path / "runs", "--data"]
-    said = lookalike(*command, tmp_path / "some", "--name", "all", *changes)
+    command = ["train", tmp_path / "cars.yaml", "--out"]
+    said = lookalike(*command, tmp_path / "runs" / "all", "--data", tmp_path / "some", *changes)
     assert said.exit_code == 0, said.exception
     model = tmp_path / "runs" / "all" / "model"
-    error = refusal(*command, album, "--name", "leaky", f"model.init={model}")
+    error = refusal(*command, tmp_path / "runs" / "leaky", "--data", album, f"model.init={model}")
     assert "was trained on 3 of the test classes, such as 'beetle-striped'" in error.message
     assert not (tmp_path / "runs" / "leaky").exists()
 
@@ -240,7 +240,7 @@ def test_a_run_goes_on_without_the_model_it_started_from(
     start = tmp_path / "start"
     shutil.copytree(trained.model_dir, start)
     (tmp_path / "cars.yaml").write_text(RECIPE)
-    command = ["train", tmp_path / "cars.yaml", "--data", album, "--root", tmp_path / "runs", "--name", "goes-on"]
+    command = ["train", tmp_path / "cars.yaml", "--data", album, "--out", tmp_path / "runs" / "goes-on"]
     changes = [f"model.init={start}", "training.checkpoint_seconds=0"]
 
     def stop(*arguments: object) -> None:

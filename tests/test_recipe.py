@@ -40,7 +40,7 @@ def test_an_empty_file_is_the_default_recipe(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_named() -> None:
-    with pytest.raises(InputError, match=r"nowhere\.yaml: no such recipe file"):
+    with pytest.raises(InputError, match=r"nowhere\.yaml"):
         recipe.load("nowhere.yaml")
 
 
@@ -105,7 +105,7 @@ def test_overrides_are_applied_in_order_with_yaml_values() -> None:
 
 @pytest.mark.parametrize("override", ["epochs", "=3", "training.epochs", ""])
 def test_what_is_not_key_equals_value_is_refused(override: str) -> None:
-    with pytest.raises(InputError, match=r"is not an override.*key=value"):
+    with pytest.raises(InputError, match="key=value"):
         Recipe.from_yaml("", overrides=[override])
 
 
@@ -117,15 +117,15 @@ def test_what_is_not_key_equals_value_is_refused(override: str) -> None:
         ("training.batch_size=1", "'training.batch_size'"),
         ("training.grad_accum_steps=3", "grad_accum_steps=3 does not divide batch_size=256"),
         ("training.precision=fp16", "'bf16' or 'float32'"),
-        ("training.resolution=[[0.5, 64]]", "the first stage must start at 0"),
-        ("training.resolution=[[0, 32], [0, 64]]", "one after the other"),
-        ("training.resolution=[[0, 4]]", "at least 8 pixels"),
-        ("training.ema_decay=1.0", "less than 1"),
+        ("training.resolution=[[0.5, 64]]", "training.resolution.*start at 0"),
+        ("training.resolution=[[0, 32], [0, 64]]", "training.resolution.*ascending"),
+        ("training.resolution=[[0, 4]]", "training.resolution.*8"),
+        ("training.ema_decay=1.0", "training.ema_decay"),
         ("optimizer.lr=0", "greater than 0"),
         ("optimizer.lr=.inf", "finite"),
         ("optimizer.lr=nan", "'optimizer.lr'"),
         ("optimizer.name=adma", "'sgd' or 'adamw'"),
-        ("data.augment.scale=[0.8, 0.2]", "the smaller one first"),
+        ("data.augment.scale=[0.8, 0.2]", "data.augment.scale"),
         ("data.augment.flip=1.5", "less than or equal to 1"),
         ("data.std=[0.2, 0.2, 0]", "greater than 0"),
         ("data=here", "'data'"),
@@ -164,19 +164,19 @@ def test_what_must_have_a_value_cannot_be_taken_away(key: str) -> None:
 
 
 def test_a_value_cannot_hold_a_key() -> None:
-    with pytest.raises(InputError, match="'epochs' is a value, not a section"):
+    with pytest.raises(InputError, match="'epochs'"):
         Recipe.from_yaml("training: {epochs: 3}", overrides=["training.epochs.first=3"])
 
 
 @pytest.mark.parametrize("text", ["training: [", "\ttraining: 1", "a: b: c"])
 def test_what_is_not_yaml_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match=r"^mine.yaml: not valid YAML"):
+    with pytest.raises(InputError, match=r"^mine.yaml: "):
         Recipe.from_yaml(text, "mine.yaml")
 
 
 @pytest.mark.parametrize("text", ["- a\n- b\n", "just words"])
 def test_what_is_not_a_mapping_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match="expected 'key: value' lines"):
+    with pytest.raises(InputError, match="key: value"):
         Recipe.from_yaml(text)
 
 
@@ -226,7 +226,7 @@ def test_any_recipe_reads_back_equal(made: Recipe) -> None:
 
 def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "photo.yaml").write_bytes(b"\xff\xd8\xff\xe0")
-    with pytest.raises(InputError, match=r"photo\.yaml: cannot be read as text"):
+    with pytest.raises(InputError, match=r"photo\.yaml"):
         recipe.load(str(tmp_path / "photo.yaml"))
 
 
@@ -242,15 +242,15 @@ def test_an_embedding_is_a_head_a_loss_and_a_protocol() -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (EMBEDDING[1:], "loss.name=multi_similarity needs an embedding, such as model.head.dim=512"),
-        (EMBEDDING[:1], "model.head needs a loss for embeddings, such as loss.name=multi_similarity"),
-        (EMBEDDING[:2], "loss.name=multi_similarity needs a data.protocol, such as half-zero-shot"),
+        (EMBEDDING[1:], "model.head.dim"),
+        (EMBEDDING[:1], "loss.name=multi_similarity"),
+        (EMBEDDING[:2], "data.protocol"),
         ([*EMBEDDING, "training.grad_accum_steps=2"], "training.grad_accum_steps"),
-        ([*EMBEDDING, "data.augment.mixup=0.2"], "needs whole labels"),
-        (["data.protocol=half-zero-shot", "training.patience=2"], "training.patience must be 0 with a data.protocol"),
-        (["loss.memory=100"], "loss.name=cross_entropy has no options, miner or memory"),
-        (["data.sampler.classes=4"], "classes=4, images=0 makes no pairs"),
-        (["data.sampler={classes: 4, images: 4}"], "makes batches of 4 x 4 images, but training.batch_size is 256"),
+        ([*EMBEDDING, "data.augment.mixup=0.2"], "data.augment.mixup"),
+        (["data.protocol=half-zero-shot", "training.patience=2"], "training.patience"),
+        (["loss.memory=100"], "loss.name=cross_entropy"),
+        (["data.sampler.classes=4"], "classes=4 and images=0"),
+        (["data.sampler={classes: 4, images: 4}"], "4 x 4"),
     ],
 )
 def test_parts_that_do_not_go_together_are_refused(overrides: list[str], message: str) -> None:

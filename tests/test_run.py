@@ -14,14 +14,14 @@ import pytest
 
 from lookalike.errors import InputError
 from lookalike.recipe import Recipe, Training
-from lookalike.run import Run, commit, hardware
+from lookalike.run import Run, current_commit, hardware
 
 RECIPE = Recipe(name="small", training=Training(epochs=3))
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    return Run.create(tmp_path / "runs", "first", RECIPE)
+    return Run.create(tmp_path / "runs" / "first", RECIPE)
 
 
 def test_a_new_run_holds_its_recipe_and_opens_again(run: Run) -> None:
@@ -30,55 +30,43 @@ def test_a_new_run_holds_its_recipe_and_opens_again(run: Run) -> None:
 
 
 def test_a_name_that_is_taken_is_refused_with_both_ways_out(run: Run) -> None:
-    with pytest.raises(InputError, match=r"first: this run exists already.*--resume.*--name"):
-        Run.create(run.path.parent, "first", RECIPE)
+    with pytest.raises(InputError, match=r"runs/first.*--resume.*--out"):
+        Run.create(run.path.parent / "first", RECIPE)
 
 
-def test_overwrite_starts_from_nothing(run: Run) -> None:
-    run.log({"step": 1})
-    again = Run.create(run.path.parent, "first", RECIPE, overwrite=True)
-    assert again.history() == []
-
-
-def test_overwrite_never_removes_a_folder_that_is_no_run(tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
     photo = tmp_path / "holiday" / "beach.jpg"
     photo.parent.mkdir()
     photo.write_bytes(b"photo")
-    with pytest.raises(InputError, match="is not a run"):
-        Run.create(tmp_path, "holiday", RECIPE, overwrite=True)
+    with pytest.raises(InputError, match="holiday"):
+        Run.create(tmp_path / "holiday", RECIPE)
     assert photo.read_bytes() == b"photo"
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "../up", "a/b", "a b", ".hidden", "a\n"])
-def test_a_name_must_be_a_plain_folder_name(tmp_path: Path, name: str) -> None:
-    with pytest.raises(InputError, match="cannot name a run"):
-        Run.create(tmp_path, name, RECIPE)
+def test_a_name_that_is_too_long_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / ("n" * 5000)
+    with pytest.raises(InputError):
+        Run.create(path, RECIPE)
     assert not list(tmp_path.iterdir())
+    assert not Run(path).exists
+    with pytest.raises(InputError):
+        Run.open(path)
 
 
-@pytest.mark.parametrize("name", ["n" * 101, "n" * 255, "n" * 256, "n" * 5000, "é" * 51])
-def test_a_name_must_be_one_that_files_can_have(tmp_path: Path, name: str) -> None:
-    with pytest.raises(InputError, match=r"^'[né]{20}\.{3}' cannot name a run: it is longer than 100 bytes") as caught:
-        Run.create(tmp_path, name, RECIPE)
-    assert "--name" in caught.value.remedy
-    assert not list(tmp_path.iterdir())
-    assert not Run(tmp_path / name).exists
-    with pytest.raises(InputError, match="no run here"):
-        Run.open(tmp_path / name)
-
-
-def test_the_longest_name_is_taken(tmp_path: Path) -> None:
-    assert Run.create(tmp_path, "n" * 100, RECIPE).exists
+def test_the_name_is_that_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Run.create(Path(), RECIPE).name == tmp_path.name
+    assert Run(Path("runs/pets")).name == "pets"
 
 
 def test_a_root_that_is_a_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("")
     with pytest.raises(InputError, match="runs/first: "):
-        Run.create(tmp_path / "runs", "first", RECIPE)
+        Run.create(tmp_path / "runs" / "first", RECIPE)
 
 
 def test_opening_what_is_no_run_names_the_nearest(run: Run) -> None:
-    with pytest.raises(InputError, match=r"frist: no run here. Did you mean 'first'\?"):
+    with pytest.raises(InputError, match=r"frist.*'first'"):
         Run.open(run.path.parent / "frist")
 
 
@@ -118,7 +106,7 @@ def test_a_half_written_only_line_is_left_out_and_replaced(run: Run) -> None:
 
 def test_a_broken_line_in_the_middle_is_not_passed_over(run: Run) -> None:
     run.metrics_path.write_text('{"step": 1}\n{"st\n{"step": 3}\n')
-    with pytest.raises(InputError, match=r"metrics.jsonl: line 2 is not JSON"):
+    with pytest.raises(InputError, match=r"metrics.jsonl.*line 2"):
         run.history()
 
 
@@ -157,12 +145,12 @@ def test_a_receipt_holds_finite_numbers_only_and_the_old_one_stays(run: Run) -> 
 
 
 def test_an_extra_field_may_not_cover_one_of_the_receipts_own(run: Run) -> None:
-    with pytest.raises(ValueError, match="'commit'"):
-        _receipt(run, {}, commit="made up")
+    with pytest.raises(ValueError, match="'name'"):
+        _receipt(run, {}, name="made up")
 
 
 def test_a_run_without_a_receipt_is_not_finished(run: Run) -> None:
-    with pytest.raises(InputError, match=r"not finished.*--resume"):
+    with pytest.raises(InputError, match="--resume"):
         run.receipt()
 
 
@@ -175,7 +163,7 @@ def test_hardware_is_this_machine() -> None:
 
 
 def _commit_seen_by(source: Path) -> str:
-    code = "from lookalike.run import commit; print(commit())"
+    code = "from lookalike.run import current_commit; print(current_commit())"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": str(source)},
@@ -213,4 +201,4 @@ def test_commit_is_that_of_the_sources_not_of_the_folder_one_stands_in(
     with (checkout / "lookalike" / "errors.py").open("a") as file:
         file.write("# changed\n")
     assert _commit_seen_by(checkout) == f"{head}+dirty"
-    assert commit() == "unknown" or re.fullmatch(r"[0-9a-f]{40}(\+dirty)?", commit())
+    assert current_commit() == "unknown" or re.fullmatch(r"[0-9a-f]{40}(\+dirty)?", current_commit())

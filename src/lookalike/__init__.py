@@ -1,13 +1,13 @@
-"""Lookalike: image recognition and look-alike search, trained from scratch and measured honestly.
+"""Lookalike: train image recognition, measure it, and search images by what they look like.
 
     import lookalike
 
     model = lookalike.load("runs/pets/model")
-    model.predict(images)
+    model.predict("photo.jpg")
 
-Importing the package loads nothing heavy and changes nothing in the process; each public name is imported when it is
-first used. If that loads PyTorch, its OpenMP threads are told to wait asleep, unless the environment says how they wait
-(`lookalike.hardware`).
+Importing the package loads nothing heavy and changes nothing in the process: each public name is imported when it is
+first used. If that imports PyTorch, the environment variables of `lookalike.hardware.SHORT_WAITS` are set during the
+import, unless the user sets one of them: its idle threads then sleep instead of keeping their cores busy.
 """
 
 from __future__ import annotations
@@ -16,29 +16,30 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lookalike.data.registry import load_dataset as load_dataset
     from lookalike.gallery.gallery import Gallery as Gallery
     from lookalike.models.pretrained import load as load
+    from lookalike.training.run import train as train
 
 __version__ = "0.1.0"
-__all__ = ["Gallery", "__version__", "data", "load"]
+__all__ = ["Gallery", "__version__", "load", "load_dataset", "train"]
 
-_LAZY = {
-    "Gallery": ("lookalike.gallery.gallery", "Gallery"),
-    "data": ("lookalike.data", ""),
-    "load": ("lookalike.models.pretrained", "load"),
+_MODULES = {
+    "Gallery": "lookalike.gallery.gallery",
+    "load": "lookalike.models.pretrained",
+    "load_dataset": "lookalike.data.registry",
+    "train": "lookalike.training.run",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
+    if name not in _MODULES:
         raise AttributeError(f"module 'lookalike' has no attribute '{name}'")
     from lookalike.hardware import short_waits
 
-    module_name, attribute = _LAZY[name]
     with short_waits():
-        module = importlib.import_module(module_name)
-    value = getattr(module, attribute) if attribute else module
-    globals()[name] = value  # the next look-up is a plain one
+        value = getattr(importlib.import_module(_MODULES[name]), name)
+    globals()[name] = value  # so that later uses do not come here
     return value
 
 

@@ -1,14 +1,13 @@
-"""The run folder: a recipe, what was measured on the way, and a receipt of how the results came about.
+"""The folder of a run.
 
-runs/NAME/recipe.yaml     the resolved recipe
-          metrics.jsonl   one record per line, as training goes
-          events/         the same for TensorBoard
-          checkpoint/     training state, to resume from; removed when the run is finished
-          model/          the model folder
-          report.html     the result, to look at
-          receipt.json    commit, versions, hardware, seed, data, seconds, date, command, results
+runs/NAME/recipe.yaml     the complete recipe
+          metrics.jsonl   metrics during training, one JSON record per line
+          checkpoint/     training state to resume from; removed when the run is finished
+          model/          the trained model
+          report.html     the results, with charts and images
+          receipt.json    results, recipe seed, data, commit, versions, hardware, times, command
 
-Every file but the metrics is written beside its place and renamed into it.
+All files but the metrics are written to a temporary file and renamed.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import shutil
 import subprocess
 from datetime import UTC, datetime
 from functools import cached_property
@@ -36,71 +34,50 @@ FORMER_KEYS = {  # keys of recipes in older run folders: their names today
     "training.ema": "ema_decay",
     "training.freeze_norm": "freeze_bn",
 }
-LONGEST_NAME = 100  # bytes; file systems take 255, with what is hung on to it
 
 
 class Run:
-    """One run's folder. Make it with `Run.create` or `Run.open`.
+    """A run folder, as `lookalike.train` returns it; `Run.open` opens an earlier one.
 
     Args:
-        path: the folder; its name is the name of the run.
+        path: the folder.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.recipe_path = path / "recipe.yaml"
         self.metrics_path = path / "metrics.jsonl"
-        self.events_dir = path / "events"
         self.checkpoint_dir = path / "checkpoint"
         self.model_dir = path / "model"
         self.report_path = path / "report.html"
         self.receipt_path = path / "receipt.json"
 
     @classmethod
-    def create(cls, root: Path, name: str, recipe: Recipe, *, overwrite: bool = False) -> Run:
-        """Make the folder `root/name` and write the recipe into it.
-
-        Args:
-            root: the folder of all runs; made when missing.
-            name: the new folder's name: letters, digits, `-`, `_` and `.`; up to 100 bytes.
-            recipe: the resolved recipe.
-            overwrite: remove a run of that name first. A folder that is not a run is never removed.
+    def create(cls, path: Path, recipe: Recipe) -> Run:
+        """Make the folder, with the recipe in it; folders above it are made too.
 
         Raises:
-            InputError: a name that is no plain folder name, a run that exists already, or a folder that cannot be made.
+            InputError: the folder holds a run or other files, or cannot be made.
         """
-        if not name or name.startswith(".") or not all(c.isalnum() or c in "-_." for c in name):
-            raise InputError(
-                f"'{name}' cannot name a run.", "Use letters, digits, '-', '_' and '.', not starting with '.'."
-            )
-        if len(name.encode()) > LONGEST_NAME:
-            raise InputError(
-                f"'{name[:20]}...' cannot name a run: it is longer than {LONGEST_NAME} bytes.",
-                "Choose a shorter --name.",
-            )
-        run = cls(Path(root) / name)
+        run = cls(path)
         if run.exists:
-            if not overwrite:
-                raise InputError(
-                    f"{run.path}: this run exists already.", "Continue it with --resume, or choose another --name."
-                )
-            shutil.rmtree(run.path)
+            raise InputError(f"{path}: this run exists already.", "Continue it with --resume, or choose another --out.")
         try:
-            run.path.mkdir(parents=True, exist_ok=True)
-            taken = {path.name for path in run.path.iterdir()} - {partial_path(run.recipe_path).name}
+            path.mkdir(parents=True, exist_ok=True)
+            taken = {each.name for each in path.iterdir()} - {partial_path(run.recipe_path).name}
         except OSError as error:
-            raise cannot_write(run.path, error, remedy="Choose another --root or --name.") from None
+            raise cannot_write(path, error, remedy="Choose another --out.") from None
         if taken:
-            raise InputError(f"{run.path}: this folder exists and is not a run.", "Choose another --name.")
+            raise InputError(f"{path}: this folder exists and is not a run.", "Choose another --out.")
         run.keep_recipe(recipe)
         return run
 
     @classmethod
     def open(cls, path: Path) -> Run:
-        """Open a run that exists.
+        """Open the run in a folder.
 
         Raises:
-            InputError: there is no run at `path` (the nearest name beside it is suggested).
+            InputError: there is none.
         """
         run = cls(Path(path))
         if not run.exists:
@@ -108,21 +85,26 @@ class Run:
             names = [p.parent.name for p in beside.glob("*/recipe.yaml")] if beside.is_dir() else []
             raise InputError(
                 f"{run.path}: no run here.{nearest(run.path.name, names)}",
-                "Point at a folder that 'lookalike train' made; it holds a recipe.yaml.",
+                "Give a folder made by 'lookalike train'; it holds a recipe.yaml.",
             )
         return run
 
     @property
+    def name(self) -> str:
+        """Name of the folder."""
+        return self.path.name or self.path.resolve().name
+
+    @property
     def exists(self) -> bool:
-        """Whether there is a run in this folder."""
+        """Whether the folder holds a run."""
         try:
             return self.recipe_path.is_file()
-        except OSError:  # such as a name that is too long for any file
+        except OSError:  # such as a name that is too long
             return False
 
     @cached_property
     def recipe(self) -> Recipe:
-        """The resolved recipe of the run; keys that have another name today are read by their old one too."""
+        """The recipe of the run; former names of keys are accepted."""
         tree = parse_yaml(self.recipe_path.read_text(encoding="utf-8"), str(self.recipe_path))
         for former, key in FORMER_KEYS.items():
             section, _, old = former.partition(".")
@@ -132,21 +114,21 @@ class Run:
 
     @property
     def is_finished(self) -> bool:
-        """Whether it was measured and its results are written: one that was killed in between goes on with that."""
+        """Whether all results are written. A run that was killed while they were written is not finished."""
         return self.receipt_path.is_file() and (
             self.report_path.is_file() or not (self.checkpoint_dir / "last.pt").is_file()
         )
 
     def keep_recipe(self, recipe: Recipe) -> None:
-        """Write another recipe in the place of the run's own, such as one that says where the data are now."""
+        """Write the recipe into the folder, replacing the one that is there."""
         atomic_write(self.recipe_path, recipe.to_yaml())
         self.recipe = recipe
 
     def log(self, record: dict[str, Any]) -> None:
-        """Append one record to `metrics.jsonl` and flush it. A half-written last line is removed first.
+        """Append a record to `metrics.jsonl`, after removing an incomplete last line.
 
         Args:
-            record: JSON values; `step` (optimiser steps taken so far) is what `truncate` goes by.
+            record: JSON values, with the number of optimizer steps taken as "step".
         """
         line = json.dumps(record) + "\n"
         with self.metrics_path.open("ab+") as file:
@@ -158,7 +140,7 @@ class Run:
             file.write(line.encode())
 
     def history(self) -> list[dict[str, Any]]:
-        """The records logged so far, oldest first; a last line that was cut off by a crash is left out.
+        """The logged records, oldest first, without an incomplete last line.
 
         Raises:
             InputError: another line is not JSON.
@@ -176,7 +158,7 @@ class Run:
         return records
 
     def truncate(self, step: int) -> None:
-        """Drop the records whose `step` is past this one, as a run resumed from an older checkpoint must."""
+        """Remove the records after this step, for a run that continues from an older checkpoint."""
         kept = [record for record in self.history() if record.get("step", 0) <= step]
         atomic_write(self.metrics_path, "".join(json.dumps(record) + "\n" for record in kept))
 
@@ -190,27 +172,27 @@ class Run:
         device: str,
         command: str,
         gpu: str | None = None,
-        sources: str | None = None,
+        commit: str | None = None,
         **extra: Any,
     ) -> None:
-        """Write `receipt.json`: the results and everything one needs to believe them.
+        """Write `receipt.json`: the results and how they were obtained.
 
         Args:
-            results: what was measured, by name; finite numbers only.
-            seconds: wall-clock time of the training, over all its sittings.
-            data: the data set's name, fingerprint and counts.
+            results: measured values by name; finite numbers only.
+            seconds: wall-clock seconds of training, over all sessions of the run.
+            data: name, fingerprint and counts of the data set.
             seed: the recipe's seed.
             device: the device trained on, such as "cpu".
-            command: the command line that made the run.
-            gpu: the name of the GPU, where one was used.
-            sources: what `commit()` said when the run began; by default what it says now.
-            extra: more fields, under names of their own.
+            command: the command line of the run.
+            gpu: name of the GPU, if one was used.
+            commit: `current_commit()` when the run was started; by default its value now.
+            extra: more fields.
 
         Raises:
-            ValueError: a number that is not finite, or an `extra` field that the receipt has already.
+            ValueError: a number is not finite, or an extra field has the name of another.
         """
         receipt: dict[str, Any] = {
-            "name": self.path.name,
+            "name": self.name,
             "results": results,
             "data": data,
             "seed": seed,
@@ -218,34 +200,34 @@ class Run:
             "device": device,
             "hardware": {**hardware(), "gpu": gpu},
             "versions": versions(),
-            "commit": sources or commit(),
+            "commit": commit or current_commit(),
             "command": command,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         if twice := sorted(receipt.keys() & extra.keys()):
-            raise ValueError(f"the receipt has a field '{twice[0]}' of its own")
+            raise ValueError(f"the receipt has a field '{twice[0]}' already")
         text = json.dumps({**receipt, **extra}, indent=2, ensure_ascii=False, allow_nan=False)
         atomic_write(self.receipt_path, text + "\n")
 
     def receipt(self) -> dict[str, Any]:
-        """The receipt as `write_receipt` wrote it.
+        """The content of `receipt.json`; see `write_receipt`.
 
         Raises:
-            InputError: the run has none yet (it is not finished), or it is not JSON.
+            InputError: the run is not finished, or the file is damaged.
         """
         try:
             receipt: dict[str, Any] = json.loads(self.receipt_path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise InputError(
-                f"{self.path}: this run has no receipt: it is not finished.", "Finish it with --resume."
+                f"{self.path}: this run is not finished: it has no receipt.json.", "Finish it with --resume."
             ) from None
         except ValueError as error:
             raise InputError(f"{self.receipt_path}: not JSON ({error}).", "Train the run again.") from None
         return receipt
 
 
-def commit() -> str:
-    """The git commit of the running Lookalike sources, `+dirty` when they differ from it, "unknown" outside git."""
+def current_commit() -> str:
+    """Git commit of the running sources, with "+dirty" if they differ from it; "unknown" outside a repository."""
     here = Path(__file__).parent
 
     def git(*arguments: str) -> str | None:
@@ -255,7 +237,7 @@ def commit() -> str:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    if git("ls-files", "--error-unmatch", "recipe.py") is None:  # an installed copy inside someone else's checkout
+    if git("ls-files", "--error-unmatch", "recipe.py") is None:  # an installed copy inside another repository
         return "unknown"
     head = git("rev-parse", "HEAD")
     if head is None:
@@ -264,7 +246,7 @@ def commit() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, Lookalike and the libraries that the numbers depend on; none of them is imported."""
+    """Versions of Python, Lookalike and the libraries that results depend on, without importing them."""
     found = {"python": platform.python_version(), "lookalike": __version__}
     for package in ("torch", "numpy", "pillow"):
         found[package] = importlib.metadata.version(package)
@@ -272,7 +254,7 @@ def versions() -> dict[str, str]:
 
 
 def hardware() -> dict[str, Any]:
-    """The machine: `cpu` (model), `cores` (usable by this process), `memory_gib`, `system`."""
+    """The machine: CPU model, cores usable by this process, memory in GiB, operating system."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
     return {
         "cpu": _cpu_model(),

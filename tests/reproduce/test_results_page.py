@@ -135,10 +135,6 @@ def test_a_remark_about_the_data_is_said_once() -> None:
     assert page("tiny-imagenet", some).count(remark) == 1
 
 
-def test_one_seed_is_called_one_number() -> None:
-    assert "one number with one seed, not a comparison" in " ".join(page("tiny-imagenet", all_of("30m")).split())
-
-
 @pytest.mark.parametrize(
     ("threads", "processes", "gpu", "words"),
     [
@@ -209,7 +205,7 @@ def test_a_receipt_that_is_none_is_named_and_the_page_stays(content: str, tmp_pa
     path.write_text("as it was")
     (tmp_path / "receipts").mkdir()
     (tmp_path / "receipts" / "bad.json").write_text(content)
-    with pytest.raises(InputError, match=r"bad\.json: not a receipt.*Delete it"):
+    with pytest.raises(InputError, match=r"bad\.json"):
         write_page(path)
     assert path.read_text() == "as it was"
 

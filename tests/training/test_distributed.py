@@ -20,8 +20,8 @@ from safetensors.torch import load_file
 from lookalike.errors import InputError
 from lookalike.recipe import Recipe
 from lookalike.run import Run
-from lookalike.training.distributed import DistributedContext, join
-from lookalike.training.run import fit
+from lookalike.training.distributed import DistributedContext, init_distributed
+from lookalike.training.run import train
 
 # No dropout: each process drops units of its own. Everything else that is random is on.
 RECIPE = """
@@ -60,7 +60,7 @@ class Torchrun:
             file.unlink()
         launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
         verb = ["train", str(self.folder / "recipe.yaml"), f"data.source={self.recipe.data.source}", *more]
-        where = ["--root", str(self.folder / "runs"), "--name", name, "--keep-checkpoint"]
+        where = ["--out", str(self.folder / "runs" / name), "--keep-checkpoint"]
         command = [*launch, str(self.folder / "launched.py"), str(self.folder / "processes"), *verb, *where]
         pipe = subprocess.PIPE
         return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=self.environment)
@@ -136,7 +136,7 @@ def test_two_processes_stop_together_and_end_as_one_would(torchrun: Torchrun, mo
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        alone = fit(halves, root=torchrun.folder / "runs", name="alone", keep_checkpoint=True)
+        alone = train(halves, out=torchrun.folder / "runs" / "alone", keep_checkpoint=True)
     finally:
         torch.set_num_threads(threads)
     ours, theirs = parameters(run), parameters(alone)
@@ -161,19 +161,19 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from torch import nn
-from lookalike.training.distributed import join
-world = join("cpu")
-torch.manual_seed(world.rank)
+from lookalike.training.distributed import init_distributed
+context = init_distributed("cpu")
+torch.manual_seed(context.rank)
 network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
-for _ in range(world.rank + 1):
-    network(torch.randn(8, 3, 5, 5) + world.rank)
+for _ in range(context.rank + 1):
+    network(torch.randn(8, 3, 5, 5) + context.rank)
 before = {name: buffer.clone() for name, buffer in network.named_buffers()}
 weights = {name: weight.detach().clone() for name, weight in network.named_parameters()}
-world.share_statistics(network)
+context.broadcast_buffers(network)
 assert all(torch.equal(weight, weights[name]) for name, weight in network.named_parameters())
 after = dict(network.named_buffers())
 for when, buffers in (("before", before), ("after", after)):
-    save_file(buffers, Path(sys.argv[1], f"{when}-{world.rank}.safetensors"))
+    save_file(buffers, Path(sys.argv[1], f"{when}-{context.rank}.safetensors"))
 """
 
 
@@ -203,14 +203,14 @@ def test_statistics_are_the_leading_processes_once_they_are_shared(tmp_path: Pat
 
 def test_alone_there_is_nobody_to_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    world = join("cpu")
-    assert world == DistributedContext(0, 1, torch.device("cpu"))
-    assert world.leads
-    assert (world.any(0), world.any(15), world.mean(0.1 + 0.2)) == (0, 15, 0.1 + 0.2)
-    assert world.in_turn(lambda: 7) == 7
-    world.wait()
+    context = init_distributed("cpu")
+    assert context == DistributedContext(0, 1, torch.device("cpu"))
+    assert context.is_main_process
+    assert (context.max(0), context.max(15), context.mean(0.1 + 0.2)) == (0, 15, 0.1 + 0.2)
+    assert context.main_process_first(lambda: 7) == 7
+    context.barrier()
     with pytest.raises(InputError, match="nothing"):
-        world.in_turn(_fail)
+        context.main_process_first(_fail)
 
 
 def _fail() -> Any:
@@ -221,5 +221,5 @@ def _fail() -> Any:
 def test_a_device_that_is_not_there_is_refused_by_every_process(monkeypatch: pytest.MonkeyPatch) -> None:
     for size in ("1", "2"):
         monkeypatch.setenv("WORLD_SIZE", size)
-        with pytest.raises(InputError, match="there is no device 'cuda' here"):
-            join("cuda")
+        with pytest.raises(InputError, match="'cuda'"):
+            init_distributed("cuda")

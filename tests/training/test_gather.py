@@ -31,7 +31,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 sys.path.insert(0, sys.argv[1])
 from test_gather import LOSSES, STEPS, batch, make
-from lookalike.training.distributed import gather_with_gradient
+from lookalike.training.distributed import all_gather
 
 dist.init_process_group("gloo")
 rank, size = dist.get_rank(), dist.get_world_size()
@@ -43,7 +43,7 @@ for name in (*LOSSES, "memory"):
         images, labels = (whole.chunk(size)[rank] for whole in batch(step))
         network.zero_grad()
         loss.zero_grad()
-        value = loss(gather_with_gradient(model(images)), gather_with_gradient(labels))
+        value = loss(all_gather(model(images)), all_gather(labels))
         value.backward()
         tensors = {"loss": value.detach()}
         tensors |= {f"network.{key}": p.grad.clone() for key, p in network.named_parameters()}
@@ -52,7 +52,7 @@ for name in (*LOSSES, "memory"):
 
 rows = torch.arange(6.0).reshape(3, 2).T.bfloat16() + 10 * rank  # not contiguous
 rows.requires_grad_()
-gathered = gather_with_gradient(rows)
+gathered = all_gather(rows)
 (gathered * torch.arange(4.0).bfloat16()[:, None] * (rank + 1)).sum().backward()
 found |= {"rows": rows.detach(), "gathered": gathered.detach(), "gradient": rows.grad}
 torch.save(found, Path(sys.argv[2], f"{rank}.pt"))

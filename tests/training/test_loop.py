@@ -18,7 +18,7 @@ from lookalike.errors import InputError, TrainingError
 from lookalike.recipe import Recipe
 from lookalike.run import Run
 from lookalike.training import checkpoint
-from lookalike.training.distributed import join
+from lookalike.training.distributed import init_distributed
 from lookalike.training.loop import Trained, resolution, train
 
 RECIPE = """
@@ -33,11 +33,11 @@ STEPS = 10  # 2 epochs of 240 pictures
 
 
 def a_run(root: Path, name: str, *overrides: str) -> Run:
-    return Run.create(root, name, Recipe.from_yaml(RECIPE, overrides=overrides))
+    return Run.create(root / name, Recipe.from_yaml(RECIPE, overrides=overrides))
 
 
-def go(run: Run, packs: tuple[Pack, Pack], watch: Any = None) -> Trained:
-    return train(run, join("cpu"), *packs, watch=watch)
+def go(run: Run, packs: tuple[Pack, Pack], on_record: Any = None) -> Trained:
+    return train(run, init_distributed("cpu"), *packs, on_record=on_record)
 
 
 def bits(trained: Trained) -> dict[str, bytes]:
@@ -55,13 +55,13 @@ def unbroken(packs: tuple[Pack, Pack], tmp_path_factory: pytest.TempPathFactory)
 
 
 def stop_after(step: int) -> Any:
-    def watch(record: dict[str, Any], total: int) -> None:
+    def on_record(record: dict[str, Any], total: int) -> None:
         assert total == STEPS
         assert record["kind"] in ("train", "eval") or record == {"kind": "stopped", "step": step}
         if record["kind"] == "train" and record["step"] == step:
             os.kill(os.getpid(), signal.SIGINT)
 
-    return watch
+    return on_record
 
 
 @pytest.mark.parametrize("step", [1, 4, 5, 7, STEPS - 1, STEPS])
@@ -110,18 +110,18 @@ from lookalike.data.catalog import Catalog
 from lookalike.data.pack import pack
 from lookalike.run import Run
 from lookalike.training import loop
-from lookalike.training.distributed import join
+from lookalike.training.distributed import init_distributed
 import torch
 
 def child():
     torch.set_num_threads(1)
     catalog = Catalog.from_parquet(Path(sys.argv[1]))
     packs = [pack(catalog.select(catalog.rows_of(s)), 32, cache=Path(sys.argv[2])) for s in ("train", "val")]
-    def watch(record, total):
+    def on_record(record, total):
         print(record["kind"], record["step"], flush=True)
         if record["kind"] == "train":
             time.sleep(0.15)
-    loop.train(Run.open(Path(sys.argv[3])), join("cpu"), *packs, watch=watch)
+    loop.train(Run.open(Path(sys.argv[3])), init_distributed("cpu"), *packs, on_record=on_record)
 
 sys.modules["lookalike.cli.main"].app.command("child")(child)
 argv, sys.argv[1:] = sys.argv[1:], ["child"]
@@ -209,7 +209,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
     packs: tuple[Pack, Pack], root: Path
 ) -> None:
     run = a_run(root, "diverges", "optimizer.clip_norm=0", "training.checkpoint_seconds=0", "optimizer.lr=1e38")
-    with pytest.raises(TrainingError, match=r"not finite at step \d+.*Lower optimizer.lr"):
+    with pytest.raises(TrainingError, match=r"step \d+.*optimizer\.lr"):
         go(run, packs)
     last = run.checkpoint_dir / "last.pt"
     if last.is_file():
@@ -221,8 +221,8 @@ def test_another_state_of_the_data_is_refused(packs: tuple[Pack, Pack], root: Pa
     run = a_run(root, "other")
     with pytest.raises(KeyboardInterrupt):
         go(run, packs, stop_after(2))
-    with pytest.raises(InputError, match="data have changed"):
-        train(run, join("cpu"), packs[1], packs[1])
+    with pytest.raises(InputError, match=r"last\.pt.*--data"):
+        train(run, init_distributed("cpu"), packs[1], packs[1])
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "garbage", "other network"])
@@ -237,17 +237,17 @@ def test_a_damaged_checkpoint_is_named(damage: str, packs: tuple[Pack, Pack], ro
         run = Run.open(run.path)
     else:
         path.write_bytes({"cut": content[: len(content) // 2], "empty": b"", "garbage": b"hello" * 100}[damage])
-    with pytest.raises(InputError, match=r"last\.pt.*cannot be read"):
+    with pytest.raises(InputError, match=r"last\.pt"):
         go(run, packs)
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(packs: tuple[Pack, Pack], root: Path) -> None:
-    with pytest.raises(InputError, match=r"grad_accum_steps=5 does not divide"):
+    with pytest.raises(InputError, match="grad_accum_steps=5"):
         a_run(root, "uneven", "training.grad_accum_steps=5")
 
 
 def test_images_that_vanish_on_the_way_are_refused(packs: tuple[Pack, Pack], root: Path) -> None:
-    with pytest.raises(InputError, match="16 pixels are too small for cubs_resnet_2"):
+    with pytest.raises(InputError, match=r"16 pixels.*cubs_resnet_2"):
         go(a_run(root, "tiny", "training.resolution=[[0, 16], [0.5, 32]]"), packs)
 
 

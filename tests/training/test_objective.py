@@ -18,7 +18,7 @@ from lookalike.errors import InputError
 from lookalike.evaluation.protocols import named
 from lookalike.recipe import Recipe
 from lookalike.run import Run
-from lookalike.training.distributed import join
+from lookalike.training.distributed import init_distributed
 from lookalike.training.loop import Trained, train
 from lookalike.training.objective import create_objective
 
@@ -44,11 +44,11 @@ def sides(pictures: Catalog, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     return pack(divided.training, 32, cache=cache), pack(divided.test, 32, cache=cache)
 
 
-def go(root: Path, name: str, sides: tuple[Pack, Pack], *overrides: str, watch: Any = None) -> tuple[Run, Trained]:
+def go(root: Path, name: str, sides: tuple[Pack, Pack], *overrides: str, on_record: Any = None) -> tuple[Run, Trained]:
     path = root / name
     recipe = Recipe.from_yaml(RECIPE, overrides=overrides)
-    run = Run.open(path) if path.exists() else Run.create(root, name, recipe)
-    return run, train(run, join("cpu"), *sides, watch=watch)
+    run = Run.open(path) if path.exists() else Run.create(root / name, recipe)
+    return run, train(run, init_distributed("cpu"), *sides, on_record=on_record)
 
 
 def evaluations(run: Run) -> list[dict[str, Any]]:
@@ -97,7 +97,7 @@ def test_stopped_and_resumed_is_bit_identical(changes: list[str], sides: tuple[P
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        go(root, "broken", sides, *changes, watch=stop)
+        go(root, "broken", sides, *changes, on_record=stop)
     _, resumed = go(root, "broken", sides)
     _, whole = go(root, "whole", sides, *changes)
     ours, theirs = resumed.network.state_dict(), whole.network.state_dict()
@@ -119,11 +119,11 @@ def test_a_classifier_is_measured_by_its_features_and_its_softmax(sides: tuple[P
 
 def test_a_start_is_where_training_begins(sides: tuple[Pack, Pack], root: Path) -> None:
     from lookalike.models.pretrained import ImageModel
-    from lookalike.training.finalize import config_of
+    from lookalike.training.finalize import model_config
 
     classifier = Recipe.from_yaml(RECIPE, overrides=[*LOSSES["classifier"], "training.seed=5"])
     network = create_objective(classifier, 12).network
-    ImageModel(network, config_of(classifier, sides[0].catalog, "", None)).save_pretrained(root / "start")
+    ImageModel(network, model_config(classifier, sides[0].catalog, "", None)).save_pretrained(root / "start")
     recipe = Recipe.from_yaml(RECIPE, overrides=[f"model.init={root / 'start'}"])
     task = create_objective(recipe, 12)
     assert task.start is not None
@@ -135,5 +135,5 @@ def test_a_start_is_where_training_begins(sides: tuple[Pack, Pack], root: Path) 
 
 def test_more_classes_in_a_batch_than_there_are_is_refused(sides: tuple[Pack, Pack], root: Path) -> None:
     changes = ["data.sampler={classes: 13, images: 2}", "training.batch_size=26"]
-    with pytest.raises(InputError, match=r"data.sampler.classes=13, but only 12 classes have images"):
+    with pytest.raises(InputError, match=r"data\.sampler\.classes=13.*12"):
         go(root, "many", sides, *changes)

@@ -9,7 +9,7 @@ from types import FrameType
 
 import pytest
 
-from lookalike.training.signals import SIGNALS, SignalHandler, leave
+from lookalike.training.signals import SIGNALS, SignalHandler, exit_by_signal
 
 
 @pytest.fixture
@@ -32,19 +32,19 @@ def handlers(deliveries: list[int]) -> object:
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_the_first_is_noted_and_the_second_acts_as_it_used_to(number: int, deliveries: list[int]) -> None:
-    with SignalHandler() as interrupts:
-        assert not interrupts.noted
+    with SignalHandler() as signals:
+        assert not signals.received
         os.kill(os.getpid(), number)
-        assert (interrupts.noted, deliveries) == (number, [])
+        assert (signals.received, deliveries) == (number, [])
         os.kill(os.getpid(), number)
         assert deliveries == [number]
 
 
 def test_another_signal_than_the_first_acts_too(deliveries: list[int]) -> None:
-    with SignalHandler() as interrupts:
+    with SignalHandler() as signals:
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGINT)
-    assert interrupts.noted == signal.SIGTERM
+    assert signals.received == signal.SIGTERM
     assert deliveries == [signal.SIGINT]
 
 
@@ -52,10 +52,10 @@ def test_afterwards_everything_is_as_it_was(handlers: object, deliveries: list[i
     with pytest.raises(ZeroDivisionError), SignalHandler():
         1 / 0  # noqa: B018
     assert [signal.getsignal(number) for number in SIGNALS] == [handlers, handlers]
-    with SignalHandler() as interrupts:
+    with SignalHandler() as signals:
         pass
     os.kill(os.getpid(), signal.SIGINT)
-    assert (interrupts.noted, deliveries) == (0, [signal.SIGINT])
+    assert (signals.received, deliveries) == (0, [signal.SIGINT])
 
 
 def test_in_another_thread_it_does_nothing(handlers: object) -> None:
@@ -73,7 +73,7 @@ def test_in_another_thread_it_does_nothing(handlers: object) -> None:
 
 def test_leaving_looks_as_if_the_signal_had_ended_us() -> None:
     with pytest.raises(KeyboardInterrupt):
-        leave(signal.SIGINT)
+        exit_by_signal(signal.SIGINT)
     with pytest.raises(SystemExit) as left:
-        leave(signal.SIGTERM)
+        exit_by_signal(signal.SIGTERM)
     assert left.value.code == 143

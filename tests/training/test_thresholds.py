@@ -17,7 +17,7 @@ from lookalike.errors import InputError
 from lookalike.evaluation.pair_similarity import match_threshold
 from lookalike.recipe import Recipe
 from lookalike.run import Run
-from lookalike.training.run import fit
+from lookalike.training.run import train
 
 RECIPE = """
 data: {image_size: 32, augment: {crop: none}}
@@ -41,7 +41,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def run(request: pytest.FixtureRequest, pictures: Catalog, tmp_path_factory: pytest.TempPathFactory) -> Run:
     more = EMBEDDING if request.param == "embedding" else []
     recipe = Recipe.from_yaml(RECIPE, overrides=[f"data.source={pictures.root}", *more])
-    return fit(recipe, root=tmp_path_factory.mktemp("runs"), name=request.param)
+    return train(recipe, out=tmp_path_factory.mktemp("runs") / request.param)
 
 
 def test_at_most_one_in_a_hundred_pairs_of_different_classes_reaches_it(run: Run, pictures: Catalog) -> None:

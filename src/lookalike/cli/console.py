@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from lookalike.gallery.store.base import Value
     from lookalike.run import Run
-    from lookalike.training.run import Watch
+    from lookalike.training.run import Callbacks
 
 # Control characters but for line feed and tab, and the surrogates that stand for bytes that are not UTF-8
 _UNSHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -165,18 +165,18 @@ def _amount(number: int | None, unit: Unit) -> str:
 
 
 @contextmanager
-def watching(console: Console) -> Iterator[Watch]:
-    """A `Watch` that shows a run on this console and, when a signal ends it, says how to go on."""
-    from lookalike.training.run import Watch
+def training_progress(console: Console) -> Iterator[Callbacks]:
+    """Show a training run on a console; when a signal stops it, print the command that continues it."""
+    from lookalike.training.run import Callbacks
 
     with ProgressBars(console) as bars:
         decoding, training = bars.bar("decoding"), bars.noted_bar("training")
         start, last, where = time.perf_counter(), 0, ""
 
-        def say(words: str, style: str | None = None) -> None:
-            console.print(shown(words), style=style, highlight=False, markup=False, soft_wrap=True)
+        def say(text: str, style: str | None = None) -> None:
+            console.print(shown(text), style=style, highlight=False, markup=False, soft_wrap=True)
 
-        def on_training(record: dict[str, Any], total: int) -> None:
+        def on_record(record: dict[str, Any], total: int) -> None:
             nonlocal start, last, where
             step = record["step"]
             if record["kind"] == "stopped":
@@ -190,30 +190,26 @@ def watching(console: Console) -> Iterator[Watch]:
                 training(step, total, note)
             else:
                 minutes = (time.perf_counter() - start) / 60
-                shown = [
-                    (words, record[key])
-                    for key, words in SCORES.items()
-                    if key in record and says_something(key, record[key])
-                ]
-                scores = "".join(f"  {words} {score:6.2%}" for words, score in shown)
+                named = [(name, record[key]) for key, name in SCORES.items() if is_informative(key, record.get(key))]
+                scores = "".join(f"  {name} {score:6.2%}" for name, score in named)
                 say(f"epoch {record['epoch']:5.1f}  step {step:6d} of {total}{scores}  after {minutes:.1f} min")
 
         try:
-            yield Watch(packing=decoding, training=on_training, stage=lambda words: say(words, "dim"))
+            yield Callbacks(decoding, on_record, lambda text: say(text, "dim"))
         except (KeyboardInterrupt, SystemExit) as left:
             by_signal = isinstance(left, KeyboardInterrupt) or left.code == 128 + signal.SIGTERM
-            if by_signal and os.environ.get("RANK", "0") == "0":  # of several processes, the first one speaks
-                say(f"stopped{where}; go on with: {again(sys.argv[1:])}")
+            if by_signal and is_main_process():
+                say(f"stopped{where}; continue with: {resume_command(sys.argv[1:])}")
             raise
 
 
-def says_something(key: str, score: float) -> bool:
-    """Whether a score is worth showing: of five classes or fewer, the first five answers always hold the right one."""
-    return key != "top5" or score < 1
+def is_informative(key: str, score: float | None) -> bool:
+    """Whether a score tells anything: with five classes or fewer, top-5 is always 1."""
+    return score is not None and (key != "top5" or score < 1)
 
 
-def again(arguments: Sequence[str]) -> str:
-    """The command line that goes on where one with these arguments was stopped: the same; `train` wants --resume."""
+def resume_command(arguments: Sequence[str]) -> str:
+    """The command line that continues one with these arguments: the same, for `train` with --resume."""
     words = [*arguments]
     if words[:1] == ["train"] and "--resume" not in words:
         words.insert(words.index("--") if "--" in words else len(words), "--resume")
@@ -304,18 +300,18 @@ def counted(number: int, word: str) -> str:
     return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
-# How results are said: a run in a few lines, and the words that several commands share.
+# Results in a few lines.
 
-TOP = 5  # of so few classes, the top 5 are all of them
+TOP = 5  # with this many classes or fewer, top-5 says nothing
 
 
 def is_main_process() -> bool:
-    """Whether we are the one process that prints: the first that `torchrun` started, or the only one."""
+    """Whether this process prints: the first one of `torchrun`, or the only one."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 def print_run(run: Run) -> None:
-    """What came out of a finished run and where to look; only the leading process of several speaks."""
+    """Print the results of a finished run and where its files are; only in the main process."""
     if not is_main_process():
         return
     receipt = run.receipt()
@@ -339,10 +335,10 @@ def print_run(run: Run) -> None:
 
 
 def not_fitted(reason: str) -> str:
-    """What is said of a temperature that the validation images could not tell."""
+    """Text for a temperature that could not be fitted."""
     return f"temperature 1, not fitted: {reason}"
 
 
 def recalls(what: str, numbers: dict[str, Any]) -> str:
-    """Recall at 1, 2, 4 and 8 of some vectors in a line."""
+    """Recall at 1, 2, 4 and 8 of a kind of vectors in one line."""
     return f"{what}: " + "  ".join(f"Recall@{k} {numbers[f'recall_at_{k}']:.2%}" for k in (1, 2, 4, 8))

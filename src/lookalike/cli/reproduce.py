@@ -1,7 +1,8 @@
-"""`lookalike reproduce`: whole studies, with a table at the end."""
+"""`lookalike reproduce`."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from lookalike.reproduce.study import Planned
     from lookalike.run import Run
 
-Root = Annotated[Path, typer.Option("--root", help="Folder of all runs.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of the runs.")]
 
 
 def reproduce(
@@ -33,83 +34,90 @@ def reproduce(
         list[str] | None,
         typer.Argument(
             metavar="[KEY=VALUE]...",
-            help="Changes to every recipe; kept off the page.",
+            help="Changes to all recipes; the results page leaves such runs out.",
             autocompletion=completion.overrides,
         ),
     ] = None,
     budget: Annotated[
-        str | None, typer.Option("--budget", help="Time for each network: 30m, 2h, full ...; by default the least.")
+        str | None,
+        typer.Option(
+            "--budget", help="Training time of each network, such as 30m, 2h or full; by default the shortest."
+        ),
     ] = None,
     only: Annotated[
-        list[str] | None, typer.Option("--only", help="Only this network, such as resnet18; may be repeated.")
+        list[str] | None, typer.Option("--only", help="Only this network, such as resnet18; repeatable.")
     ] = None,
     recipe: Annotated[
         str | None,
         typer.Option(
             "--recipe",
-            help="In place of a study: every run of the studies by this recipe.",
+            help="In place of a study: all runs of the studies with this recipe.",
             autocompletion=completion.recipes,
         ),
     ] = None,
-    root: Root = Path("runs"),
-    page: Annotated[Path, typer.Option("--page", help="The results page to write; receipts go beside it.")] = Path(
-        "docs/results.md"
-    ),
+    out: Out = Path("runs"),
+    page: Annotated[
+        Path | None,
+        typer.Option(
+            "--page", help="The results page; receipts go into receipts/ next to it. Default: results.md in --out."
+        ),
+    ] = None,
 ) -> None:
-    """Train the networks of a published table and set your numbers beside it. Give the command again to go on."""
+    """Train the networks of a study and compare with published results. Run the command again to continue."""
     from lookalike.reproduce import results_page, study
 
     words = ([name] if name else []) + (overrides or [])
     if recipe is not None:
         if stray := [word for word in words if "=" not in word] + ["--budget"] * bool(budget) + ["--only"] * bool(only):
-            raise InputError(f"--recipe says what to train; '{stray[0]}' does not fit to it.", "Leave one of them out.")
+            raise InputError(f"--recipe cannot be combined with '{stray[0]}'.", "Leave one of them out.")
         planned = study.plan_recipe(recipe, words)
     elif name:
         wanted = study.load(name)
         planned = study.plan(wanted, budget or next(iter(wanted.budgets)), overrides or [], only or [])
     else:
-        raise InputError("what to reproduce is not said.", f"Name a study ({', '.join(study.names())}) or a --recipe.")
+        raise InputError("no study is given.", f"Name one ({', '.join(study.names())}), or give a --recipe.")
+    page = page or out / "results.md"
 
     def finished(p: Planned, run: Run) -> None:
         if not p.changed:
             study.keep_receipt(run, page.parent / "receipts")
             results_page.write_page(page)
 
-    runs = train(planned, root, finished)
+    runs = train(planned, out, finished)
     if not is_main_process():
         return
     show(planned, runs)
     if not all(p.changed for p in planned):
         echo(f"written  {page}")
     if changed := [run.path for p, run in zip(planned, runs, strict=True) if p.changed]:
-        echo(f"not on {page}, for their recipes are not the study's: {', '.join(map(str, changed))}")
+        echo(f"not on {page}, since their recipes were changed: {', '.join(map(str, changed))}")
 
 
-def train(planned: list[Planned], root: Path, finished: Any) -> list[Run]:
-    """Train what is planned, with a bar for each; `finished` is called after each."""
+def train(planned: list[Planned], out: Path, finished: Callable[[Planned, Run], None] | None = None) -> list[Run]:
+    """Train planned runs with progress bars; `finished` is called after each."""
     from rich.console import Console
 
-    from lookalike.cli.console import watching
+    from lookalike.cli.console import training_progress
     from lookalike.reproduce import study
 
-    with watching(Console(stderr=True)) as watch:
-        return study.reproduce(planned, root=root, watch=watch, finished=finished)
+    with training_progress(Console(stderr=True)) as callbacks:
+        return study.reproduce(planned, out=out, callbacks=callbacks, finished=finished)
 
 
 def show(planned: list[Planned], runs: list[Run]) -> None:
-    """A table of the runs that recognise, and one of those that retrieve."""
+    """Print a table of the classification runs and one of the retrieval runs."""
     from rich.console import Console
 
     from lookalike.reproduce.study import is_retrieval
 
     pairs = [(p, run.receipt()) for p, run in zip(planned, runs, strict=True)]
-    if recognised := [(p, receipt) for p, receipt in pairs if not is_retrieval(receipt)]:
-        Console().print(_recognition_table(recognised))
+    if classified := [(p, receipt) for p, receipt in pairs if not is_retrieval(receipt)]:
+        Console().print(_classification_table(classified))
     if retrieved := [(p, receipt) for p, receipt in pairs if is_retrieval(receipt)]:
         Console().print(_retrieval_table(retrieved))
 
 
-def _recognition_table(pairs: list[tuple[Planned, dict[str, Any]]]) -> Table:
+def _classification_table(pairs: list[tuple[Planned, dict[str, Any]]]) -> Table:
     from rich.table import Table
 
     from lookalike.reproduce.study import measured

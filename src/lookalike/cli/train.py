@@ -1,4 +1,4 @@
-"""`lookalike train`: a recipe becomes a run folder."""
+"""`lookalike train`."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ def train(
         str,
         typer.Argument(
             metavar="RECIPE",
-            help="A shipped recipe ('lookalike recipes') or a .yaml file.",
+            help="A shipped recipe ('lookalike recipes' lists them) or a .yaml file.",
             autocompletion=completion.recipes,
         ),
     ],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[KEY=VALUE]...", help="Changes, such as training.epochs=3.", autocompletion=completion.overrides
+            metavar="[KEY=VALUE]...",
+            help="Changes to the recipe, such as training.epochs=3.",
+            autocompletion=completion.overrides,
         ),
     ] = None,
     data: Annotated[
@@ -33,33 +35,37 @@ def train(
             autocompletion=completion.data,
         ),
     ] = None,
-    run_name: Annotated[str | None, typer.Option("--name", help="Name of the run; by default the recipe's.")] = None,
-    root: Annotated[Path, typer.Option("--root", help="Folder of all runs.")] = Path("runs"),
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run of this name was stopped.")] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder of the run; by default runs/ and the recipe's name.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in this folder where it stopped.")] = False,
     keep_checkpoint: Annotated[
-        bool, typer.Option("--keep-checkpoint", help="Leave the training state in the folder of the finished run.")
+        bool, typer.Option("--keep-checkpoint", help="Keep the training state when the run is finished.")
+    ] = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write event files for TensorBoard into the run's events/.")
     ] = False,
 ) -> None:
     """Train a network, measure it, and write model, report and receipt into a run folder."""
     from rich.console import Console
 
-    from lookalike import recipe
-    from lookalike.cli.console import print_run, watching
+    from lookalike import recipe as recipes
+    from lookalike.cli.console import print_run, training_progress
 
-    changes = [*(overrides or [])]
-    resolved = recipe.load(name, changes)
-    if data is not None:
-        resolved = resolved.model_copy(update={"data": resolved.data.model_copy(update={"source": data})})
-    from lookalike.training.run import fit
+    recipe = recipes.load(name, overrides or [])  # before PyTorch is loaded, so that mistakes show at once
+    from lookalike.training.metric_logger import TensorBoardTracker
+    from lookalike.training.run import default_folder, train
 
-    console = Console(stderr=True)
-    with watching(console) as watch:
-        run = fit(
-            resolved,
-            root=root,
-            name=run_name or Path(name).stem,
+    out = out or default_folder(name)
+    trackers = [TensorBoardTracker(out / "events")] if tensorboard else []
+    with training_progress(Console(stderr=True)) as callbacks:
+        run = train(
+            recipe,
+            data=data,
+            out=out,
             resume=resume,
             keep_checkpoint=keep_checkpoint,
-            watch=watch,
+            trackers=trackers,
+            callbacks=callbacks,
         )
     print_run(run)

@@ -1,4 +1,4 @@
-"""The results page: tables in Markdown, written from receipts and nothing else."""
+"""The results page: tables in Markdown, written from receipts."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from lookalike.files import atomic_write
 from lookalike.reproduce import study as studies
 from lookalike.reproduce.study import Planned, Study, is_retrieval, measured, views
 
-ABOUT = 2  # lines of a study without any receipt
+LINES_WITHOUT_RECEIPTS = 2  # of a study's part of the page
 HEAD = """# Results
 
-Written by `lookalike reproduce` from the receipts in `receipts/`; no number here was typed. How they were measured:
-[Protocols](protocols.md). One run of a network is one number with one seed, not a comparison: networks less than about
-a point apart are not told apart here. How fast training, metrics and the gallery are: [Benchmarks](benchmarks.md).
+Written by `lookalike reproduce` from the receipts in `receipts/`. The protocols are described in the documentation
+(`docs/protocols.md`), speed in `docs/benchmarks.md`. Each number is one run with one seed: differences of less than
+about a point between networks are not significant.
 """
 
 
@@ -25,33 +25,33 @@ def read_receipts(folder: Path) -> dict[str, dict[str, Any]]:
     """All receipts in a folder, by the name of their run.
 
     Raises:
-        InputError: one of them is not JSON, or holds no results.
+        InputError: a file is not a receipt.
     """
     receipts = {}
     for path in sorted(folder.glob("*.json")):
         try:
             receipts[path.stem] = json.loads(path.read_text(encoding="utf-8"))
             if "results" not in receipts[path.stem]:
-                raise ValueError("no results in it")
+                raise ValueError("it has no results")
         except (ValueError, TypeError) as error:
-            raise InputError(f"{path}: not a receipt ({error}).", "Delete it and reproduce the run.") from None
+            raise InputError(f"{path}: not a receipt ({error}).", "Delete it, then reproduce the run again.") from None
     return receipts
 
 
 def page(name: str, receipts: dict[str, dict[str, Any]]) -> str:
-    """The whole page with one study on it."""
+    """The page with one study."""
     return "\n".join([HEAD, *part(name, receipts)])
 
 
 def whole_page(receipts: dict[str, dict[str, Any]]) -> str:
-    """The page with every study that has a receipt, the demo aside, which is no measurement of anything."""
+    """The page with all studies that have receipts, except the demo."""
     by_task = sorted(studies.names(), key=lambda name: studies.load(name).rows[0].task)
     parts = [part(name, receipts) for name in by_task if name != "demo"]
-    return "\n".join([HEAD, *(line for lines in parts if len(lines) > ABOUT for line in lines)])
+    return "\n".join([HEAD, *(line for lines in parts if len(lines) > LINES_WITHOUT_RECEIPTS for line in lines)])
 
 
 def part(name: str, receipts: dict[str, dict[str, Any]]) -> list[str]:
-    """A study: what it is, and one section for each budget that has a receipt."""
+    """A study's part of the page: its description, and a section for each budget with receipts."""
     study = studies.load(name)
     sections = [f"## {study.title}\n", f"{study.about}\n"]
     for budget, words in study.budgets.items():
@@ -64,7 +64,7 @@ def part(name: str, receipts: dict[str, dict[str, Any]]) -> list[str]:
 def section(
     name: str, study: Study, budget: str, planned: Sequence[Planned], receipts: dict[str, dict[str, Any]]
 ) -> str:
-    """The table of one budget, with how it came about below it."""
+    """The results of one budget, then hardware, date, seed, commit and command of each run."""
     lines = table(planned, receipts)
     lines += ["", "| run | hardware | date | seed | commit | command |", "|---|---|---|---|---|---|"]
     for p in planned:
@@ -79,7 +79,7 @@ def section(
 
 
 def table(planned: Sequence[Planned], receipts: dict[str, dict[str, Any]]) -> list[str]:
-    """Lines of a Markdown table: published against ours, top-1 bold where it is above the published one; or recall."""
+    """Lines of a Markdown table of accuracies (ours in bold if above the published one), or of recall."""
     if is_retrieval(receipts[planned[0].name]):
         return retrieval_table(planned, receipts)
     lines = [
@@ -100,7 +100,7 @@ def table(planned: Sequence[Planned], receipts: dict[str, dict[str, Any]]) -> li
 
 
 def retrieval_table(planned: Sequence[Planned], receipts: dict[str, dict[str, Any]]) -> list[str]:
-    """Lines of a Markdown table: a line for each kind of vector of each run, in percent."""
+    """Lines of a Markdown table with one row for each run and kind of vectors, in percent."""
     lines = [
         "| task | network | loss | vectors | Recall@1 | @2 | @4 | @8 | R@1, cosine > 0.75 | MAP@R | minutes "
         "| CPU minutes | epochs |",
@@ -121,7 +121,7 @@ def retrieval_table(planned: Sequence[Planned], receipts: dict[str, dict[str, An
 
 
 def headline(name: str, receipts: dict[str, dict[str, Any]]) -> str:
-    """The short table for a README: the best run of each network, whatever its budget."""
+    """Short table for the README: the best run of each network under any budget."""
     study = studies.load(name)
     lines = ["| task | network | published top-1 | our top-1 | minutes | on |", "|---|---|---:|---:|---:|---|"]
     for number in range(len(study.rows)):
@@ -138,7 +138,7 @@ def headline(name: str, receipts: dict[str, dict[str, Any]]) -> str:
 
 
 def retrieval_headline(name: str, receipts: dict[str, dict[str, Any]]) -> str:
-    """The short table of a study of retrieval for a README: each finished run by each kind of its vectors."""
+    """Short table of a retrieval study for the README: each finished run by each kind of vectors."""
     study = studies.load(name)
     lines = ["| task | network | vectors | Recall@1 | @8 | minutes | on |", "|---|---|---|---:|---:|---:|---|"]
     for p in (p for budget in study.budgets for p in studies.plan(study, budget) if p.name in receipts):
@@ -154,7 +154,7 @@ def retrieval_headline(name: str, receipts: dict[str, dict[str, Any]]) -> str:
 
 
 def hardware(receipt: dict[str, Any]) -> str:
-    """The machine in a few words: its GPU, or how many of its cores the run computed on."""
+    """The GPU of a run, or its CPU and the number of cores used."""
     machine = receipt["hardware"]
     if machine["gpu"]:
         return str(machine["gpu"])
@@ -164,11 +164,11 @@ def hardware(receipt: dict[str, Any]) -> str:
 
 
 def commit(receipt: dict[str, Any]) -> str:
-    """The commit, shortened, with what is said about it."""
+    """The shortened commit of a run, with its "+dirty"."""
     mark, plus, dirty = receipt["commit"].partition("+")
     return f"{mark[:9]}{plus}{dirty}"
 
 
 def write_page(path: Path) -> None:
-    """Write the page at `path` from `receipts/` beside it."""
+    """Write the page from the receipts in `receipts/` next to it."""
     atomic_write(path, whole_page(read_receipts(path.parent / "receipts")))

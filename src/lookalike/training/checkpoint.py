@@ -1,4 +1,4 @@
-"""What a run needs to go on: written beside its place and renamed, so that there is always one whole checkpoint."""
+"""Checkpoints: everything a run needs to continue. Each is written to a temporary file and renamed."""
 
 from __future__ import annotations
 
@@ -23,22 +23,23 @@ from lookalike.files import atomic_write, partial_path
 from lookalike.training.optim import ModelEma
 
 FORMAT = 2
-AGAIN = "Start again without --resume, under another --name."
-DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
+START_AGAIN = "Start again without --resume, into another --out."
+READ_ERRORS = (OSError, RuntimeError, LookupError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass
 class State:
-    """How far a run is, besides weights.
+    """Progress of a run, without its weights.
 
     Args:
-        step: optimiser steps taken.
-        best_score, best_step: the best evaluation so far, by the task's score; -1 before the first.
+        step: optimizer steps taken.
+        best_score: the best evaluation so far, by `Objective.score`; -1 before the first.
+        best_step: its step; -1 before the first.
         stale: evaluations since then.
-        seconds: wall-clock time of training so far, over all sittings.
-        cpu_seconds: processor time of this process, likewise.
-        stopped_early: whether patience ran out.
-        start: the `Start` of the first weights as a dict; None where they were random.
+        seconds: wall-clock seconds of training so far, over all sessions of the run.
+        cpu_seconds: CPU seconds of the main process, over all sessions of the run.
+        stopped_early: whether training was ended by `training.patience`.
+        start: the `Start` of the initial weights as a dict; None if they were random.
     """
 
     step: int = 0
@@ -52,7 +53,7 @@ class State:
 
 
 def exists(folder: Path) -> bool:
-    """Whether there is a checkpoint to go on from."""
+    """Whether there is a checkpoint to continue from."""
     return (folder / "last.pt").is_file()
 
 
@@ -65,10 +66,7 @@ def save_last(
     average: ModelEma | None,
     data: str,
 ) -> None:
-    """Write `last.pt`: state, weights, the loss's own weights and memory, optimiser, average, content of the data.
-
-    A function of the recipe and the step needs no place here: order, augmentation, dropout and learning rate.
-    """
+    """Write `last.pt`: state, weights, the loss's parameters and memory, optimizer, average, identity of the data."""
     folder.mkdir(exist_ok=True)
     content = {
         "format": FORMAT,
@@ -80,7 +78,7 @@ def save_last(
         "data": data,
     }
     whole = io.BytesIO()
-    torch.save(content, whole)  # into memory: it would hide that a disk is full
+    torch.save(content, whole)  # into memory: written to a file, it would hide that the disk is full
     atomic_write(folder / "last.pt", whole.getbuffer(), durable=True)
 
 
@@ -93,22 +91,22 @@ def load_last(
     data: str,
     former: str = "",
 ) -> State | None:
-    """Read `last.pt` into network, loss, optimiser and average.
+    """Load `last.pt` into network, loss, optimizer and average.
 
     Args:
-        folder: of the checkpoint.
-        network: what is filled, as are the next three.
-        loss: with its weights and memory.
-        optimizer: with its state.
-        average: where the recipe has one.
-        data: the content of the data, as `save_last` got it.
-        former: how an older version would have named the same data, by their files' times.
+        folder: the checkpoint folder.
+        network: gets the weights.
+        loss: gets its parameters and memory.
+        optimizer: gets its state.
+        average: gets the averaged weights, if the recipe averages.
+        data: identity of the data, as given to `save_last`.
+        former: identity of the same data in checkpoints of older versions.
 
     Returns:
-        The state to go on from, or None when there is no checkpoint yet.
+        The state to continue from; None if there is no checkpoint.
 
     Raises:
-        InputError: it cannot be read, was written by another version, or its data are not these.
+        InputError: the file cannot be read, has another format version, or was made with other data.
     """
     path = folder / "last.pt"
     if not path.is_file():
@@ -116,19 +114,19 @@ def load_last(
     try:
         content = _read(path)
         if content["data"] not in (data, former):
-            raise changed(path)
+            raise data_changed(path)
         network.load_state_dict(content["network"])
         loss.load_state_dict(content["loss"])
         optimizer.load_state_dict(content["optimizer"])
         if average:
             average.network.load_state_dict(content["average"])
         return State(**content["state"])
-    except DAMAGE as error:
+    except READ_ERRORS as error:
         raise _unreadable(path, error) from None
 
 
-def begun_with(folder: Path) -> tuple[str, dict[str, str] | None]:
-    """What the run of this checkpoint began with: the content of the data, and the `Start` of its weights as a dict.
+def read_origin(folder: Path) -> tuple[str, dict[str, str] | None]:
+    """Identity of the data and `Start` of the initial weights (as a dict; None: random) of a checkpointed run.
 
     Raises:
         InputError: the checkpoint cannot be read.
@@ -137,54 +135,55 @@ def begun_with(folder: Path) -> tuple[str, dict[str, str] | None]:
     try:
         content = _read(path)
         return content["data"], State(**content["state"]).start
-    except DAMAGE as error:
+    except READ_ERRORS as error:
         raise _unreadable(path, error) from None
 
 
-def changed(path: Path) -> InputError:
-    """The error for a run whose data are not those that it began with."""
+def data_changed(path: Path) -> InputError:
+    """Error of a run whose data are not those that it was started with."""
     return InputError(
-        f"{path}: the data have changed since this run began: their pixels, labels or classes are others.",
-        "Bring them back (--data says where they are now), or start a new run under another --name.",
+        f"{path}: the pixels, labels or classes of the data have changed since this run was started.",
+        "Restore them (--data says where they are now), or train into another --out.",
     )
 
 
 def remove(folder: Path) -> None:
-    """Remove the checkpoint of a run that is finished; files that are not ours stay."""
+    """Remove the checkpoint of a finished run; other files in the folder are kept."""
     for name in ("last.pt", "best.safetensors"):
         (folder / name).unlink(missing_ok=True)
         partial_path(folder / name).unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # it is not there, or not empty
+    with contextlib.suppress(OSError):  # missing or not empty
         folder.rmdir()
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:
     first = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return InputError(f"{path}: this checkpoint cannot be read ({first}).", AGAIN)
+    return InputError(f"{path}: this checkpoint cannot be read ({first}).", START_AGAIN)
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The content of a `last.pt`; one of `DAMAGE` is raised when it is not whole or holds more than data.
+    """Content of a `last.pt`.
 
     Raises:
-        InputError: it was written by another version.
+        InputError: it has another format version.
+        READ_ERRORS: it is damaged, or holds anything but tensors and plain values.
     """
-    with zipfile.ZipFile(path) as archive:  # the checksums in it, which torch.load passes over
+    with zipfile.ZipFile(path) as archive:  # verify the checksums, which torch.load ignores
         if part := archive.testzip():
-            raise ValueError(f"'{part}' in it is damaged")
+            raise ValueError(f"its part '{part}' is damaged")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:  # its own words advise to run what is in there
-        raise ValueError("it holds something else than weights and numbers") from None
+    except pickle.UnpicklingError:  # its message advises to execute the file's code
+        raise ValueError("it holds more than tensors and plain values") from None
     if not isinstance(content, dict):
         raise TypeError(f"it holds a {type(content).__name__}")
     if content["format"] != FORMAT:
-        raise InputError(f"{path}: this checkpoint has format {content['format']}, not {FORMAT}.", AGAIN)
+        raise InputError(f"{path}: this checkpoint has format {content['format']}, not {FORMAT}.", START_AGAIN)
     return content
 
 
 def save_best(folder: Path, weights: Mapping[str, Tensor]) -> None:
-    """Write `best.safetensors`, the weights of the best evaluation so far and their checksum."""
+    """Write `best.safetensors`: the weights of the best evaluation so far, with a checksum."""
     folder.mkdir(exist_ok=True)
     tensors = {name: tensor.cpu().contiguous() for name, tensor in weights.items()}
     atomic_write(folder / "best.safetensors", save(tensors, {"sha256": _sha256(tensors)}), durable=True)
@@ -201,14 +200,14 @@ def load_best(folder: Path) -> dict[str, Tensor]:
         with safe_open(path, "pt") as file:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no dict)
             if (file.metadata() or {}).get("sha256") != _sha256(weights):
-                raise ValueError("its checksum is not that of what is in it")
-    except (*DAMAGE, SafetensorError) as error:
+                raise ValueError("its checksum does not match")
+    except (*READ_ERRORS, SafetensorError) as error:
         raise InputError(f"{path}: the best weights cannot be read ({error}).", "Train the run again.") from None
     return weights
 
 
 def _sha256(weights: Mapping[str, Tensor]) -> str:
-    """Of names, types, shapes and bytes of contiguous tensors on the CPU, in the order of the names."""
+    """SHA-256 of names, types, shapes and bytes of contiguous CPU tensors, in the order of their names."""
     digest = hashlib.sha256()
     for name, tensor in sorted(weights.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

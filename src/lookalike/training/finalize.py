@@ -1,4 +1,4 @@
-"""The end of a run: the trained network is measured, and model, receipt and report are written."""
+"""The end of a run: measure the trained network, then write model, receipt and report."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 from lookalike.data.catalog import Catalog, Split
 from lookalike.data.copies import Leak
@@ -31,21 +30,21 @@ from lookalike.training.loop import Trained, content_of
 
 
 @dataclass(frozen=True)
-class Material:
-    """The images of a run.
+class TrainingData:
+    """The data of a run.
 
     Args:
-        catalog: all of the source.
-        sides: those that are trained on, "train", and those that are measured on: "val", or "test" by a protocol.
-        divided: what the protocol made of the catalog, if there is one.
+        catalog: the whole data set.
+        parts: "train" and the split to evaluate on: "val", or "test" of a protocol.
+        divided: the data set as divided by a protocol; None without one.
     """
 
     catalog: Catalog
-    sides: Mapping[Split, Catalog]
+    parts: Mapping[Split, Catalog]
     divided: Divided | None = None
 
     @property
-    def measured(self) -> Split:
+    def evaluation_split(self) -> Split:
         return "test" if self.divided else "val"
 
     @property
@@ -53,61 +52,61 @@ class Material:
         return self.divided.remark if self.divided else self.catalog.remark
 
 
-def finalize(
-    run: Run,
-    world: DistributedContext,
-    trained: Trained,
-    material: Material,
-    training: Pack,
-    measured: Pack,
-    sources: str,
-    copies: Leak | None,
-) -> None:
-    """Measure the trained network and write `model/`, `receipt.json` and `report.html`.
+@dataclass(frozen=True)
+class FinishedTraining:
+    """All that the end of a run needs.
 
     Args:
-        run: its folder.
-        world: of which this is the leading process.
-        trained: what came of the training.
-        material: the data.
+        run: the run folder.
+        context: the processes of the run; this is the main one.
+        trained: the trained network.
+        data: the data of the run.
         training: the images trained on.
-        measured: the images to measure on.
-        sources: the commit that the run began with.
-        copies: images measured on that were trained on too.
+        evaluation: the images to measure on.
+        commit: commit of the sources when the run was started.
+        copies: evaluation images that are copies of training images.
+    """
+
+    run: Run
+    context: DistributedContext
+    trained: Trained
+    data: TrainingData
+    training: Pack
+    evaluation: Pack
+    commit: str
+    copies: Leak | None
+
+
+def finalize(finished: FinishedTraining) -> None:
+    """Measure the trained network and write `model/`, `receipt.json` and `report.html`.
 
     Raises:
-        InputError: outputs that cannot be measured, or a file that cannot be written.
+        InputError: the outputs cannot be measured, or a file cannot be written.
     """
-    write = finalize_retrieval if material.divided else finalize_classification
-    write(run, world, trained, material, training, measured, sources, copies)
+    if finished.data.divided:
+        finalize_retrieval(finished, finished.data.divided)
+    else:
+        finalize_classification(finished)
 
 
-def finalize_classification(
-    run: Run,
-    world: DistributedContext,
-    trained: Trained,
-    material: Material,
-    training: Pack,
-    measured: Pack,
-    sources: str,
-    copies: Leak | None,
-) -> None:
-    """`finish` of a run without a protocol: top-1 and all that belongs to it, with a fitted temperature."""
+def finalize_classification(finished: FinishedTraining) -> None:
+    """`finalize` for a run without a protocol: accuracy, calibration and a fitted temperature."""
+    run, trained, data, evaluation = finished.run, finished.trained, finished.data, finished.evaluation
     recipe = run.recipe
-    network = trained.network.to(world.device)
+    network = trained.network.to(finished.context.device)
     logits = outputs_of(
         network,
-        measured.images,
+        evaluation.images,
         view="outputs",
         mean=recipe.data.mean,
         std=recipe.data.std,
         batch_size=recipe.evaluation.batch_size,
         flip=recipe.evaluation.flip,
     )
-    labels = measured.labels
+    labels = evaluation.labels
     temperature = fit_temperature(logits, labels)
     results = {
-        **summary(logits, labels, class_names=material.catalog.class_names, temperature=temperature.value),
+        **summary(logits, labels, class_names=data.catalog.class_names, temperature=temperature.value),
         "temperature_remark": temperature.reason,
         "split": "val",
         "crop": "single",
@@ -115,8 +114,8 @@ def finalize_classification(
         "image_size": recipe.data.image_size,
         "weights": kind_of_weights(trained),
     }
-    config = config_of(recipe, training.catalog, material.remark, trained.state.start)
-    vectors = ImageModel(network, config).embed(measured.images, batch_size=recipe.evaluation.batch_size)
+    config = model_config(recipe, finished.training.catalog, data.remark, trained.state.start)
+    vectors = ImageModel(network, config).embed(evaluation.images, batch_size=recipe.evaluation.batch_size)
     measures = {
         "temperature": temperature.value,
         "temperature_remark": temperature.reason,
@@ -125,76 +124,67 @@ def finalize_classification(
     }
     config = config.model_copy(update=measures)
     ImageModel(network.cpu(), config).save_pretrained(run.model_dir)
-    write_receipt(run, world, trained, material, training, measured, sources, copies, results)
+    write_receipt(finished, results)
     write_report(
         run.report_path,
-        title=run.path.name,
+        title=run.name,
         recipe_yaml=recipe.to_yaml(),
         receipt=run.receipt(),
         history=run.history(),
         logits=logits,
         labels=labels,
-        images=measured.images,
-        class_names=material.catalog.class_names,
-        remark=material.remark or None,
-        paths=measured.catalog.paths,
+        images=evaluation.images,
+        class_names=data.catalog.class_names,
+        remark=data.remark or None,
+        paths=evaluation.catalog.paths,
     )
 
 
-def finalize_retrieval(
-    run: Run,
-    world: DistributedContext,
-    trained: Trained,
-    material: Material,
-    training: Pack,
-    measured: Pack,
-    sources: str,
-    copies: Leak | None,
-) -> None:
-    """`finish` of a run by a protocol: recall on the test classes and all that belongs to it."""
-    assert material.divided is not None
-    recipe = run.recipe
-    config = config_of(recipe, training.catalog, material.remark, trained.state.start)
-    model = ImageModel(trained.network.to(world.device), config)
-    model.save_pretrained(run.model_dir)  # first: whatever may be wrong with the test images, it is not lost
+def finalize_retrieval(finished: FinishedTraining, divided: Divided) -> None:
+    """`finalize` for a run with a protocol: recall on the test classes."""
+    run, trained, evaluation = finished.run, finished.trained, finished.evaluation
+    recipe, remark = run.recipe, finished.data.remark
+    config = model_config(recipe, finished.training.catalog, remark, trained.state.start)
+    model = ImageModel(trained.network.to(finished.context.device), config)
+    model.save_pretrained(run.model_dir)  # first, so that no problem of the test images can lose it
     found = evaluate_retrieval(
         model,
-        material.divided,
-        measured,
+        divided,
+        evaluation,
         crop_boxes=recipe.data.crop_boxes,
         flip=recipe.evaluation.flip,
         with_duplicates=True,
         batch_size=recipe.evaluation.batch_size,
     )
     vectors = found.embeddings
-    if recipe.evaluation.flip:  # a gallery's vectors are of single images
+    if recipe.evaluation.flip:  # the vectors of a gallery are not averaged with mirrored images
         vectors = model.embed(found.images, batch_size=recipe.evaluation.batch_size)
     config = config.model_copy(update={"match_threshold": match_threshold(vectors, found.labels)})
     ImageModel(model.network, config).save_pretrained(run.model_dir)
     results = {**found.metrics, "split": "test", "weights": kind_of_weights(trained)}
-    write_receipt(run, world, trained, material, training, measured, sources, copies, results)
+    write_receipt(finished, results)
     write_retrieval_report(
         run.report_path,
-        title=run.path.name,
+        title=run.name,
         recipe_yaml=recipe.to_yaml(),
         receipt=run.receipt(),
         history=run.history(),
         embeddings=found.embeddings,
         labels=found.labels,
         images=found.images,
-        class_names=measured.catalog.class_names,
+        class_names=evaluation.catalog.class_names,
         card=results["card"],
-        remark=material.remark or None,
+        remark=remark or None,
     )
 
 
 def kind_of_weights(trained: Trained) -> str:
-    """Which weights a result is of, in words."""
+    """Which weights were measured, for the results."""
     return "best of the evaluations" if trained.state.stopped_early else "last"
 
 
-def config_of(recipe: Recipe, catalog: Catalog, remark: str, start: Mapping[str, str] | None) -> ModelConfig:
-    """What the model folder says of a network trained by a recipe on these classes, from that start."""
+def model_config(recipe: Recipe, catalog: Catalog, remark: str, start: Mapping[str, str] | None) -> ModelConfig:
+    """Configuration of a model trained with a recipe on the classes of a catalog, from initial weights `start`."""
     return ModelConfig(
         name=recipe.model.name,
         options=recipe.model.options,
@@ -215,19 +205,11 @@ def config_of(recipe: Recipe, catalog: Catalog, remark: str, start: Mapping[str,
     )
 
 
-def write_receipt(
-    run: Run,
-    world: DistributedContext,
-    trained: Trained,
-    material: Material,
-    training: Pack,
-    measured: Pack,
-    sources: str,
-    copies: Leak | None,
-    results: dict[str, Any],
-) -> None:
-    """Write `receipt.json`: the results, and how they came about."""
-    recipe, network = run.recipe, trained.network
+def write_receipt(finished: FinishedTraining, results: dict[str, Any]) -> None:
+    """Write `receipt.json`: the results and how they were obtained."""
+    run, trained, data = finished.run, finished.trained, finished.data
+    training, evaluation, copies = finished.training, finished.evaluation, finished.copies
+    recipe, network, device = run.recipe, trained.network, finished.context.device
     run.write_receipt(
         results,
         seconds=trained.state.seconds,
@@ -235,31 +217,26 @@ def write_receipt(
         steps=trained.state.step,
         epochs=recipe.training.epochs,
         batch_size=recipe.training.batch_size,
-        processes=world.size,
+        processes=finished.context.world_size,
         threads=torch.get_num_threads(),
-        parameters=count(network),
+        parameters=sum(p.numel() for p in network.parameters()),
         model=recipe.model.name,
         start=trained.state.start,
         loss=recipe.loss.name,
         data={
-            "name": material.catalog.name,
-            "fingerprint": material.catalog.fingerprint,
-            "content": content_of(training, measured),
+            "name": data.catalog.name,
+            "fingerprint": data.catalog.fingerprint,
+            "content": content_of(training, evaluation),
             "train": len(training.images),
-            material.measured: len(measured.images),
+            data.evaluation_split: len(evaluation.images),
             "classes": len(training.catalog.class_names),
-            "skipped": len(training.skipped) + len(measured.skipped),
+            "skipped": len(training.skipped) + len(evaluation.skipped),
             "copies": None if copies is None else {"count": copies.count, "sentence": copies.sentence},
-            "remark": material.remark,
+            "remark": data.remark,
         },
         seed=recipe.training.seed,
-        device=str(world.device),
-        gpu=torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else None,
+        device=str(device),
+        gpu=torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         command=without_passwords(shlex.join(["lookalike", *sys.argv[1:]])),
-        sources=sources,
+        commit=finished.commit,
     )
-
-
-def count(network: nn.Module) -> int:
-    """Trainable numbers of a network."""
-    return sum(p.numel() for p in network.parameters())

@@ -1,8 +1,8 @@
-"""The training loop, from a recipe and packed images to trained weights. Read it top to bottom.
+"""The training loop, from a recipe and packed images to trained weights.
 
-Nothing in it depends on what was drawn before: the batch, its augmentation, dropout and the learning rate are functions
-of the recipe and the number of the step. So a checkpoint is weights, optimiser and a step, and a run that was stopped
-at any moment ends with the same weights, bit for bit on a CPU, as one that was not.
+The batch, its augmentation, dropout and the learning rate are functions of the recipe and the step number; no random
+state is carried from step to step. A checkpoint is therefore weights, optimizer state and a step number, and a run that
+was stopped and resumed ends with the same weights as one that was not, bit for bit on a CPU.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,24 +30,22 @@ from lookalike.training import checkpoint, optim
 from lookalike.training.checkpoint import State
 from lookalike.training.distributed import DistributedContext
 from lookalike.training.malloc import keep_freed_memory
-from lookalike.training.metric_logger import MetricLogger
+from lookalike.training.metric_logger import MetricLogger, OnRecord, Tracker
 from lookalike.training.objective import create_objective, evaluate, not_finite
-from lookalike.training.signals import SignalHandler, leave
+from lookalike.training.signals import SignalHandler, exit_by_signal
 
-STEP, LOSS = 4, 7  # purposes of random streams, beside those of `data.loader`, `data.sampler` and `task`
-RECORDS = 400  # training records in a whole run
-
-Watch = Callable[[dict[str, Any], int], None]
+STEP, LOSS = 4, 7  # random streams; others are in `data.loader`, `data.sampler` and `objective`
+TRAIN_RECORDS = 400  # in the metrics of a whole run
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished run.
+    """A trained network.
 
     Args:
-        network: the final weights (averaged ones where the recipe says so; the best where it stopped early), in
+        network: the final weights (the averaged ones if the recipe averages, the best ones after early stopping), in
             evaluation mode, on the CPU.
-        state: steps, best result, time, and what the first weights came from.
+        state: steps, best score, times, and the source of the first weights.
     """
 
     network: nn.Module
@@ -56,35 +53,42 @@ class Trained:
 
 
 def train(
-    run: Run, world: DistributedContext, training: Pack, validation: Pack, *, watch: Watch | None = None
+    run: Run,
+    context: DistributedContext,
+    training: Pack,
+    validation: Pack,
+    *,
+    on_record: OnRecord | None = None,
+    trackers: Sequence[Tracker] = (),
 ) -> Trained:
-    """Train the run's recipe from its last checkpoint, or from the start when it has none.
+    """Train the run's recipe from its last checkpoint, or from the start if it has none.
 
     Args:
-        run: its folder; metrics and checkpoints are written there by the leading process.
-        world: the processes that share this run.
-        training: images to learn from.
-        validation: images to evaluate on along the way.
-        watch: called with each record and the number of steps in all; at a signal last with {"kind": "stopped",
-            "step": ...}, which is in no metrics.
+        run: the folder for metrics and checkpoints, which the main process writes.
+        context: the processes that share this run.
+        training: images to train on.
+        validation: images to evaluate on during training.
+        on_record: called with each record and the number of steps of the whole run; when a signal stops training, last
+            with {"kind": "stopped", "step": ...}.
+        trackers: get the numbers of each record.
 
     Raises:
-        InputError: a network, loss or batches that cannot be, or a checkpoint that is not this run's.
-        TrainingError: the loss or the weights are no longer finite; the last good checkpoint stays.
-        KeyboardInterrupt, SystemExit: Ctrl-C or SIGTERM, after a checkpoint.
+        InputError: the recipe does not fit the data or the processes, or the checkpoint belongs to another run.
+        TrainingError: the loss or the weights are not finite; the last good checkpoint is kept.
+        KeyboardInterrupt, SystemExit: Ctrl-C or SIGTERM, after a checkpoint was written.
     """
-    recipe, settings, device = run.recipe, run.recipe.training, world.device
-    parts = world.size * settings.grad_accum_steps
+    recipe, settings, device = run.recipe, run.recipe.training, context.device
+    parts = context.world_size * settings.grad_accum_steps
     if settings.batch_size % parts:
         raise InputError(
-            f"training.batch_size={settings.batch_size} cannot be shared by {world.size} processes and "
+            f"training.batch_size={settings.batch_size} cannot be split over {context.world_size} processes and "
             f"{settings.grad_accum_steps} accumulated batches.",
             f"Use a multiple of {parts}.",
         )
-    if len(validation.images) < world.size:
+    if len(validation.images) < context.world_size:
         raise InputError(
-            f"{len(validation.images)} validation images cannot be shared by {world.size} processes.",
-            "Start fewer processes, or measure on more images.",
+            f"{len(validation.images)} validation images cannot be split over {context.world_size} processes.",
+            "Start fewer processes, or use more validation images.",
         )
     num_classes = len(training.catalog.class_names)
     loader = Loader(
@@ -100,10 +104,10 @@ def train(
         sampler=make_sampler(recipe, training.labels),
     )
     total = count_steps(settings, len(loader))
-    every = max(1, total // RECORDS)
+    every = max(1, total // TRAIN_RECORDS)
 
-    task = create_objective(recipe, num_classes, resumed=checkpoint.exists(run.checkpoint_dir))
-    network, loss_of = task.network.to(device), task.loss.to(device)
+    objective = create_objective(recipe, num_classes, resumed=checkpoint.exists(run.checkpoint_dir))
+    network, loss_of = objective.network.to(device), objective.loss.to(device)
     if settings.channels_last:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for size in sorted(
@@ -116,60 +120,61 @@ def train(
     data = content_of(training, validation)
     former = stamps_of(training, validation)
     state = checkpoint.load_last(run.checkpoint_dir, network, loss_of, optimizer, average, data, former) or State(
-        start=asdict(task.start) if task.start else None
+        start=asdict(objective.start) if objective.start else None
     )
     measured = average.network if average else network
 
     model: nn.Module = network
-    if world.size > 1:
-        # a timm backbone keeps what stood between its last feature map and its classifier; a head does without
+    if context.world_size > 1:
+        # a timm backbone keeps the layers between its last feature map and its classifier, which a head does not use
         some_unused = recipe.model.head is not None and recipe.model.name.startswith("timm/")
         ids = [device] if device.type == "cuda" else None
         model = DistributedDataParallel(network, device_ids=ids, find_unused_parameters=some_unused)
     if settings.compile:
         model = torch.compile(model)  # type: ignore[assignment]
-    # a loss is read at every step where that costs nothing; a GPU would have to be waited for
+    # reading the loss is free on a CPU; on a GPU it waits for all queued work
     read_every = 1 if device.type == "cpu" else min(every, 25)
 
     clock = Clock(state)
-    if world.leads:
+    is_main = context.is_main_process
+    if is_main:
         run.truncate(state.step)
+    metrics = MetricLogger(run, total, is_main_process=is_main, on_record=on_record, trackers=trackers)
     with (
         keep_freed_memory(device),
-        SignalHandler() as interrupts,
-        MetricLogger(run, world.leads, watch, total, since=state.step) as events,
+        SignalHandler() as signals,
     ):
 
         def save() -> None:
             clock.update(state)
             if not all(torch.isfinite(p).all() for p in network.parameters()):
                 raise not_finite("weights", state.step)
-            if world.leads:
+            if context.is_main_process:
                 checkpoint.save_last(run.checkpoint_dir, state, network, loss_of, optimizer, average, data)
             clock.saved()
 
         losses: list[Tensor] = []
         while state.step < total and not state.stopped_early:
-            # one step: set the rate, add up the gradients of the batch's parts, move
+            # one step: set the learning rate, accumulate the gradients of the parts of the batch, update
             step = state.step
-            rate = optim.lr_at(recipe.schedule, recipe.optimizer.lr, step, total)
-            optim.set_lr(optimizer, rate, head_only=step < settings.head_warmup * total)
+            lr = optim.lr_at(recipe.schedule, recipe.optimizer.lr, step, total)
+            optim.set_lr(optimizer, lr, head_only=step < settings.head_warmup * total)
             if settings.freeze_bn:
                 optim.freeze_bn(network)
-            torch.manual_seed(seeded(settings.seed, STEP, step, world.rank))  # of dropout
+            torch.manual_seed(seeded(settings.seed, STEP, step, context.rank))  # of dropout
             size = resolution(settings, step / total, training.size)
             loss = torch.zeros((), device=device)
             for part in range(settings.grad_accum_steps):
-                batch = loader.batch(step, size, world.rank * settings.grad_accum_steps + part, parts)
-                together = part == settings.grad_accum_steps - 1 or not isinstance(model, DistributedDataParallel)
-                with contextlib.nullcontext() if together else model.no_sync():  # type: ignore[operator]
+                batch = loader.batch(step, size, context.rank * settings.grad_accum_steps + part, parts)
+                sync_gradients = part == settings.grad_accum_steps - 1 or not isinstance(model, DistributedDataParallel)
+                with contextlib.nullcontext() if sync_gradients else model.no_sync():  # type: ignore[operator]
                     with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
                         outputs = model(batch.images)
-                    if world.size > 1 and recipe.model.head:  # what a miner draws must be the same in all processes
+                    if context.world_size > 1 and recipe.model.head:  # miners must draw the same in all processes
                         torch.manual_seed(seeded(settings.seed, LOSS, step))
-                    share = loss_of(outputs, batch.targets)
-                    (share / settings.grad_accum_steps).backward()
-                loss += share.detach() / settings.grad_accum_steps
+                    part_loss = loss_of(outputs, batch.targets)
+                    (part_loss / settings.grad_accum_steps).backward()
+                loss += part_loss.detach() / settings.grad_accum_steps
             if recipe.optimizer.clip_norm:
                 weights = [*network.parameters(), *loss_of.parameters()]
                 nn.utils.clip_grad_norm_(weights, recipe.optimizer.clip_norm)
@@ -180,58 +185,58 @@ def train(
             state.step = step + 1
             losses.append(loss)
 
-            # look at it
+            # report, and evaluate at the end of an epoch
             epoch = loader.epoch_of(state.step)
-            if state.step % read_every == 0 and not math.isfinite(world.mean(float(loss))):
+            if state.step % read_every == 0 and not math.isfinite(context.mean(float(loss))):
                 raise not_finite("loss", state.step)
             if state.step % every == 0 or state.step == total:
-                mean = world.mean(float(torch.stack(losses).mean()))
+                mean = context.mean(float(torch.stack(losses).mean()))
                 speed = len(losses) * settings.batch_size / clock.lap()
-                events.train(state.step, epoch, mean, rate, size, speed)
+                metrics.train(state.step, epoch, mean, lr, size, speed)
                 losses.clear()
             ends_epoch = int(epoch) // settings.evaluate_every > int(loader.epoch_of(step)) // settings.evaluate_every
             if ends_epoch or state.step == total:
-                with clock.apart():
-                    world.share_statistics(measured)
-                    scores = evaluate(measured, validation, recipe, world, state.step)
-                    events.evaluate(state.step, epoch, scores)
-                    if keep_if_best(state, scores[task.score], settings.patience) and world.leads:
+                with clock.paused():
+                    context.broadcast_buffers(measured)
+                    scores = evaluate(measured, validation, recipe, context, state.step)
+                    metrics.evaluate(state.step, epoch, scores)
+                    if keep_if_best(state, scores[objective.score], settings.patience) and context.is_main_process:
                         checkpoint.save_best(run.checkpoint_dir, measured.state_dict())
 
-            # stop, save, go on
-            signal = world.any(interrupts.noted)
-            if signal or world.any(clock.is_time_to_save(settings.checkpoint_seconds)) or state.step == total:
+            # save, and stop if asked to
+            signal = context.max(signals.received)
+            if signal or context.max(clock.is_time_to_save(settings.checkpoint_seconds)) or state.step == total:
                 save()
             if signal:
-                events.stopped(state.step)
-                leave(signal)
+                metrics.stopped(state.step)
+                exit_by_signal(signal)
 
         if state.stopped_early:
             save()
-        if signal := world.any(interrupts.noted):  # it came while the last checkpoint was written
-            events.stopped(state.step)
-            leave(signal)
+        if signal := context.max(signals.received):  # received while the last checkpoint was written
+            metrics.stopped(state.step)
+            exit_by_signal(signal)
     if state.stopped_early:
-        world.wait()
+        context.barrier()
         measured.load_state_dict(checkpoint.load_best(run.checkpoint_dir))
     return Trained(measured.eval().cpu(), replace(state))
 
 
 def content_of(training: Pack, validation: Pack) -> str:
-    """What a run learns from and is measured on, as its checkpoint knows it: the same wherever the files lie."""
+    """Identity of the images and labels of a run, stored in its checkpoint; independent of file paths."""
     return f"{training.content} {validation.content}"
 
 
 def stamps_of(training: Pack, validation: Pack) -> str:
-    """The same as checkpoints of older versions know it: by the names, sizes and times of the files."""
+    """The identity of the data in checkpoints of older versions: names, sizes and times of the files."""
     return f"{training.catalog.fingerprint} {validation.catalog.fingerprint}"
 
 
 def make_sampler(recipe: Recipe, labels: NDArray[np.int64]) -> BatchSampler:
-    """Shuffled epochs, or batches of P classes with K images each where the recipe asks for them.
+    """Shuffled batches, or batches of P classes with K images each if the recipe asks for them.
 
     Raises:
-        InputError: there are fewer classes than P.
+        InputError: there are fewer than P classes.
     """
     settings, seed = recipe.data.sampler, recipe.training.seed
     if settings.classes:
@@ -240,12 +245,16 @@ def make_sampler(recipe: Recipe, labels: NDArray[np.int64]) -> BatchSampler:
 
 
 def count_steps(settings: Training, images: int) -> int:
-    """Steps of a whole run on so many training images."""
+    """Optimizer steps of a whole run on this number of training images."""
     return max(1, round(settings.epochs * images / settings.batch_size))
 
 
 def resolution(settings: Training, done: float, full: int) -> int:
-    """Pixels to train on when a share `done` of the run is over."""
+    """Side of the training images in pixels after a fraction `done` of the run.
+
+    >>> resolution(Training(resolution=((0, 32), (0.5, 48))), 0.6, 64)
+    48
+    """
     size = full
     for start, pixels in settings.resolution:
         if done >= start:
@@ -254,7 +263,7 @@ def resolution(settings: Training, done: float, full: int) -> int:
 
 
 def keep_if_best(state: State, score: float, patience: int) -> bool:
-    """Take note of an evaluation: whether it is the best so far, and whether patience (0: endless) has run out."""
+    """Record an evaluation in the state; return whether it is the best. `patience` worse ones (0: any number) stop."""
     if score > state.best_score:
         state.best_score, state.best_step, state.stale = score, state.step, 0
         return True
@@ -264,7 +273,7 @@ def keep_if_best(state: State, score: float, patience: int) -> bool:
 
 
 class Clock:
-    """Times the run: wall and processor seconds over all sittings, laps of pure training, and when to save."""
+    """Times of a run: wall and CPU seconds over all its sessions, laps of training only, and when to save."""
 
     def __init__(self, state: State) -> None:
         self._wall, self._cpu = state.seconds, state.cpu_seconds
@@ -272,27 +281,27 @@ class Clock:
         self._lap = self._saved = self._start
 
     def update(self, state: State) -> None:
-        """Write the times so far into the state."""
+        """Write the times up to now into the state."""
         state.seconds = self._wall + time.perf_counter() - self._start
         state.cpu_seconds = self._cpu + time.process_time() - self._start_cpu
 
     def lap(self) -> float:
-        """Seconds of training since the last lap, without what was set `apart`."""
+        """Seconds of training since the last lap, without those spent inside `paused`."""
         now = time.perf_counter()
         lap, self._lap = now - self._lap, now
         return lap
 
     @contextlib.contextmanager
-    def apart(self) -> Any:
-        """What happens inside is not training and does not count for the lap."""
+    def paused(self) -> Iterator[None]:
+        """Exclude the time inside the context from the lap."""
         start = time.perf_counter()
         yield
         self._lap += time.perf_counter() - start
 
     def is_time_to_save(self, seconds: float) -> bool:
-        """Whether the last checkpoint is so old."""
+        """Whether the last checkpoint is at least this old."""
         return time.perf_counter() - self._saved >= seconds
 
     def saved(self) -> None:
-        """A checkpoint was written now."""
+        """Note that a checkpoint was written now."""
         self._saved = time.perf_counter()

@@ -1,63 +1,110 @@
-"""What is said while training: metrics.jsonl, TensorBoard, and whoever watches."""
+"""Records of a training run: `metrics.jsonl`, the callback of the caller, and trackers such as TensorBoard."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from types import TracebackType
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
-from torch.utils.tensorboard import SummaryWriter
-
+from lookalike.extras import missing
 from lookalike.run import Run
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+OnRecord = Callable[[dict[str, Any], int], None]
+
+
+class Tracker(Protocol):
+    """Where metrics go besides the run folder. With several processes, only the main one logs."""
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Take metrics such as {"train/loss": 1.2, "train/lr": 0.1} after `step` optimizer steps; steps never fall."""
+
+    def close(self) -> None:
+        """Called once, when training ends for whatever reason."""
+
+
+class TensorBoardTracker:
+    """Writes event files for TensorBoard. In a resumed run, values that it has to log again replace the earlier ones.
+
+    Args:
+        folder: where the event files go, such as "runs/pets/events".
+
+    Raises:
+        InputError: the package tensorboard is not installed.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        try:
+            import torch.utils.tensorboard  # noqa: F401
+        except ImportError:
+            raise missing("the package tensorboard is not installed.", "tensorboard") from None
+        self.folder = folder
+        self._writer: SummaryWriter | None = None
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """See `Tracker`."""
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(self.folder), purge_step=step)
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """See `Tracker`."""
+        if self._writer:
+            self._writer.close()
 
 
 class MetricLogger:
-    """Writes each record once, in the leading process.
+    """Passes each record to the run's `metrics.jsonl`, the trackers and the callback.
 
     Args:
-        run: where to.
-        leads: whether this process leads; otherwise nothing is written.
-        watch: called with each record, and at the end with `stopped`'s, and the number of steps in all.
-        total: steps in all.
-        since: the step the run goes on from; TensorBoard drops what it had seen beyond it.
+        run: the run whose metrics these are.
+        total: number of steps of the whole run.
+        is_main_process: whether this process logs; the others do nothing.
+        on_record: called with each record and `total`.
+        trackers: get the numbers of each record as "train/loss", "eval/top1" and so on.
     """
 
     def __init__(
-        self, run: Run, leads: bool, watch: Callable[[dict[str, Any], int], None] | None, total: int, since: int
+        self,
+        run: Run,
+        total: int,
+        *,
+        is_main_process: bool = True,
+        on_record: OnRecord | None = None,
+        trackers: Sequence[Tracker] = (),
     ) -> None:
         self.run = run
-        self.watch = watch
         self.total = total
-        self.writer = SummaryWriter(str(run.events_dir), purge_step=since + 1 if since else None) if leads else None
-
-    def __enter__(self) -> MetricLogger:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self.writer:
-            self.writer.close()
+        self.is_main_process = is_main_process
+        self.on_record = on_record
+        self.trackers = trackers
 
     def train(self, step: int, epoch: float, loss: float, lr: float, size: int, speed: float) -> None:
-        """Mean loss since the last record, learning rate, resolution in pixels, images per second."""
-        record = {"loss": loss, "lr": lr, "size": size, "images_per_second": round(speed, 1)}
-        self._say({"kind": "train", "step": step, "epoch": round(epoch, 4), **record})
+        """Log the mean loss since the last record, learning rate, resolution in pixels and images per second."""
+        metrics = {"loss": loss, "lr": lr, "size": size, "images_per_second": round(speed, 1)}
+        self._log("train", step, epoch, metrics)
 
     def evaluate(self, step: int, epoch: float, scores: dict[str, float]) -> None:
-        """Top-1, top-5 and negative log-likelihood on the validation images."""
-        self._say({"kind": "eval", "step": step, "epoch": round(epoch, 4), **scores})
+        """Log the scores on the validation images."""
+        self._log("eval", step, epoch, scores)
 
     def stopped(self, step: int) -> None:
-        """A signal ends this sitting after so many steps: whoever watches is told, and it is written nowhere."""
-        if self.writer and self.watch:
-            self.watch({"kind": "stopped", "step": step}, self.total)
+        """Tell the callback, and nobody else, that a signal stopped training after `step` steps."""
+        if self.is_main_process and self.on_record:
+            self.on_record({"kind": "stopped", "step": step}, self.total)
 
-    def _say(self, record: dict[str, Any]) -> None:
-        if self.writer is None:
+    def _log(self, kind: str, step: int, epoch: float, metrics: Mapping[str, float]) -> None:
+        if not self.is_main_process:
             return
+        values = {"epoch": round(epoch, 4), **metrics}
+        record = {"kind": kind, "step": step, **values}
         self.run.log(record)
-        for key in record.keys() - {"kind", "step"}:
-            self.writer.add_scalar(f"{record['kind']}/{key}", record[key], record["step"])
-        if self.watch:
-            self.watch(record, self.total)
+        for tracker in self.trackers:
+            tracker.log({f"{kind}/{key}": value for key, value in values.items()}, step)
+        if self.on_record:
+            self.on_record(record, self.total)

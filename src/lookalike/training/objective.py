@@ -1,4 +1,4 @@
-"""What a run learns and how it is measured on the way: classes, or embeddings that find classes never seen."""
+"""Network and loss of a recipe (a classifier, or embeddings), and the evaluation during training."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from lookalike.models.registry import create_model
 from lookalike.recipe import Recipe
 from lookalike.training.distributed import DistributedContext, all_gather
 
-WEIGHTS = 3  # purpose of a random stream, beside those of `data.loader`
+WEIGHTS = 3  # random stream; others are in `data.loader` and `loop`
 
 
 class ClassificationObjective(nn.Module):
-    """Cross entropy of logits (B, C) with labels (B,) or shares of classes (B, C), in float32."""
+    """Cross entropy of logits (B, C) with labels (B,) or class probabilities (B, C), in float32."""
 
     def __init__(self, label_smoothing: float) -> None:
         super().__init__()
@@ -38,10 +38,10 @@ class ClassificationObjective(nn.Module):
 
 
 class SimilarityObjective(nn.Module):
-    """A loss on the embeddings of the whole batch, whatever the number of processes that share it.
+    """A loss on the embeddings of the whole batch, gathered from all processes.
 
     Args:
-        loss: (B, D) embeddings and (B,) labels to a number; it may have weights and a memory.
+        loss: takes embeddings (B, D) and labels (B,), returns a scalar; may have parameters and a memory.
     """
 
     def __init__(self, loss: nn.Module) -> None:
@@ -49,8 +49,7 @@ class SimilarityObjective(nn.Module):
         self.loss = loss
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        whole, of_whole = all_gather(embeddings.float()), all_gather(labels)
-        return self.loss(whole, of_whole)  # type: ignore[no-any-return]
+        return self.loss(all_gather(embeddings.float()), all_gather(labels))  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -58,10 +57,10 @@ class Objective:
     """The network of a recipe and its loss.
 
     Args:
-        network: on the CPU, with the weights that it starts with.
-        loss: what is minimised, called with the network's outputs and the batch's targets.
-        score: the number by which evaluations are compared: "top1" or "recall_at_1".
-        start: what the weights came from; None where they are random, or will come from a checkpoint.
+        network: on the CPU, with its initial weights.
+        loss: takes the network's outputs and the targets of the batch.
+        score: the score that decides which evaluation is the best: "top1" or "recall_at_1".
+        start: source of the initial weights; None if they are random or come from a checkpoint.
     """
 
     network: nn.Module
@@ -71,15 +70,15 @@ class Objective:
 
 
 def create_objective(recipe: Recipe, num_classes: int, *, resumed: bool = False) -> Objective:
-    """Build network and loss with the random weights of the recipe's seed; PyTorch's own generator is left as it was.
+    """Build network and loss with weights drawn by the recipe's seed; PyTorch's global generator is not changed.
 
     Args:
-        recipe: of the run.
-        num_classes: that are trained on.
-        resumed: all weights will be those of a checkpoint: `model.init` is not read.
+        recipe: the recipe of the run.
+        num_classes: number of training classes.
+        resumed: the weights will come from a checkpoint, so `model.init` is not read.
 
     Raises:
-        InputError: a network, loss or start that cannot be.
+        InputError: an unknown network or loss, bad options, or a `model.init` that does not fit.
     """
     head = recipe.model.head
     with torch.random.fork_rng(devices=[]):
@@ -107,55 +106,57 @@ def create_objective(recipe: Recipe, num_classes: int, *, resumed: bool = False)
 
 
 def evaluate(
-    network: nn.Module, validation: Pack, recipe: Recipe, world: DistributedContext, step: int
+    network: nn.Module, validation: Pack, recipe: Recipe, context: DistributedContext, step: int
 ) -> dict[str, float]:
-    """Measure the network on the validation pack after step `step`, in the run's precision.
+    """Measure the network on the validation images after `step` steps, in the run's precision.
 
-    Without a protocol: top-1, top-5 and negative log-likelihood. With one: recall at 1, 2, 4 and 8 of the embeddings,
-    or, of a classifier, of its features and of its softmax outputs (by the brief's threshold too). The images are
-    shared among the processes; all of them get the result.
+    Without a protocol: top-1 and top-5 accuracy and negative log-likelihood. With one: recall at 1, 2, 4 and 8 of the
+    embeddings; for a classifier, of its pooled features and of its softmax outputs, these also with the threshold of
+    `evaluation.retrieval`. The processes share the images, and all get the scores.
 
     Raises:
-        TrainingError: outputs that are not finite.
+        TrainingError: the outputs are not finite.
     """
     labels = validation.labels
     if not recipe.data.protocol:
-        logits = _shared(network, validation, "outputs", recipe, world, step)
+        logits = _gathered_outputs(network, validation, "outputs", recipe, context, step)
         top = top_k_accuracy(logits, labels, (1, 5))
         return {"top1": top[1], "top5": top[5], "nll": negative_log_likelihood(logits, labels)}
     view: View = "outputs" if recipe.model.head else "features"
-    found = per_query(_shared(network, validation, view, recipe, world, step), labels, KS, at_r=False)
+    found = per_query(_gathered_outputs(network, validation, view, recipe, context, step), labels, KS, at_r=False)
     scores = {f"recall_at_{k}": found.mean(f"recall_at_{k}") for k in KS}
     if not recipe.model.head:
-        found = per_query(_shared(network, validation, "softmax", recipe, world, step), labels, KS, at_r=False)
+        found = per_query(
+            _gathered_outputs(network, validation, "softmax", recipe, context, step), labels, KS, at_r=False
+        )
         for name in ("recall_at", "threshold_recall_at"):
             scores |= {f"softmax_{name}_{k}": found.mean(f"{name}_{k}") for k in KS}
     return scores
 
 
-def _shared(
-    network: nn.Module, validation: Pack, view: View, recipe: Recipe, world: DistributedContext, step: int
+def _gathered_outputs(
+    network: nn.Module, validation: Pack, view: View, recipe: Recipe, context: DistributedContext, step: int
 ) -> NDArray[np.float32]:
-    """`outputs_of` all validation images, each process doing its share."""
+    """`outputs_of` for all validation images, computed by all processes together."""
     outputs = outputs_of(
         network,
-        validation.images[world.rank :: world.size],
+        validation.images[context.rank :: context.world_size],
         view=view,
         mean=recipe.data.mean,
         std=recipe.data.std,
         batch_size=recipe.evaluation.batch_size,
         precision=recipe.training.precision,
     )
-    outputs = world.gather_rows(outputs, len(validation.images))
+    outputs = context.gather_rows(outputs, len(validation.images))
     if not np.isfinite(outputs).all():
         raise not_finite("outputs", step)
     return outputs
 
 
 def not_finite(what: str, step: int) -> TrainingError:
-    """The error of a run that has diverged."""
+    """Error of a diverged run."""
     verb = "is" if what == "loss" else "are"
     return TrainingError(
         f"the {what} {verb} not finite at step {step}; the last good checkpoint is kept.",
-        "Lower optimizer.lr, or clip the gradients with optimizer.clip_norm=1, under another --name.",
+        "Lower optimizer.lr, or clip gradients with optimizer.clip_norm=1, and train into another --out.",
     )

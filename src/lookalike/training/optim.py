@@ -1,4 +1,4 @@
-"""Optimiser groups, the learning-rate schedule and the moving average of the weights."""
+"""Optimizer, learning-rate schedule and moving average of the weights."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ from lookalike.recipe import Optimizer, Schedule
 
 
 def parameter_groups(network: nn.Module, loss: nn.Module, settings: Optimizer) -> list[dict[str, Any]]:
-    """Groups of parameters: of the backbone and of the head, to which the loss's own weights count; of each with weight
-    decay (matrices and kernels) and without (biases, norms, single numbers; none with `decay_all`). Empty ones are left
-    out. A group's "scale" is its learning rate over the recipe's: 1, and `head_lr_scale` for the head.
+    """Split the trainable parameters into up to four groups for an optimizer; empty groups are left out.
+
+    Backbone and head (with the loss's own parameters) are separate: a group's "scale" multiplies the learning rate, 1
+    for the backbone and `head_lr_scale` for the head. Each is split by weight decay: matrices and kernels have it,
+    biases, norms and scalars do not, unless `decay_all`.
     """
-    own = [*getattr(network, "head", nn.Identity()).parameters(), *loss.parameters()]
-    of_head = {id(p) for p in own}
+    head = [*getattr(network, "head", nn.Identity()).parameters(), *loss.parameters()]
+    head_ids = {id(p) for p in head}
     parameters = [p for p in [*network.parameters(), *loss.parameters()] if p.requires_grad]
     groups = []
     for is_head, decays in itertools.product((False, True), (True, False)):
         chosen = [
-            p for p in parameters if is_head == (id(p) in of_head) and decays == (p.ndim >= 2 or settings.decay_all)
+            p for p in parameters if is_head == (id(p) in head_ids) and decays == (p.ndim >= 2 or settings.decay_all)
         ]
         groups.append(
             {
@@ -38,7 +40,7 @@ def parameter_groups(network: nn.Module, loss: nn.Module, settings: Optimizer) -
 
 
 def make_optimizer(network: nn.Module, loss: nn.Module, settings: Optimizer) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum, or AdamW (Loshchilov & Hutter, arXiv:1711.05101), all parameters at once."""
+    """SGD with Nesterov momentum, or AdamW (Loshchilov & Hutter, arXiv:1711.05101), in the foreach implementation."""
     groups = parameter_groups(network, loss, settings)
     if settings.name == "sgd":
         nesterov = settings.momentum > 0
@@ -46,25 +48,25 @@ def make_optimizer(network: nn.Module, loss: nn.Module, settings: Optimizer) -> 
     return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, foreach=True)
 
 
-def set_lr(optimizer: torch.optim.Optimizer, rate: float, *, head_only: bool) -> None:
-    """Set the learning rate of a step; with `head_only` the backbone stands still."""
+def set_lr(optimizer: torch.optim.Optimizer, lr: float, *, head_only: bool) -> None:
+    """Set the learning rate of a step; with `head_only` the backbone is not updated."""
     for group in optimizer.param_groups:
-        group["lr"] = 0.0 if head_only and not group["is_head"] else rate * group["scale"]
+        group["lr"] = 0.0 if head_only and not group["is_head"] else lr * group["scale"]
 
 
 def freeze_bn(network: nn.Module) -> None:
-    """Let batch norms use the statistics they have, as in evaluation, until the network is put into training again."""
+    """Put the batch norms into evaluation mode, so that they use and keep their running statistics."""
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
 
 
 def lr_at(settings: Schedule, peak: float, step: int, total: int) -> float:
-    """The learning rate of step `step` (from 0) of `total`.
+    """Learning rate of step `step` (from 0) of `total`.
 
-    It rises linearly from `start` x peak over the first `warmup` share of the steps, then falls to `end` x peak at the
-    last step: linearly ("one_cycle", as Smith & Topin, arXiv:1708.07120), along half a cosine wave ("cosine",
-    Loshchilov & Hutter, arXiv:1608.03983), or stays ("constant").
+    It rises linearly from `start` * peak during the first `warmup` fraction of the steps, then falls to `end` * peak at
+    the last step: linearly ("one_cycle", Smith & Topin, arXiv:1708.07120) or along half a cosine wave ("cosine",
+    Loshchilov & Hutter, arXiv:1608.03983); "constant" stays at the peak.
     """
     last = total - 1
     warm = settings.warmup * last
@@ -78,14 +80,14 @@ def lr_at(settings: Schedule, peak: float, step: int, total: int) -> float:
 
 
 class ModelEma:
-    """An exponential moving average of a network's weights and statistics.
+    """Exponential moving average of a network's weights and buffers.
 
     average += (1 - d) (network - average) after each step, with d = min(decay, (1 + n) / (10 + n)) after n steps, so
-    that the random start is forgotten soon (as TensorFlow's ExponentialMovingAverage does). Counters are copied.
+    that the random start is soon forgotten (as in TensorFlow's ExponentialMovingAverage). Integer buffers are copied.
 
     Args:
-        network: what is averaged.
-        decay: d in the long run.
+        network: the network to average.
+        decay: limit of d.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -94,7 +96,7 @@ class ModelEma:
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
-        """Take in the weights after step number `step` (from 0)."""
+        """Update the average with the weights after step `step` (from 0)."""
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
         new = network.state_dict()
         own: list[Tensor] = []

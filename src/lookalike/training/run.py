@@ -1,9 +1,9 @@
-"""A whole run: recipe and data in; run folder with model, report and receipt out. See `finish` for its end."""
+"""A whole run: from recipe and data to a run folder with model, report and receipt."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from lookalike import recipe as recipes
 from lookalike.data.catalog import Catalog, Split
 from lookalike.data.copies import leak
 from lookalike.data.image_folder import with_drawn_validation
@@ -23,153 +24,185 @@ from lookalike.evaluation.protocols import named
 from lookalike.files import sync
 from lookalike.models.init_backbone import check_blind, fingerprint_of, timm_start
 from lookalike.recipe import Recipe
-from lookalike.run import Run, commit
+from lookalike.run import Run, current_commit
 from lookalike.training import checkpoint, loop
-from lookalike.training.distributed import DistributedContext, join
-from lookalike.training.finalize import Material, finalize
+from lookalike.training.distributed import init_distributed
+from lookalike.training.finalize import FinishedTraining, TrainingData, finalize
+from lookalike.training.metric_logger import OnRecord, Tracker
 
-FEW_STEPS = 50
-LOSSES_ON_PAIRS = frozenset(
-    {"multi_similarity", "pml/MultiSimilarityLoss", "pml/TripletMarginLoss", "pml/ContrastiveLoss"}
-)
-NO_MEMORY = ("DefaultCPUAllocator", "can't allocate memory")  # what PyTorch's errors hold; it has no types for them
+RUNS = Path("runs")  # folder of runs without an `out` of their own
+MIN_STEPS = 50  # fewer teach a network from random weights little
+PAIR_LOSSES = frozenset({"multi_similarity", "pml/MultiSimilarityLoss", "pml/TripletMarginLoss", "pml/ContrastiveLoss"})
+OUT_OF_MEMORY = ("DefaultCPUAllocator", "can't allocate memory")  # in messages of PyTorch, which has no types for them
 NO_COMPILER = ("InvalidCxxCompiler", "CppCompileError", "Failed to find C compiler")
-
-Packing = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Watch:
-    """Who is told how it goes; each may be None.
+class Callbacks:
+    """Functions that are told how a run is going; each may be None.
 
     Args:
-        packing: called with (images decoded, images in all).
-        training: called with each record and the number of steps in all.
-        stage: called with a sentence when something else begins.
+        on_decode: called with (images decoded, images in all).
+        on_record: called with each record of the metrics and the number of steps of the whole run.
+        on_message: called with a sentence about what happens next.
     """
 
-    packing: Packing | None = None
-    training: loop.Watch | None = None
-    stage: Callable[[str], None] | None = None
+    on_decode: Callable[[int, int], None] | None = None
+    on_record: OnRecord | None = None
+    on_message: Callable[[str], None] | None = None
 
-    def say(self, sentence: str) -> None:
-        """Tell the stage."""
-        if self.stage:
-            self.stage(sentence)
+    def message(self, text: str) -> None:
+        """Call `on_message`."""
+        if self.on_message:
+            self.on_message(text)
 
 
-def fit(
-    recipe: Recipe,
+def train(
+    recipe: str | Path | Recipe,
     *,
-    root: Path,
-    name: str,
+    data: str | Path | None = None,
+    out: str | Path | None = None,
     resume: bool = False,
     keep_checkpoint: bool = False,
-    watch: Watch | None = None,
+    trackers: Sequence[Tracker] = (),
+    callbacks: Callbacks | None = None,
+    **overrides: Any,
 ) -> Run:
-    """Train a recipe under a name, or go on where it was stopped; then measure, and write model, report and receipt.
+    """Train a recipe, measure the network, and write model, report and receipt into a run folder.
+
+        run = lookalike.train("quickstart", data="pets/", out="runs/pets", training__epochs=10)
+        model = lookalike.load(run.model_dir)
 
     Args:
-        recipe: the resolved recipe.
-        root: the folder of all runs.
-        name: of this run.
-        resume: go on with the run of this name; it is started when there is none. Its data, and the model that it
-            started from, may lie elsewhere by now; `recipe.yaml` then says where. A finished run is left as it is.
-        keep_checkpoint: leave the training state in the folder of the finished run.
-        watch: who is told how it goes.
+        recipe: name of a shipped recipe, path of a .yaml file, or a `Recipe`.
+        data: what to train on, in place of the recipe's `data.source`: name of a data set, folder, zip, CSV or Parquet.
+        out: the run folder; by default "runs/" and the recipe's name.
+        resume: continue the run in this folder, or start it if there is none. Its data, and the model whose weights it
+            started from, may have moved; `recipe.yaml` then names the new paths. A finished run is returned unchanged.
+        keep_checkpoint: keep the training state in the folder of the finished run.
+        trackers: get the metrics too; closed at the end.
+        callbacks: told how the run is going.
+        overrides: recipe keys with "__" for ".", such as `training__epochs=10`. A dict replaces a whole section.
 
     Returns:
         The finished run.
 
     Raises:
-        InputError: bad data or recipe, a name that is taken, a recipe or data that differ from the run's.
+        InputError: bad data or recipe, a folder that is in use, or a recipe or data that differ from the resumed run's.
         TrainingError: the run diverged.
+        KeyboardInterrupt, SystemExit: Ctrl-C or SIGTERM, after a checkpoint was written.
     """
-    watch = watch or Watch()
-    sources = commit()  # now: they may change while a long run goes on
-    world = join(recipe.training.device)
-    watch = watch if world.leads else Watch()
-    if resume and (finished := world.in_turn(lambda: finished_run(Run(root / name), recipe))):
-        watch.say(f"{finished.path} is finished")
-        return finished
-    material = world.in_turn(lambda: read_material(recipe))
-    if passed_over := material.catalog.passed_over:
-        watch.say(f"{recipe.data.source}: {sentence(passed_over)}")
-    if material.divided and recipe.model.init and not checkpoint.exists(Run(root / name).checkpoint_dir):
-        test = material.divided.test
-        world.in_turn(lambda: check_blind(recipe.model, test.class_ids, test.class_names))
-    is_new = world.leads and not Run(root / name).exists
-    run = world.in_turn(lambda: open_run(recipe, root, name, resume or not world.leads))
     try:
-        training, measured = (
-            world.in_turn(partial(pack_images, material, side, recipe, watch)) for side in ("train", material.measured)
+        path = Path(out) if out is not None else default_folder(recipe)
+        recipe = recipe if isinstance(recipe, Recipe) else recipes.load(str(recipe))
+        if overrides or data is not None:
+            changes = {key.replace("__", "."): value for key, value in overrides.items()}
+            recipe = recipe.with_values(changes if data is None else {**changes, "data.source": str(data)})
+        return _train(recipe, path, resume, keep_checkpoint, trackers, callbacks or Callbacks())
+    finally:
+        for tracker in trackers:
+            tracker.close()
+
+
+def default_folder(recipe: str | Path | Recipe) -> Path:
+    """The run folder of a recipe for which none is given."""
+    return RUNS / (recipe.name if isinstance(recipe, Recipe) else Path(recipe).stem)
+
+
+def _train(
+    recipe: Recipe, path: Path, resume: bool, keep_checkpoint: bool, trackers: Sequence[Tracker], callbacks: Callbacks
+) -> Run:
+    commit = current_commit()  # now: the sources may change during a long run
+    context = init_distributed(recipe.training.device)
+    if not context.is_main_process:
+        callbacks = Callbacks()
+    first = context.main_process_first
+    if resume and (finished := first(lambda: finished_run(Run(path), recipe))):
+        callbacks.message(f"{finished.path} is finished")
+        return finished
+    data = first(lambda: read_data(recipe))
+    if passed_over := data.catalog.passed_over:
+        callbacks.message(f"{recipe.data.source}: {sentence(passed_over)}")
+    if data.divided and recipe.model.init and not checkpoint.exists(Run(path).checkpoint_dir):
+        test = data.divided.test
+        first(lambda: check_blind(recipe.model, test.class_ids, test.class_names))
+    is_new = context.is_main_process and not Run(path).exists
+    run = first(lambda: open_run(recipe, path, resume or not context.is_main_process))
+    try:
+        training, evaluation = (
+            first(partial(pack_images, data, split, recipe, callbacks)) for split in ("train", data.evaluation_split)
         )
-        check_classes(training.catalog, material.divided is None)  # undecodable images may have been left out
-        if not run.recipe.does_as(recipe):
-            world.in_turn(lambda: adopt(run, recipe, training, measured, writes=world.leads))
+        check_classes(training.catalog, data.divided is None)  # images that cannot be decoded may have been skipped
+        if not run.recipe.same_run_as(recipe):
+            first(lambda: adopt(run, recipe, training, evaluation, writes=context.is_main_process))
         if run.is_finished:
-            watch.say(f"{run.path} is finished")
+            callbacks.message(f"{run.path} is finished")
             return run
-        copies = leak(training, measured) if world.leads else None
+        copies = leak(training, evaluation) if context.is_main_process else None
         if copies:
-            watch.say(f"{material.measured}: {copies.sentence}")
+            callbacks.message(f"{data.evaluation_split}: {copies.sentence}")
         if hint := advice(recipe, len(training.images)):
-            watch.say(hint)
-        trained = train(run, world, training, measured, watch)
+            callbacks.message(hint)
+        try:
+            trained = loop.train(run, context, training, evaluation, on_record=callbacks.on_record, trackers=trackers)
+        except RuntimeError as error:
+            if problem := machine_problem(error, context.device):
+                raise problem from None
+            raise
     except InputError:
         if is_new and not run.checkpoint_dir.exists():
-            shutil.rmtree(run.path)  # it never began: the name is free for the next try
+            shutil.rmtree(run.path)  # training never began: leave the folder free for the next try
         raise
-    if world.leads:
-        watch.say("measuring, then the report")
-    world.in_turn(
-        lambda: finalize(run, world, trained, material, training, measured, sources, copies) if world.leads else None
-    )
-    if world.leads and not keep_checkpoint:  # by now no other process reads it
-        to_disk(run)
+    if context.is_main_process:
+        callbacks.message("measuring and writing the report")
+    done = FinishedTraining(run, context, trained, data, training, evaluation, commit, copies)
+    first(lambda: finalize(done) if context.is_main_process else None)
+    if context.is_main_process and not keep_checkpoint:  # no other process reads it any more
+        sync_run(run)
         checkpoint.remove(run.checkpoint_dir)
     return run
 
 
 def finished_run(run: Run, recipe: Recipe) -> Run | None:
-    """The run, if it is finished and has just this recipe; None where there is more to do or to compare.
+    """The run if it is finished and has exactly this recipe; None if there is more to do or to compare.
 
     Raises:
-        InputError: it is finished, and has another recipe.
+        InputError: it is finished and has another recipe.
     """
     if not run.exists or not run.is_finished:
         return None
     check_recipe(run, recipe)
-    return run if run.recipe.does_as(recipe) else None
+    return run if run.recipe.same_run_as(recipe) else None
 
 
-def adopt(run: Run, recipe: Recipe, training: Pack, measured: Pack, *, writes: bool) -> None:
-    """Let a run go on with data, or a start, that lie elsewhere now.
+def adopt(run: Run, recipe: Recipe, training: Pack, evaluation: Pack, *, writes: bool) -> None:
+    """Continue a run whose data, or the model that it starts from, have moved.
 
     Args:
-        run: that was made with another recipe, which differs in places only.
-        recipe: which says where they are.
-        training: the images that are there to train on.
-        measured: those to measure on.
-        writes: whether we are to write the new recipe into the folder of the run.
+        run: made with a recipe that differs from `recipe` in paths only.
+        recipe: names the new paths.
+        training: the training images found there.
+        evaluation: the evaluation images found there.
+        writes: whether this process writes the new recipe into the run folder.
 
     Raises:
-        InputError: the data, or the model to start from, are others.
+        InputError: the data, or the model to start from, are not the same.
     """
     began, start = None, None
     if run.is_finished:
         receipt = run.receipt()
         began, start = receipt["data"].get("content", ""), receipt["start"]
     elif checkpoint.exists(run.checkpoint_dir):
-        began, start = checkpoint.begun_with(run.checkpoint_dir)
-    if began is not None and began not in (loop.content_of(training, measured), loop.stamps_of(training, measured)):
-        raise checkpoint.changed(run.path)
+        began, start = checkpoint.read_origin(run.checkpoint_dir)
+    same = (loop.content_of(training, evaluation), loop.stamps_of(training, evaluation))
+    if began is not None and began not in same:
+        raise checkpoint.data_changed(run.path)
     if start and recipe.model.init != run.recipe.model.init:
-        there = fingerprint_of(recipe.model)
-        if there != start["fingerprint"]:
+        found = fingerprint_of(recipe.model)
+        if found != start["fingerprint"]:
             raise InputError(
-                f"{run.path}: this run started from another model than {recipe.model.init}.",
-                "Resume with the model it was started from, or choose another --name.",
+                f"{run.path}: this run was started from another model than {recipe.model.init}.",
+                "Resume with the model that it was started from, or choose another --out.",
             )
     if writes:
         run.keep_recipe(recipe)
@@ -177,39 +210,39 @@ def adopt(run: Run, recipe: Recipe, training: Pack, measured: Pack, *, writes: b
         run.recipe = recipe
 
 
-def to_disk(run: Run) -> None:
-    """See that what a finished run is made of is on the disk, not only on its way there."""
+def sync_run(run: Run) -> None:
+    """Flush the files of a finished run to the disk."""
     files = [*run.model_dir.iterdir(), run.receipt_path, run.report_path]
     for path in [*(file for file in files if file.is_file()), run.model_dir, run.path]:
-        with suppress(PermissionError):  # Windows opens no folders
+        with suppress(PermissionError):  # Windows cannot open folders
             sync(path)
 
 
-def read_material(recipe: Recipe) -> Material:
-    """The recipe's data, checked: by its protocol, or by the splits of the source.
+def read_data(recipe: Recipe) -> TrainingData:
+    """Read and check the recipe's data, divided by its protocol or by the splits of the source.
 
     Raises:
-        InputError: they cannot be read, not be trained on, or not be measured on.
+        InputError: the data cannot be read, trained on or measured on.
     """
     protocol = named(recipe.data.protocol) if recipe.data.protocol else None
     catalog = load_dataset(recipe.data.source, val_fraction=recipe.data.val_fraction, split_seed=recipe.data.split_seed)
     if protocol:
         divided = protocol.divide(catalog)
-        return Material(catalog, {"train": divided.training, "test": divided.test}, divided)
+        return TrainingData(catalog, {"train": divided.training, "test": divided.test}, divided)
     catalog = with_drawn_validation(catalog, recipe.data.val_fraction, recipe.data.split_seed)
     check_trainable(catalog)
-    return Material(catalog, {split: catalog.select(catalog.rows_of(split)) for split in ("train", "val")})
+    return TrainingData(catalog, {split: catalog.select(catalog.rows_of(split)) for split in ("train", "val")})
 
 
 def check_trainable(catalog: Catalog) -> None:
-    """Refuse a catalog that cannot be trained on: fewer than two classes, a class or a split without images.
+    """Check that a catalog can be trained on.
 
     Raises:
-        InputError: it says which.
+        InputError: there are fewer than two classes, or a class or a split has no images or labels.
     """
     where = catalog.root
     if len(catalog.class_names) < 2:
-        raise InputError(f"{where}: there is only one class.", "Recognition needs at least two folders of images.")
+        raise InputError(f"{where}: there is only one class.", "Training needs images of two or more classes.")
     for split in ("train", "val"):
         rows = catalog.rows_of(split)
         if not len(rows):
@@ -220,14 +253,14 @@ def check_trainable(catalog: Catalog) -> None:
 
 
 def check_classes(catalog: Catalog, by_split: bool = True) -> None:
-    """Refuse a catalog with a class that has no training images.
+    """Check that every class has training images.
 
     Args:
         catalog: the data.
-        by_split: training images are those of the training split; else, by a protocol, all.
+        by_split: whether only the images of the training split count, or all of them.
 
     Raises:
-        InputError: it names the class.
+        InputError: a class has none.
     """
     seen = set((catalog.labels[catalog.rows_of("train")] if by_split else catalog.labels).tolist())
     if empty := [word for label, word in enumerate(catalog.class_names) if label not in seen]:
@@ -236,35 +269,35 @@ def check_classes(catalog: Catalog, by_split: bool = True) -> None:
         )
 
 
-def open_run(recipe: Recipe, root: Path, name: str, resume: bool) -> Run:
-    """The run's folder: made, or opened again when its recipe is this one.
+def open_run(recipe: Recipe, path: Path, resume: bool) -> Run:
+    """Create the run folder, or open it if the run is resumed and has the same recipe.
 
     Raises:
-        InputError: the name is taken, or cannot be one; or the run there has another recipe.
+        InputError: the folder is in use, or the run in it has another recipe.
     """
-    if not resume or not Run(root / name).exists:
-        return Run.create(root, name, recipe)
-    run = Run.open(root / name)
+    if not resume or not Run(path).exists:
+        return Run.create(path, recipe)
+    run = Run.open(path)
     check_recipe(run, recipe)
     return run
 
 
 def check_recipe(run: Run, recipe: Recipe) -> None:
-    """Refuse to go on with a run by another recipe; where its data and its start lie is compared later, by content.
+    """Check that a run has this recipe; paths of data and initial model may differ, `adopt` compares their content.
 
     Raises:
-        InputError: it names a value in which they differ.
+        InputError: they differ in a value, which it names.
     """
-    placed = run.recipe.placed_as(recipe)
-    if not placed.does_as(recipe):
+    placed = run.recipe.with_paths_of(recipe)
+    if not placed.same_run_as(recipe):
         raise InputError(
             f"{run.path}: {difference(placed, recipe)}.",
-            "Resume with the recipe it was started with, or choose another --name.",
+            "Resume with the recipe that it was started with, or choose another --out.",
         )
 
 
 def difference(old: Recipe, new: Recipe) -> str:
-    """The first value in which two recipes differ, in words; what they say about themselves is none."""
+    """The first value in which two recipes differ, as a clause for a message; `about` is not compared."""
 
     def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         leaves: dict[str, Any] = {}
@@ -277,64 +310,54 @@ def difference(old: Recipe, new: Recipe) -> str:
     return f"this run has {key}={was.get(key)}, not {now.get(key)}"
 
 
-def pack_images(material: Material, side: Split, recipe: Recipe, watch: Watch) -> Pack:
-    """The pack of one side of the material, for a recipe."""
-    images = material.sides[side]
-    classes = f" of {len(images.class_names)} classes" if material.divided else ""
-    watch.say(f"{side}: {len(images):,} images{classes} of {images.name} at {recipe.data.image_size} pixels")
+def pack_images(data: TrainingData, split: Split, recipe: Recipe, callbacks: Callbacks) -> Pack:
+    """Decode the images of one split, or take them from the cache."""
+    images = data.parts[split]
+    classes = f" of {len(images.class_names)} classes" if data.divided else ""
+    callbacks.message(f"{split}: {len(images):,} images{classes} of {images.name} at {recipe.data.image_size} pixels")
     made = pack(
         images,
         recipe.data.image_size,
         crop_boxes=recipe.data.crop_boxes,
         crop_mode=recipe.data.crop_mode,
         skip_undecodable=recipe.data.skip_undecodable,
-        progress=watch.packing,
+        progress=callbacks.on_decode,
     )
     if made.skipped:
-        watch.say(f"left out {len(made.skipped)} that cannot be decoded, {made.skipped[0]} first")
+        callbacks.message(f"skipped {len(made.skipped)} images that cannot be decoded; the first is {made.skipped[0]}")
     return made
 
 
 def advice(recipe: Recipe, images: int) -> str:
-    """A word to a run that will learn little from so many training images, of few steps or few pairs; else empty."""
+    """A hint for a run that will learn little because it has few steps or few pairs of one class; else empty."""
     settings = recipe.training
     steps, more = loop.count_steps(settings, images), "a smaller training.batch_size or more training.epochs"
     if settings.batch_size > images:
-        return f"a batch of {settings.batch_size} is more than all {images} training images: use {more}"
-    if steps < FEW_STEPS and not starts_trained(recipe):
-        return f"{steps} steps in all teach a network little: use {more}"
-    if recipe.loss.name in LOSSES_ON_PAIRS and not recipe.data.sampler.classes:
+        return f"training.batch_size={settings.batch_size} is more than the {images} training images: use {more}"
+    if steps < MIN_STEPS and not starts_trained(recipe):
+        return f"{steps} steps in all are few to learn from: use {more}"
+    if recipe.loss.name in PAIR_LOSSES and not recipe.data.sampler.classes:
         return (
-            f"loss.name={recipe.loss.name} learns from pairs of one class, and shuffled batches hold few: "
+            f"loss.name={recipe.loss.name} learns from pairs of one class, and shuffled batches have few: "
             "set data.sampler={classes: 20, images: 4}"
         )
     return ""
 
 
 def starts_trained(recipe: Recipe) -> bool:
-    """Whether the first weights are those of a trained network, which learns in few steps."""
+    """Whether the initial weights are those of a trained network, which needs few steps."""
     return bool(recipe.model.init) or timm_start(recipe.model) is not None
 
 
-def train(run: Run, world: DistributedContext, training: Pack, measured: Pack, watch: Watch) -> loop.Trained:
-    """`loop.train`, with a word for what the machine lacks: memory, or a compiler."""
-    try:
-        return loop.train(run, world, training, measured, watch=watch.training)
-    except RuntimeError as error:
-        if lack := what_lacks(error, world.device):
-            raise lack from None
-        raise
-
-
-def what_lacks(error: RuntimeError, device: torch.device) -> InputError | None:
-    """The error to show for one of PyTorch's that says that the machine lacks something; None for any other."""
-    words = str(error)
-    if isinstance(error, torch.OutOfMemoryError) or any(word in words for word in NO_MEMORY):
+def machine_problem(error: RuntimeError, device: torch.device) -> InputError | None:
+    """The error to show when PyTorch's says that memory or a compiler is missing; None for any other."""
+    text = str(error)
+    if isinstance(error, torch.OutOfMemoryError) or any(words in text for words in OUT_OF_MEMORY):
         return InputError(
             f"{device} has not enough memory for this run.",
             "Use a smaller training.batch_size or training.resolution, or training.grad_accum_steps=2.",
         )
-    if any(word in words for word in NO_COMPILER):
+    if any(words in text for words in NO_COMPILER):
         return InputError(
             "training.compile=true needs a C++ compiler, and none works here.",
             "Install one (such as g++), or set training.compile=false.",

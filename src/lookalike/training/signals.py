@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, taken note of and acted on between two steps."""
+"""Ctrl-C and SIGTERM during training: finish the step, save, then stop."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class SignalHandler:
-    """While this context is open, the first Ctrl-C or SIGTERM is only noted; the second acts at once, as it used to.
+    """Record the first Ctrl-C or SIGTERM in `received` (else 0); a second one acts at once, as without the handler.
 
     Outside the main thread, where Python delivers no signals, it does nothing.
     """
 
     def __init__(self) -> None:
-        self.noted = 0
+        self.received = 0
         self._former: dict[int, Any] = {}
 
     def __enter__(self) -> SignalHandler:
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
-                self._former[number] = signal.signal(number, self._note)
+                self._former[number] = signal.signal(number, self._receive)
         return self
 
     def __exit__(
@@ -31,8 +31,8 @@ class SignalHandler:
     ) -> None:
         self._restore()
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.noted = number
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
         self._restore()
 
     def _restore(self) -> None:
@@ -41,8 +41,8 @@ class SignalHandler:
         self._former = {}
 
 
-def leave(number: int) -> NoReturn:
-    """End as the signal would have ended us: KeyboardInterrupt, or exit code 128 + its number."""
+def exit_by_signal(number: int) -> NoReturn:
+    """End as the signal would have: KeyboardInterrupt for Ctrl-C, else SystemExit with code 128 + number."""
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     raise SystemExit(128 + number)
