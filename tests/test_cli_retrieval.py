@@ -193,8 +193,8 @@ def test_a_study_trains_first_what_its_runs_start_from(
     )
     for words in ("embedding", "features", "softmax", "Recall@1"):
         assert words in said.stdout
-    page = (tmp_path / "docs" / "results.md").read_text()
-    receipts = results_page.read_receipts(tmp_path / "docs" / "receipts")
+    page = (tmp_path / "runs" / "results.md").read_text()
+    receipts = results_page.read_receipts(tmp_path / "runs" / "receipts")
     assert receipts.keys() == {"base-short-cubs_resnet_2", "cars-short-cubs_resnet_2", "cars-short-softmax"}
     assert page == results_page.whole_page(receipts)
     recall = found["views"]["softmax"]["recall_at_1"]
@@ -205,7 +205,7 @@ def test_a_study_trains_first_what_its_runs_start_from(
     again = lookalike("reproduce", "cars", "--out", "moved")
     assert again.exit_code == 0, again.exception
     assert again.output.count("is finished and kept") == 2
-    assert "first what it starts from" not in again.output
+    assert "first the run" not in again.output
 
 
 def test_one_row_of_a_study_can_be_asked_for_by_its_key_and_all_of_a_network_by_its_name() -> None:

@@ -616,16 +616,6 @@ def test_options_that_another_network_does_not_have_can_be_taken_away() -> None:
         assert create_model(model.name, 4, model.options).head.out_features == 4
 
 
-def test_without_a_compiler_nothing_is_compiled(album: Path, here: Path) -> None:
-    command = [sys.executable, "-m", "lookalike.cli.main", "train", "small.yaml", "--data", str(album)]
-    nothing = {"CXX": str(here / "no-compiler"), "TORCHINDUCTOR_CACHE_DIR": str(here / "compiled")}
-    whole = [*command, "training.compile=true"]
-    done = subprocess.run(whole, capture_output=True, text=True, check=False, env={**os.environ, **nothing})
-    said = Said(done.returncode, done.stdout, done.stderr)
-    refused(said, "training.compile=true needs a C++ compiler, and none works here", "training.compile=false")
-    assert not list(here.glob("runs/*"))
-
-
 def test_a_run_that_diverges_is_a_failure_and_no_bad_input(lookalike: Command, album: Path, here: Path) -> None:
     values = ["optimizer.lr=1e38", "training.epochs=20"]
     said = lookalike("train", "small.yaml", *values, "--data", album)
@@ -646,9 +636,7 @@ def test_no_space_left_is_said_and_the_run_goes_on_when_there_is(lookalike: Comm
     beside = run.checkpoint_dir / "last.pt.partial"
     beside.symlink_to("/dev/full")
     command = ["train", "small.yaml", *changes, "--resume"]
-    whole = [sys.executable, "-m", "lookalike.cli.main", *command]
-    done = subprocess.run(whole, capture_output=True, text=True, check=False, env={**os.environ})
-    refused(Said(done.returncode, done.stdout, done.stderr), "last.pt", "Free some")
+    refused(lookalike(*command), "last.pt", "Free some")
     left = {path.name for path in run.checkpoint_dir.iterdir()}
     assert left <= {"best.safetensors"}, "nothing half-written, and no link to what is full"
     assert not run.receipt_path.exists()

@@ -329,6 +329,17 @@ def test_only_what_the_machine_lacks_is_said_to_be_lacking() -> None:
     assert machine_problem(caught.value, torch.device("cpu")) is None
 
 
+def test_a_missing_compiler_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch._inductor.config as inductor
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    with inductor.patch({"cpp.cxx": (None, "no-compiler")}), pytest.raises(RuntimeError) as caught:
+        torch.compile(torch.nn.ReLU())(torch.ones(2))
+    problem = machine_problem(caught.value, torch.device("cpu"))
+    assert problem is not None
+    assert "training.compile=true" in problem.message
+
+
 def test_a_name_that_is_too_long_is_refused(album: Path, root: Path) -> None:
     for resume in (False, True):
         assert "n" * 300 in refusal(recipe_for(album), root, "n" * 300, resume=resume).message
