@@ -17,15 +17,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lookalike.data.registry import load_dataset as load_dataset
+    from lookalike.evaluation.evaluate import evaluate as evaluate
     from lookalike.gallery.gallery import Gallery as Gallery
     from lookalike.models.pretrained import load as load
     from lookalike.training.run import train as train
 
 __version__ = "0.1.0"
-__all__ = ["Gallery", "__version__", "load", "load_dataset", "train"]
+__all__ = ["Gallery", "__version__", "evaluate", "load", "load_dataset", "train"]
 
 _MODULES = {
     "Gallery": "lookalike.gallery.gallery",
+    "evaluate": "lookalike.evaluation.evaluate",
     "load": "lookalike.models.pretrained",
     "load_dataset": "lookalike.data.registry",
     "train": "lookalike.training.run",
