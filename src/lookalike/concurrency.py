@@ -1,4 +1,4 @@
-"""Work done ahead of its use, in threads of its own: the links between the stages of a pipeline."""
+"""Run the stages of a pipeline in threads: `prefetch` a generator, and `map_ordered` a function."""
 
 from __future__ import annotations
 
@@ -13,25 +13,24 @@ from typing import TypeVar
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
-GLANCE = 0.1  # seconds after which a thread that waits looks whether it is still wanted
+POLL_SECONDS = 0.1  # how often a waiting thread checks whether it should stop
 
 
 class _End:
-    """Comes after the last item."""
+    """Marks the end of the queue."""
 
 
 @contextmanager
 def prefetch(items: Generator[ItemT], most: int, unwanted: threading.Event | None = None) -> Iterator[Iterator[ItemT]]:
-    """Run a generator in a thread, at most `most` items ahead of whoever iterates.
+    """Run a generator in a thread, up to `most` items ahead of the consumer.
 
-    What the generator raises is raised where the items are used. When the block is left, however that comes, the
-    generator is closed after the item it works on, and the thread has ended.
+    An exception of the generator is raised in the consumer. When the block ends, for whatever reason, the generator is
+    closed after its current item, and the thread is joined.
 
     Args:
-        items: runs in that thread from its first item to its end or closing.
-        most: items that wait to be used, at most.
-        unwanted: is set when the block is left, before the thread is waited for: what the generator does may look at it
-            and end sooner, by an exception.
+        items: the generator.
+        most: the length of the queue.
+        unwanted: is set when the block ends, before the thread is joined, so that the generator can stop early.
     """
     unwanted = unwanted or threading.Event()
     waiting: Queue[ItemT | _End] = Queue(most)
@@ -40,7 +39,7 @@ def prefetch(items: Generator[ItemT], most: int, unwanted: threading.Event | Non
     def put(item: ItemT | _End) -> None:
         while not unwanted.is_set():
             try:
-                waiting.put(item, timeout=GLANCE)
+                waiting.put(item, timeout=POLL_SECONDS)
                 return
             except Full:
                 continue
@@ -52,7 +51,7 @@ def prefetch(items: Generator[ItemT], most: int, unwanted: threading.Event | Non
                     put(item)
                     if unwanted.is_set():
                         break
-        except BaseException as error:  # handed over to the thread that uses the items
+        except BaseException as error:  # raised again in the consumer
             failure.append(error)
         put(_End())
 
@@ -74,13 +73,13 @@ def prefetch(items: Generator[ItemT], most: int, unwanted: threading.Event | Non
 def map_ordered(
     threads: ThreadPoolExecutor, function: Callable[[ItemT], ResultT], items: Iterable[ItemT], most: int
 ) -> Generator[ResultT]:
-    """What a function makes of each item, in the order of the items, which are worked on at the same time.
+    """Apply a function to items in several threads; yield the results in the order of the items.
 
     Args:
-        threads: that work.
-        function: of an item.
-        items: taken one by one, as there is room.
-        most: items at work at once, or done and not yet used.
+        threads: the pool.
+        function: takes one item.
+        items: read lazily, as there is room.
+        most: items that are in work, or done and not yet consumed.
     """
     waiting: deque[Future[ResultT]] = deque()
     try:

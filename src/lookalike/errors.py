@@ -1,7 +1,7 @@
-"""The errors a person can cause: what was wrong, where, and what to do.
+"""Errors that a user can cause: what was wrong, where, and what to do.
 
-Everything that a user's input, disk or device can bring about is raised as a `LookalikeError`; the command line prints
-its message and remedy on one line each and exits with its code. Any other exception is a bug and keeps its traceback.
+Problems with a user's input, disk or device are raised as `LookalikeError`. The command line prints message and remedy
+and exits with the error's code. Any other exception is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -10,25 +10,20 @@ import difflib
 import re
 from collections.abc import Iterable
 
+# Options of database URLs that hold secrets.
 SECRETS = ("password", "sslpassword", "passwd", "pwd", "oauth_client_secret", "secret_key", "access_token", "token")
-
 
 COVER = "***"
 
-
-# What follows the user's name in a URL up to the last "@", also one with "/" or "?" in it, as nobody should write it;
-# a path collapses "//" to "/". A number that is not followed by "@" is a port; other text there is a password without
-# its host. Repetitions are bounded, so that hostile text takes no longer than its length.
+# The password of a URL: what follows the user name up to the last "@", even if it contains "/" or "?"; a path collapses
+# "//" to "/". A number that is not followed by "@" is a port; other text there is a password without its host.
+# Repetitions are bounded, so that the time for hostile text is linear.
 _LOGIN = re.compile(
     r"([a-z][a-z0-9+.-]{0,30}:/{1,3}[^\s:@/?#\[]{0,500}):"
     r"(?:\S{0,1000}@|(?!\d{0,9}(?:[/?#,:'\")]|\s|$))(?:[^\n@]{0,200}@|[^\s/?#]{1,500}))",
     re.IGNORECASE,
 )
-
-
 _OPTION = re.compile(r"[?&]([\w%]{1,60})=")
-
-
 _WORD = re.compile(
     rf"(?<![\w?&%])((?:{'|'.join(SECRETS[:5])})\s{{0,9}}=\s{{0,9}})(?:'(?:[^'\\]|\\.){{0,1000}}'?|(?:[^\s'\\]|\\.){{1,1000}})",
     re.IGNORECASE,
@@ -36,13 +31,11 @@ _WORD = re.compile(
 
 
 class LookalikeError(Exception):
-    """A failure with a remedy.
-
-    Passwords in either are covered; see `without_passwords`.
+    """An error with a remedy. Passwords in both are replaced; see `without_passwords`.
 
     Args:
-        message: what was wrong, naming the file, key or value.
-        remedy: what the person can do about it, as an imperative sentence.
+        message: what was wrong, with the file, key or value.
+        remedy: what the user can do, as an imperative sentence.
     """
 
     exit_code = 1
@@ -57,27 +50,27 @@ class LookalikeError(Exception):
 
 
 class InputError(LookalikeError):
-    """Bad input: a file, folder, key, value or device that cannot be used as given (exit code 2)."""
+    """A file, folder, key, value or device that cannot be used (exit code 2)."""
 
     exit_code = 2
 
 
 class TrainingError(LookalikeError):
-    """A run that started well and could not go on, such as a loss that is no longer finite (exit code 1)."""
+    """A training run that cannot continue, for example because the loss is no longer finite (exit code 1)."""
 
 
 class DownloadError(LookalikeError):
-    """A transfer that could not be completed from any mirror (exit code 1); what arrived is kept for the next try."""
+    """A download that failed on all mirrors (exit code 1). The part that arrived is kept for the next try."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Return `" Did you mean 'x'?"` for the known word closest to `word`, or an empty string when none is close."""
+    """Return `" Did you mean 'x'?"` for the known word closest to `word`; an empty string if none is close."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f" Did you mean '{close[0]}'?" if close else ""
 
 
 def without_passwords(text: str) -> str:
-    """The text with "***" in place of the passwords of URLs and of PostgreSQL's `key=value` words.
+    """Replace the passwords of URLs and of PostgreSQL's `key=value` strings by "***".
 
     >>> without_passwords("postgresql://ann:s3cret@db/photos?sslpassword=x&port=1: no answer")
     'postgresql://ann:***@db/photos?sslpassword=***&port=1: no answer'
@@ -93,7 +86,7 @@ def without_passwords(text: str) -> str:
 
 
 def _without_options(text: str) -> str:
-    """The text with the values of a URL's secret options covered, up to "&", a space, or the "#NAME" of a gallery."""
+    """Replace the values of a URL's secret options, up to "&", a space, or the "#NAME" of a gallery."""
     parts, start = [], 0
     for found in _OPTION.finditer(text):
         if found.end() < start or not is_secret(found[1]):
@@ -110,17 +103,14 @@ def _without_options(text: str) -> str:
 
 
 def is_secret(option: str) -> bool:
-    """Whether an option of a URL, percent-encoded or not, has a password for its value."""
+    """Whether an option of a URL, percent-encoded or not, holds a secret."""
     from urllib.parse import unquote
 
     return unquote(option).lower() in SECRETS
 
 
-# Numbers with their nouns.
-
-
 def counted(count: int, noun: str) -> str:
-    """A number with its noun.
+    """Format a number with its noun.
 
     >>> [counted(n, noun) for n, noun in ((1, "class"), (2, "class"), (3000, "query"), (0, "image"))]
     ['1 class', '2 classes', '3,000 queries', '0 images']

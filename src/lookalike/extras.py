@@ -1,4 +1,4 @@
-"""Packages that only some features need: the error for one that is missing, with the command that installs it here."""
+"""Optional packages: the error for a missing one, with the command that installs it."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ PACKAGE = Path(__file__).parent
 
 
 def missing(what: str, extra: str) -> InputError:
-    """The error for a package that cannot be imported.
+    """Return the error for a package that cannot be imported.
 
     Args:
-        what: the sentence that says so, such as "the package ray is not installed."
-        extra: the optional dependencies that bring it, such as "ray".
+        what: the message, such as "the package ray is not installed."
+        extra: the name of the optional dependencies that contain it, such as "ray".
     """
     return InputError(what, f"Install it: {install_command(extra)}")
 
 
 def install_command(*extras: str) -> str:
-    """The command that adds these optional dependencies to the installation that is running.
+    """Return the command that adds optional dependencies to this installation.
 
-    Lookalike is on no package index, so it names where this copy came from: the folder of the sources, or the address
-    it was installed from. Where neither is known it is the command to run in the folder of the sources.
+    Lookalike is not on a package index, so the command names the source of this copy: the folder of the sources, or the
+    URL it was installed from. If neither is known, the command is for the folder of the sources.
     """
     where, is_editable = _origin()
     wanted = f"[{','.join(extras)}]"
@@ -39,12 +39,12 @@ def install_command(*extras: str) -> str:
 
 
 def _is_own(program: str | None) -> bool:
-    """Whether a program lies beside the Python that is running."""
+    """Whether a program is in the folder of the running Python."""
     return program is not None and Path(program).parent == Path(sys.executable).parent
 
 
 def _origin() -> tuple[str, bool]:
-    """What pip is to be given for this copy of Lookalike, and whether it is installed as editable."""
+    """Return what pip must be given for this copy of Lookalike, and whether it is an editable installation."""
     sources = PACKAGE.parents[1]
     if sources / "src" / "lookalike" == PACKAGE and (sources / "pyproject.toml").is_file():
         return ("." if sources == Path.cwd() else str(sources)), True

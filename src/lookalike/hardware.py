@@ -15,27 +15,26 @@ from lookalike.errors import InputError
 if TYPE_CHECKING:
     import torch
 
-# How long a thread that has nothing to do asks again and again whether there is something, before it sleeps and leaves
-# its core to others. GNU's OpenMP, PyTorch's on Linux: rounds (300,000 without this, up to 20 ms); LLVM's and Intel's:
-# milliseconds (200 without this).
+# How long an idle OpenMP thread spins before it sleeps. GNU's OpenMP (PyTorch's on Linux) counts rounds, by default
+# 300,000 (up to 20 ms); LLVM's and Intel's count milliseconds, by default 200.
 SHORT_WAITS = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}
 SET_BY_USER = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
 
 
 def cores() -> int:
-    """Processor cores that this process may use, one at least; fewer than the machine has where it is confined."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def set_short_waits(environment: MutableMapping[str, str] = os.environ) -> bool:
-    """Let OpenMP's waiting threads sleep soon, in this process and in those that it starts.
+    """Make OpenMP's idle threads sleep early, in this process and its children.
 
-    By default they keep their cores busy while they wait, and where another program needs a core, the thread that all
-    wait for has to share its own with it: training then takes several times its fair share of the time. OpenMP reads
-    the environment once, when PyTorch is loaded, so this must come before. `benchmarks/shared_machine.py` measures it.
+    By default, idle threads spin. If another program needs a core, the thread that all others wait for has to share its
+    own, and training becomes several times slower. OpenMP reads the environment once, when PyTorch is loaded, so call
+    this before. `benchmarks/shared_machine.py` measures the effect.
 
     Returns:
-        Whether it was set: not where one of `SET_BY_USER` is, whatever its value.
+        Whether the variables were set; they are not if the user has set any of `SET_BY_USER`.
     """
     if any(name in environment for name in SET_BY_USER):
         return False
@@ -45,9 +44,9 @@ def set_short_waits(environment: MutableMapping[str, str] = os.environ) -> bool:
 
 @contextmanager
 def short_waits() -> Iterator[None]:
-    """As `set_short_waits`, for what the body loads: the environment is afterwards as it was.
+    """Call `set_short_waits` for the libraries that the block loads, then restore the environment.
 
-    Nothing is set where PyTorch is loaded already.
+    Does nothing if PyTorch is loaded already.
     """
     was_set = "torch" not in sys.modules and set_short_waits()
     try:
@@ -60,9 +59,9 @@ def short_waits() -> Iterator[None]:
 
 @contextmanager
 def stoppable_threads(count: int) -> Iterator[tuple[ThreadPoolExecutor, threading.Event]]:
-    """Threads, and an event that is set when the block is left, by Ctrl-C for one.
+    """Yield a thread pool, and an event that is set when the block ends, for example by Ctrl-C.
 
-    What has not begun by then is never begun; what has should look at the event between two pieces of its work.
+    Tasks that have not started by then are cancelled. Tasks that run should check the event and return early.
     """
     threads, stop = ThreadPoolExecutor(count), threading.Event()
     try:
@@ -73,10 +72,10 @@ def stoppable_threads(count: int) -> Iterator[tuple[ThreadPoolExecutor, threadin
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name, checked to be there.
+    """Return a device, after checking that it exists.
 
     Args:
-        name: "auto" (a CUDA GPU, else Apple's, else the CPU), "cpu", "cuda", "cuda:1" or "mps".
+        name: "auto" (a CUDA GPU if there is one, then Apple's GPU, then the CPU), "cpu", "cuda", "cuda:1" or "mps".
 
     Raises:
         InputError: no such device on this machine.

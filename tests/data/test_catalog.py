@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from lookalike.data.catalog import SCHEMA, UNLABELLED, Catalog, Row
 from lookalike.errors import InputError
@@ -208,3 +209,14 @@ def test_a_member_missing_from_the_zip_is_named(root: Path) -> None:
 def test_two_classes_of_one_name_are_refused(root: Path) -> None:
     with pytest.raises(InputError, match="two classes are called 'crane'"):
         make(root, class_names=["crane", "crane"])
+
+
+def test_a_notebook_shows_counts_and_a_few_images(tmp_path: Path) -> None:
+    for number in range(3):
+        Image.new("RGB", (20, 10), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    (tmp_path / "2.png").write_bytes(b"damaged")
+    rows = [Row(f"{number}.png", number - 1, "train") for number in range(3)]
+    shown = make(tmp_path, rows)._repr_html_()
+    assert "3 train images" in shown
+    assert shown.count("<img ") == 2
+    assert "no label" in shown

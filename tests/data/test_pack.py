@@ -405,7 +405,7 @@ def test_not_one_image_and_no_image(home: Path, cache: Path) -> None:
 def test_too_little_space_is_said_before_anything_is_decoded(
     home: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packs, "MARGIN", shutil.disk_usage(home).total)
+    monkeypatch.setattr(packs, "RESERVED_BYTES", shutil.disk_usage(home).total)
     reports: list[tuple[int, int]] = []
     with pytest.raises(InputError, match=r"0\.0 GB are needed for the pack and [\d.]+ GB are free") as caught:
         pack(read_folder(home), 16, cache=cache, progress=lambda *done: reports.append(done))

@@ -1,8 +1,7 @@
-"""Augmentation of whole batches, on the CPU and on a GPU alike.
+"""Augmentation of whole batches, on the CPU or a GPU.
 
-Every image of a batch draws its own numbers, from a generator that is passed in. The numbers are drawn on the CPU, for
-the whole batch, whatever device the images are on: the same seed gives the same crops everywhere, and a process that
-holds a part of a batch draws for all of it and keeps its share.
+Random numbers are drawn per image from a generator that is passed in, on the CPU and for the whole batch. The same seed
+therefore gives the same crops on every device, and a process that holds a part of a batch draws for all of it.
 """
 
 from __future__ import annotations
@@ -17,22 +16,22 @@ from torch import Tensor
 from lookalike.recipe import Augment
 
 YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))  # rows: luma, two differences
-REFERENCE_SIZE = 64  # pixels that `Augment.pad` is given for
+REFERENCE_SIZE = 64  # image size that `Augment.pad` refers to
 
 
 @dataclass(frozen=True)
 class Draw:
-    """What was drawn for a batch of B images; every tensor has length B, float32 unless said otherwise.
+    """The random numbers of a batch of B images; every tensor has length B, and is float32 if not stated otherwise.
 
     Args:
-        top, left: of the crop, as a share of the room there is for it, 0..1.
+        top, left: of the crop, as a share of the possible range, 0..1.
         scale: area of the crop over that of the image ("resized" crops).
         ratio: width over height of the crop ("resized" crops).
         flip: bool, whether to mirror.
         cut_y, cut_x: centre of the erased square, 0..1.
         brightness, contrast, saturation: factors around 1.
         hue: turn of the colours, in radians around 0.
-        mix: share of the image itself where images are mixed, 0..1; 1 leaves it alone.
+        mix: share of the image itself in a mix, 0..1; 1 leaves it unchanged.
         mix_y, mix_x: centre of CutMix's box, 0..1.
         paste: bool, mix by pasting a box (CutMix) instead of blending (mixup).
     """
@@ -54,23 +53,23 @@ class Draw:
     paste: Tensor
 
     def part(self, start: int, stop: int) -> Draw:
-        """The draws of images `start` to `stop`."""
+        """Return the numbers of images `start` to `stop`."""
         return replace(self, **{f.name: getattr(self, f.name)[start:stop] for f in fields(self)})
 
     def to(self, device: torch.device) -> Draw:
-        """The same on another device."""
+        """Copy the numbers to a device."""
         return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
 
 def draw(settings: Augment, count: int, generator: torch.Generator) -> Draw:
-    """Draw everything that `settings` may need for `count` images.
+    """Draw the random numbers of `count` images.
 
     Args:
         settings: strengths and probabilities.
         count: images in the whole batch.
         generator: a CPU generator; it is advanced.
     """
-    u = torch.rand(13, count, generator=generator)  # always all of them: one setting does not move another's numbers
+    u = torch.rand(13, count, generator=generator)  # always all 13: one setting does not change the numbers of another
     low, high = settings.scale
     log_ratio = math.log(settings.ratio[0]), math.log(settings.ratio[1])
     mix, paste = _draw_mix(settings, count, generator)
@@ -94,7 +93,7 @@ def draw(settings: Augment, count: int, generator: torch.Generator) -> Draw:
 
 
 def _draw_mix(settings: Augment, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Mixing shares and kinds: (B,) float32 and (B,) bool. With both kinds on, each image takes either by a coin."""
+    """Draw the shares, (B,) float32, and whether to paste, (B,) bool (with probability 1/2 if mixup is on too)."""
     u = torch.rand(3, count, generator=generator)
     paste = torch.full((count,), settings.cutmix > 0)
     if settings.cutmix and settings.mixup:

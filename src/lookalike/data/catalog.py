@@ -1,19 +1,22 @@
-"""The catalog: one table that says which images there are, what each shows and which split it belongs to.
+"""The catalog: the table of the images of a data set, with labels and splits.
 
-A catalog is a thin, immutable view of an Arrow table with the columns
+A catalog is an immutable view of an Arrow table with the columns
 
-    id     string   unique within the catalog, stable across machines (the path relative to the root, as a rule)
+    id     string   unique in the catalog, stable across machines (usually the path relative to the root)
     path   string   relative to `root`; with `container="zip"` the name of the member in the zip file that `root` is
-    label  int32    index into `class_names`, -1 where it is not known
+    label  int32    index into `class_names`, -1 if unknown
     split  string   "train", "val" or "test"
-    box    list<int32>[4]  left, top, right, bottom in pixels; null where it is not known
+    box    list<int32>[4]  left, top, right, bottom in pixels; null if unknown
 
-and the metadata below. It is written to and read from Parquet unchanged.
+and the metadata below.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import html
+import io
 import json
 import zipfile
 import zlib
@@ -27,15 +30,18 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 
 from lookalike.data.scan import modified_ns, read_regular
 from lookalike.errors import InputError
 from lookalike.files import atomic_file
-from lookalike.image import MAX_BYTES
+from lookalike.image import MAX_BYTES, decode
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 UNLABELLED = -1
+SHOWN_IMAGES = 8  # of a catalog in a notebook
+THUMBNAIL = 96  # pixels of each
 
 SCHEMA = pa.schema(
     [
@@ -50,7 +56,7 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Row:
-    """One image: the way readers hand it to `Catalog.from_rows`."""
+    """One image, as readers pass it to `Catalog.from_rows`."""
 
     path: str
     label: int
@@ -66,12 +72,12 @@ class Catalog:
     Args:
         table: an Arrow table with the columns of `SCHEMA`.
         root: the folder the paths are relative to, or the zip file they are members of.
-        class_names: a person's word for each label, in label order.
-        class_ids: the data set's own name of each label (a WordNet id, a folder name), in label order.
-        name: what the data set is called in reports and receipts.
+        class_names: readable names, in label order.
+        class_ids: the data set's own names (such as WordNet ids or folder names), in label order.
+        name: the name of the data set in reports and receipts.
         container: `"folder"` or `"zip"`.
-        remark: what must be said beside every number measured on it (a reduced or cropped copy, say), or "".
-        passed_over: how many files of each kind in its folder or zip are no images by name (see `lookalike.data.scan`).
+        remark: must be stated with every result on this copy, such as "half: 8,144 of the 16,185 images"; or "".
+        passed_over: numbers of other files in the folder or zip, by kind (see `lookalike.data.scan`).
     """
 
     table: pa.Table
@@ -96,7 +102,7 @@ class Catalog:
         remark: str = "",
         passed_over: Mapping[str, int] | None = None,
     ) -> Catalog:
-        """Build a catalog from rows, checking labels, splits and the uniqueness of ids.
+        """Build a catalog from rows.
 
         Raises:
             InputError: no rows, a label outside `class_names`, or an id that occurs twice.
@@ -144,30 +150,30 @@ class Catalog:
 
     @cached_property
     def labels(self) -> np.ndarray:
-        """Labels as int32, shape (N,); -1 where unknown."""
+        """Labels, (N,) int32; -1 if unknown."""
         return self.table.column("label").to_numpy().astype(np.int32)  # type: ignore[no-any-return]
 
     @cached_property
     def splits(self) -> np.ndarray:
-        """Splits as an array of str, shape (N,)."""
+        """Splits, (N,) str."""
         return np.asarray(self.table.column("split").to_pylist())
 
     @cached_property
     def boxes(self) -> list[tuple[int, int, int, int] | None]:
-        """Left, top, right, bottom in pixels of each image; None where there is no box."""
+        """Left, top, right, bottom in pixels of each image; None without a box."""
         return [tuple(box) if box is not None else None for box in self.table.column("box").to_pylist()]
 
     def rows_of(self, split: Split) -> np.ndarray:
-        """Row numbers (int64, ascending) of a split; empty when it has none."""
+        """Return the row numbers of a split, ascending int64."""
         return np.flatnonzero(self.splits == split)
 
     def select(self, rows: Sequence[int] | np.ndarray) -> Catalog:
-        """The same catalog with only these rows, in this order; classes keep their labels."""
+        """Return a catalog of these rows, in this order. Classes keep their labels."""
         table = self.table.take(pa.array(np.asarray(rows, dtype=np.int64)))
         return Catalog(table, self.root, self.class_names, self.class_ids, self.name, self.container, self.remark)
 
     def of_classes(self, labels: Sequence[int] | np.ndarray) -> Catalog:
-        """The same catalog with only the images of these classes, in the same order, relabelled 0, 1, ... as given.
+        """Return a catalog of the images of these classes, in the same order, relabelled 0, 1, ... in the order given.
 
         Raises:
             ValueError: a label that no class has, or one that is given twice.
@@ -175,7 +181,7 @@ class Catalog:
         chosen = [int(label) for label in labels]
         if len(set(chosen)) < len(chosen) or not set(chosen) <= set(range(len(self.class_names))):
             raise ValueError(f"{chosen} are not different labels of {len(self.class_names)} classes")
-        new = np.full(len(self.class_names) + 1, UNLABELLED, np.int32)  # the last is for those without a label
+        new = np.full(len(self.class_names) + 1, UNLABELLED, np.int32)  # the last entry is for images without a label
         new[chosen] = np.arange(len(chosen))
         kept = self.select(np.flatnonzero(new[self.labels] >= 0))
         place = kept.table.schema.get_field_index("label")
@@ -188,10 +194,10 @@ class Catalog:
         )
 
     def read_bytes(self, row: int) -> bytes:
-        """The encoded bytes of one image.
+        """Read the file of one image.
 
         Raises:
-            InputError: the file or zip member is missing, cannot be read, or is larger than any picture.
+            InputError: the file or zip member is missing, cannot be read, or is larger than `MAX_BYTES`.
         """
         path = self.paths[row]
         try:
@@ -216,9 +222,9 @@ class Catalog:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) over the rows, the classes and each file's size and modification time.
+        """SHA-256 (hex) of the rows, the classes and each file's size and modification time.
 
-        It is cheap (a stat per file, no reading) and changes when an image is added, removed, relabelled or rewritten.
+        It changes when an image is added, removed, relabelled or rewritten. No file is read.
         """
         digest = hashlib.sha256()
         digest.update(json.dumps([self.name, self.class_names, self.class_ids, self.remark]).encode())
@@ -230,7 +236,7 @@ class Catalog:
         return digest.hexdigest()
 
     def _stamps(self) -> np.ndarray:
-        """Size and time of each source file, shape (N, 2) int64; CRC and size for members of a zip, 0 where missing."""
+        """Size and time of each file, (N, 2) int64; size and CRC in a zip; 0 for missing files."""
         stamps = np.zeros((len(self), 2), dtype=np.int64)
         for row, path in enumerate(self.paths):
             with suppress(OSError, KeyError):
@@ -242,8 +248,30 @@ class Catalog:
                     stamps[row] = stat.st_size, modified_ns(stat)
         return stamps
 
+    def _repr_html_(self) -> str:
+        """Show the counts and a few images in a notebook."""
+        counts = ", ".join(f"{len(self.rows_of(s)):,} {s}" for s in SPLITS if len(self.rows_of(s)))
+        tiles = []
+        for row in np.linspace(0, len(self) - 1, min(len(self), SHOWN_IMAGES)).astype(int).tolist():
+            label = int(self.labels[row])
+            caption = self.class_names[label] if label != UNLABELLED else "no label"
+            try:
+                picture = Image.fromarray(decode(self.read_bytes(row), THUMBNAIL, name=self.paths[row]))
+            except InputError:
+                continue
+            file = io.BytesIO()
+            picture.save(file, "PNG")
+            uri = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+            tiles.append(
+                f'<figure style="display:inline-block;margin:4px"><img src="{uri}" alt="{html.escape(caption)}">'
+                f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+            )
+        remark = f"<br>{html.escape(self.remark)}" if self.remark else ""
+        title = f"<b>{html.escape(self.name)}</b>: {len(self.class_names):,} classes; {counts} images{remark}"
+        return f"<div>{title}<br>{''.join(tiles)}</div>"
+
     def to_parquet(self, path: Path) -> None:
-        """Write the table with its metadata; `from_parquet` reads it back equal."""
+        """Write the table with its metadata, for `from_parquet`."""
         about = {
             "root": str(self.root),
             "class_names": self.class_names,

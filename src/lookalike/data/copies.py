@@ -1,4 +1,4 @@
-"""Copies among images: files with the same bytes, and images with the same pixels on both sides of a split."""
+"""Find copies: files with the same bytes, and images with the same pixels in training and evaluation."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from lookalike.hardware import cores, stoppable_threads
 if TYPE_CHECKING:
     from lookalike.data.pack import Pack
 
-TAIL = 4096  # bytes at a file's end that are compared before the whole file is read
+TAIL_BYTES = 4096  # at the end of a file, compared before the whole file is read
 CHUNK = 256  # files read by a thread at a time
-SHOWN = 3  # pairs that are named
+MAX_NAMED = 3  # pairs named in a message
 
 
 @dataclass(frozen=True)
 class Leak:
-    """Images measured on that were trained on too.
+    """Evaluation images that are also training images.
 
     Args:
         count: how many.
-        total: images measured on.
-        pairs: of each, its path and that of one with the same pixels in training, in the order measured.
+        total: number of evaluation images.
+        pairs: path of each, and path of a training image with the same pixels.
     """
 
     count: int
@@ -41,10 +41,10 @@ class Leak:
 
     @property
     def sentence(self) -> str:
-        """How many, what follows from it, and some by name."""
+        """The leak in words, with some paths."""
         what = "is a copy of a training image" if self.count == 1 else "are copies of training images"
-        some = "; ".join(f"{one} = {other}" for one, other in self.pairs[:SHOWN])
-        more = "; ..." if self.count > SHOWN else ""
+        some = "; ".join(f"{one} = {other}" for one, other in self.pairs[:MAX_NAMED])
+        more = "; ..." if self.count > MAX_NAMED else ""
         return (
             f"{self.count:,} of {self.total:,} images {what} (the same pixels), which makes results look better than "
             f"they are: {some}{more}"
@@ -52,19 +52,18 @@ class Leak:
 
 
 def same_bytes(root: Path, container: Literal["folder", "zip"], paths: Sequence[str]) -> list[list[int]]:
-    """Files with the same bytes.
+    """Find files with the same bytes.
 
-    Files of one length are compared by their last 4 KiB and, where these agree too, by the SHA-256 of the whole file,
-    so that few are read whole. Members of a zip are compared by length and CRC, without reading any. Empty files,
-    and what cannot be read, are left out.
+    Files of the same length are compared by their last 4 KiB, then by the SHA-256 of the whole file. Members of a zip
+    are compared by length and CRC. Empty and unreadable files are left out.
 
     Args:
         root: folder or zip.
-        container: which of the two.
-        paths: relative to the folder, or names of the zip's members.
+        container: of the files.
+        paths: relative to the folder, or names in the zip.
 
     Returns:
-        The places in `paths`, ascending, of each group of two and more.
+        Groups of two or more indices into `paths`, ascending.
     """
     if container == "zip":
         with zipfile.ZipFile(root) as archive:
@@ -79,9 +78,9 @@ def same_bytes(root: Path, container: Literal["folder", "zip"], paths: Sequence[
 
 
 def leak(training: Pack, measured: Pack) -> Leak | None:
-    """Images measured on that have the very pixels of a training image, at the size of the packs; None: there are none.
+    """Find evaluation images with the pixels of a training image, at the size of the packs; None if there are none.
 
-    Most images are told apart by their middle line, so that little of the packs is read.
+    Images are compared by their middle line first, so that little of the packs is read.
     """
     lines: dict[bytes, list[int]] = defaultdict(list)
     for row in range(len(measured.images)):
@@ -107,7 +106,7 @@ def _pixels(image: NDArray[np.uint8]) -> bytes:
 
 
 def _groups(rows: Iterable[int], keys: Iterable[Hashable | None]) -> list[list[int]]:
-    """Rows of equal keys, in groups of two and more; None is equal to nothing."""
+    """Group rows by key; only groups of two or more. None is equal to nothing."""
     found: dict[Hashable, list[int]] = defaultdict(list)
     for row, key in zip(rows, keys, strict=True):
         if key is not None:
@@ -116,7 +115,7 @@ def _groups(rows: Iterable[int], keys: Iterable[Hashable | None]) -> list[list[i
 
 
 def _map(read: Callable[[Path], Any], files: list[Path]) -> list[Any]:
-    """What `read` gives of each file; None where it cannot be read."""
+    """Apply `read` to each file in threads; None for unreadable files."""
 
     def chunk(start: int) -> list[Any]:
         found: list[Any] = []
@@ -134,7 +133,7 @@ def _map(read: Callable[[Path], Any], files: list[Path]) -> list[Any]:
 
 
 def _length(path: Path) -> int | None:
-    """Bytes of a file; None for an empty one, and for what is no file."""
+    """Return the length of a file; None if it is empty or not a regular file."""
     try:
         about = path.stat()
     except (OSError, ValueError):
@@ -144,8 +143,8 @@ def _length(path: Path) -> int | None:
 
 def _tail(path: Path) -> bytes:
     with path.open("rb") as file:
-        file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
-        return file.read(TAIL)
+        file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
+        return file.read(TAIL_BYTES)
 
 
 def _digest(path: Path) -> bytes:

@@ -1,7 +1,6 @@
-"""Batches for training: any step's batch can be asked for at any time, and is always the same.
+"""Training batches: the batch of a step is a function of seed and step, so that resuming needs no saved state.
 
-Which images it has is the sampler's to say; augmentation is a function of (seed, step). So nothing has to be remembered
-to resume.
+The sampler chooses the images; augmentation is drawn from (seed, step).
 """
 
 from __future__ import annotations
@@ -19,13 +18,16 @@ from lookalike.recipe import Augment
 
 __all__ = ["AUGMENT", "Batch", "Loader", "seeded"]
 
-AUGMENT = 2  # purpose of a random stream, beside those of `data.sampler` and of training
+AUGMENT = 2  # number of a random stream; `data.sampler` and training have others
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Images (B, 3, S, S) float32 in channels_last memory, and targets: (B,) int64 labels or, where images were mixed,
-    (B, C) float32 shares.
+    """Images and targets.
+
+    Args:
+        images: (B, 3, S, S) float32 in channels_last memory.
+        targets: (B,) int64 labels; (B, C) float32 shares of the classes if images were mixed.
     """
 
     images: Tensor
@@ -41,14 +43,13 @@ class Loader:
         num_classes: C.
         batch_size: images in a whole batch, over all parts.
         settings: the augmentation.
-        mean: of RGB in 0..1.
-        std: likewise.
-        seed: of augmentation and, without a sampler of its own, of the order.
-        device: where batches are wanted. A GPU keeps all images in its memory when they fill less than a third of it.
-        sampler: which rows of `images` make up a batch; every image once an epoch, shuffled, where there is none.
+        mean, std: of the RGB channels, in 0..1.
+        seed: of augmentation and of the default sampler.
+        device: where batches go. All images are kept on a GPU if they fill less than a third of its memory.
+        sampler: chooses the rows of a batch; by default a `ShuffledSampler`.
 
     Raises:
-        ValueError: a sampler with batches of another size.
+        ValueError: the sampler's batches have another size.
     """
 
     def __init__(
@@ -81,22 +82,22 @@ class Loader:
             self.resident = torch.from_numpy(np.array(images)).to(device)
 
     def __len__(self) -> int:
-        """Images in an epoch."""
+        """Return the number of images in an epoch."""
         return len(self.sampler)
 
     def epoch_of(self, step: int) -> float:
-        """Epochs done before this step, with their fraction."""
+        """Return the number of epochs before this step, with fraction."""
         return self.sampler.epoch_of(step)
 
     def rows(self, step: int) -> NDArray[np.int64]:
-        """Row numbers of batch `step`, (batch_size,) int64."""
+        """Return the rows of batch `step`, (batch_size,) int64."""
         return self.sampler.rows(step)
 
     def batch(self, step: int, size: int, part: int = 0, parts: int = 1) -> Batch:
-        """Part `part` of `parts` equal ones of batch `step`, at `size` pixels, on the device.
+        """Return part `part` of `parts` equal parts of batch `step`, at `size` pixels, on the device.
 
-        The parts together are the batch that one process would see: augmentation is drawn for all of it. Only mixing
-        looks no further than the part.
+        Augmentation is drawn for the whole batch, so that the parts together are the batch of a single process. Only
+        mixing happens within a part.
         """
         share = self.batch_size // parts
         start, stop = part * share, (part + 1) * share

@@ -1,11 +1,10 @@
-"""The pack: a catalog's images decoded once, at one size, in one memory-mapped file of uint8.
+"""The pack: the images of a catalog, decoded once at one size into a memory-mapped uint8 file.
 
     NAME-SIZEpx-XXXX/images.npy   (N, size, size, 3) uint8 RGB, row i of the catalog
-                     pack.json    the catalog's fingerprint, the rows, the bytes' SHA-256
+                     pack.json    fingerprint of the catalog, the rows, SHA-256 of images.npy
 
-Training, evaluation and prediction read images from packs only, so decoding is never waited for. A pack belongs to the
-exact state of its source: when an image is added, removed, relabelled or rewritten, the fingerprint differs and the
-catalog is packed again.
+Training and evaluation read images from packs only, so they never wait for decoding. If the source changes, its
+fingerprint changes and the catalog is packed again.
 """
 
 from __future__ import annotations
@@ -31,24 +30,24 @@ from lookalike.files import atomic_folder, cannot_write, sweep
 from lookalike.hardware import cores, stoppable_threads
 from lookalike.image import CropMode, decode
 
-FORMAT = 2  # of the file, and of how images are decoded
+FORMAT = 2  # changes with the file format and with the way images are decoded
 CHUNK = 256  # images decoded by a thread at a time
 ADVICE = "Make room there, or set LOOKALIKE_CACHE to a folder that can be written."
-MARGIN = 64 << 20  # bytes left free on the disk
-SHOWN = 5  # undecodable images named in an error
+RESERVED_BYTES = 64 << 20  # left free on the disk
+MAX_NAMED = 5  # undecodable images named in an error
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Pack:
-    """Decoded images beside the catalog they come from.
+    """Decoded images with their catalog.
 
     Args:
         images: (N, size, size, 3) uint8 RGB, memory-mapped and read-only; row i is row i of `catalog`.
         catalog: the rows that are in the pack.
         skipped: paths that could not be decoded and were left out.
-        folder: where the pack lies.
+        folder: the folder of the pack.
     """
 
     images: NDArray[np.uint8]
@@ -62,20 +61,20 @@ class Pack:
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """(N,) int64; -1 where unknown."""
+        """(N,) int64; -1 if unknown."""
         return self.catalog.labels.astype(np.int64)
 
     @cached_property
     def content(self) -> str:
-        """SHA-256 (hex) over pixels, labels and classes: what a network learns from, wherever the files lie."""
+        """SHA-256 (hex) of pixels, labels and classes, which does not depend on where the files are."""
         about = [_header(self.folder)["sha256"], self.catalog.class_names, self.catalog.class_ids]
         return hashlib.sha256(json.dumps(about).encode() + self.labels.astype("<i8").tobytes()).hexdigest()
 
     def verify(self) -> None:
-        """Read the whole file and compare it with the hash written when it was made.
+        """Read the whole file and compare its SHA-256 with the stored one.
 
         Raises:
-            InputError: the bytes are not those that were written.
+            InputError: the pack is damaged.
         """
         if _sha256(self.folder / "images.npy") != _header(self.folder)["sha256"]:
             raise InputError(
@@ -104,15 +103,15 @@ def pack(
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Pack:
-    """The pack of a catalog at a size: found in the cache, or decoded now by several threads.
+    """Return the pack of a catalog at a size, from the cache or decoded now by several threads.
 
     Args:
         catalog: what to decode.
         size: side of the square images in pixels.
-        crop_boxes: cut each image to its box first, where the catalog has one; without, images are whole.
+        crop_boxes: cut each image to its box first, if it has one.
         crop_mode: "center" to keep proportions and cut the sides off, "squash" to keep the whole image.
         cache: folder of all packs; by default `packs` in $LOOKALIKE_CACHE or the user's cache folder.
-        skip_undecodable: leave out what cannot be decoded, and count it, instead of refusing.
+        skip_undecodable: leave out images that cannot be decoded instead of raising an error.
         workers: threads; by default one per core.
         progress: called with (images done, images in all) while decoding.
 
@@ -123,7 +122,7 @@ def pack(
     if not len(catalog):
         raise InputError(f"{catalog.root}: there are no images to pack.", "Choose another split.")
     has_boxes = any(box is not None for box in catalog.boxes)
-    cut = f" crop_boxes={crop_boxes}" if has_boxes else ""  # without boxes it is all the same
+    cut = f" crop_boxes={crop_boxes}" if has_boxes else ""  # without boxes, the option makes no difference
     cut += f" {crop_mode}" if crop_mode != "center" else ""
     key = hashlib.sha256(f"{FORMAT} {catalog.fingerprint} {skip_undecodable}{cut}".encode()).hexdigest()
     folder = _packs(cache) / f"{catalog.name}-{size}px-{key[:16]}"
@@ -144,10 +143,10 @@ def pack(
 
 
 def _make(catalog: Catalog, how: _How, folder: Path, workers: int, progress: Progress | None) -> None:
-    """Decode into a folder beside the pack's own and rename it once it is whole."""
+    """Decode the images into a new pack."""
     sweep(folder.parent, ".*.partial", locked=True)
     needed = len(catalog) * how.size * how.size * 3
-    if (free := shutil.disk_usage(folder.parent).free) < needed + MARGIN:
+    if (free := shutil.disk_usage(folder.parent).free) < needed + RESERVED_BYTES:
         raise InputError(
             f"{folder.parent}: {needed / 1e9:.1f} GB are needed for the pack and {free / 1e9:.1f} GB are free.",
             "Free some, set LOOKALIKE_CACHE to a folder on another disk, or use a smaller data.image_size.",
@@ -224,8 +223,8 @@ def _without_faults(catalog: Catalog, faults: list[tuple[int, InputError]], skip
         InputError: faults that are not to be skipped, or nothing left.
     """
     if faults and not skip:
-        named = "; ".join(error.message.rstrip(".") for _, error in faults[:SHOWN])
-        more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+        named = "; ".join(error.message.rstrip(".") for _, error in faults[:MAX_NAMED])
+        more = f"; and {len(faults) - MAX_NAMED} more" if len(faults) > MAX_NAMED else ""
         raise InputError(
             f"{catalog.root}: {len(faults)} of {len(catalog)} images cannot be decoded: {named}{more}.",
             f"Mend or remove them ('lookalike data check {catalog.root}' lists all), "

@@ -1,8 +1,4 @@
-"""Which images make up a batch: a function of the seed and the step, so that nothing has to be remembered.
-
-A sampler is an endless stream of rows, cut into batches; any step's batch can be asked for at any time, and is always
-the same.
-"""
+"""Samplers: the rows of a batch are a function of seed and step, so that resuming needs no saved state."""
 
 from __future__ import annotations
 
@@ -14,16 +10,16 @@ from numpy.typing import NDArray
 
 from lookalike.errors import InputError
 
-ORDER, CLASSES, IMAGES = 1, 5, 6  # purposes of random streams; the loader and training have others
+ORDER, CLASSES, IMAGES = 1, 5, 6  # numbers of random streams; the loader and training have others
 
 
 def seeded(*numbers: int) -> int:
-    """A 63-bit seed that is a well-mixed function of the numbers (NumPy's `SeedSequence`)."""
+    """Mix numbers into a 63-bit seed (NumPy's `SeedSequence`)."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 class BatchSampler(Protocol):
-    """What a loader asks for: `len()` is the number of images in an epoch."""
+    """What a loader needs. `len()` is the number of images in an epoch."""
 
     @property
     def batch_size(self) -> int: ...
@@ -31,16 +27,16 @@ class BatchSampler(Protocol):
     def __len__(self) -> int: ...
 
     def epoch_of(self, step: int) -> float:
-        """Epochs done before this step, with their fraction."""
+        """Return the number of epochs before this step, with fraction."""
         ...
 
     def rows(self, step: int) -> NDArray[np.int64]:
-        """Row numbers of batch `step`, (batch_size,) int64."""
+        """Return the rows of batch `step`, (batch_size,) int64."""
         ...
 
 
 class ShuffledSampler:
-    """One shuffled epoch after another, without end; no image is dropped where one ends within a batch.
+    """Each image once per epoch, in a new order. A batch may span two epochs, so that no image is dropped.
 
     Args:
         count: images in an epoch.
@@ -53,15 +49,15 @@ class ShuffledSampler:
         self._order: tuple[int, NDArray[np.int64]] | None = None
 
     def __len__(self) -> int:
-        """Images in an epoch."""
+        """Return the number of images in an epoch."""
         return self.count
 
     def epoch_of(self, step: int) -> float:
-        """Epochs done before this step, with their fraction."""
+        """Return the number of epochs before this step, with fraction."""
         return step * self.batch_size / self.count
 
     def rows(self, step: int) -> NDArray[np.int64]:
-        """Row numbers of batch `step`, (batch_size,) int64."""
+        """Return the rows of batch `step`, (batch_size,) int64."""
         position, stop = step * self.batch_size, (step + 1) * self.batch_size
         parts = []
         while position < stop:
@@ -78,11 +74,11 @@ class ShuffledSampler:
 
 
 class PKSampler:
-    """Batches of P classes with K images each, as losses on pairs need them; the K of a class stand side by side.
+    """Batches of P classes with K images each, side by side, for losses on pairs (Hermans et al., 2017).
 
-    Classes are dealt like cards: each once before any comes again, in a new order every time, and none twice in a
-    batch. So are the images of a class. Large and small classes come equally often, so that an epoch (as many images
-    as there are) does not show every image once. A class with fewer than K images repeats them.
+    Classes are drawn like cards: each once before any comes again, in a new order each time, and never twice in a
+    batch. The same holds for the images of a class. Large and small classes come equally often, so an epoch (as many
+    images as the data set has) does not contain every image. A class with fewer than K images repeats them.
 
     Args:
         labels: (N,) integers from 0; not every class needs to have images.
@@ -121,32 +117,31 @@ class PKSampler:
         ]
 
     def __len__(self) -> int:
-        """Images in an epoch."""
+        """Return the number of images in an epoch."""
         return sum(map(len, self._rows_of))
 
     def epoch_of(self, step: int) -> float:
-        """Epochs done before this step, with their fraction."""
+        """Return the number of epochs before this step, with fraction."""
         return step * self.batch_size / len(self)
 
     def rows(self, step: int) -> NDArray[np.int64]:
-        """Row numbers of batch `step`, (P * K,) int64, class by class."""
+        """Return the rows of batch `step`, (P * K,) int64, class by class."""
         dealt = self._of_classes.hand(step)
-        # every round deals each class once: the round is how often it has been there
+        # each round has every class once, so the round is the number of times that a class has been drawn
         rounds = (step * self.classes + np.arange(self.classes)) // len(self._rows_of)
         parts = [self._rows_of[c][self._of_images[c].hand(int(r))] for c, r in zip(dealt, rounds, strict=True)]
         return np.concatenate(parts)
 
 
 class Deck:
-    """Cards 0..count-1, dealt in hands of `size`: every round deals each card once, in an order of its own.
+    """Cards 0..count-1, dealt in hands of `size`. Each round deals every card once, in a new order.
 
-    Where a hand takes the last cards of one round and the first of the next, those of the next that would come twice
-    are moved back. Where there are fewer cards than a hand needs, it has all of them as often as they go into it, and
-    the rest is dealt.
+    If a hand spans two rounds, cards of the second round that would come twice in the hand are moved back. If a hand is
+    larger than the deck, it holds the whole deck as often as that fits, and the rest is dealt.
 
     Args:
-        count: cards.
-        size: of a hand.
+        count: number of cards.
+        size: number of cards in a hand.
         key: seeds of the orders.
     """
 
@@ -156,7 +151,7 @@ class Deck:
         self._last: tuple[int, NDArray[np.int64]] | None = None
 
     def hand(self, number: int) -> NDArray[np.int64]:
-        """Hand number 0, 1, ...: (size,) int64."""
+        """Return a hand by its number from 0, (size,) int64."""
         position, stop = number * self.size, (number + 1) * self.size
         parts = [np.arange(self.count)] * self.copies
         while position < stop:
@@ -166,13 +161,13 @@ class Deck:
         return np.concatenate(parts)
 
     def _round(self, which: int) -> NDArray[np.int64]:
-        """The order of a round. It depends on the rounds before, back to the last one that began with a new hand."""
+        """Return the order of a round. It depends on the rounds since the last one that began with a new hand."""
         first = which - which % (self.size // math.gcd(self.size, self.count))
         if self._last is None or not first <= self._last[0] <= which:
             self._last = first, self._shuffled(first)
         while self._last[0] < which:
             number = self._last[0] + 1
-            held = number * self.count % self.size  # cards that an unfinished hand has from the round before
+            held = number * self.count % self.size  # cards of the previous round in the unfinished hand
             self._last = number, self._shuffled(number, self._last[1][self.count - held :])
         return self._last[1]
 

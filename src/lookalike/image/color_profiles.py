@@ -1,4 +1,4 @@
-"""Colours with an embedded ICC profile become sRGB; LittleCMS is loaded when the first such image comes."""
+"""Convert colours with an embedded ICC profile to sRGB. LittleCMS is loaded for the first such image."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ from PIL import Image
 if TYPE_CHECKING:
     from PIL.ImageCms import ImageCmsTransform
 
-MOST_BYTES = 4 << 20  # of a profile; those of printing presses have 1 to 3 MB
-MOST_TAGS = 100
-SRGB = "srgb"  # how the description of a profile begins that needs no conversion
-KEPT = 16  # transforms: the photographs of a collection come from a few cameras
+MAX_PROFILE_BYTES = 4 << 20  # those of printing presses have 1 to 3 MB
+MAX_TAGS = 100
+SRGB = "srgb"  # profiles whose description begins with this need no conversion
+CACHED_TRANSFORMS = 16  # the photographs of a collection come from a few cameras
 
 
 def to_srgb(image: Image.Image) -> Image.Image:
-    """A loaded image in sRGB, as RGB or RGBA. Without a profile, or with that of sRGB, it is returned as it is.
+    """Convert a loaded image to sRGB, as RGB or RGBA.
 
-    So it is when its profile is broken or of another colour model: that says nothing about the pixels.
+    The image is returned unchanged if it has no profile, an sRGB profile, a broken one, or one for another colour
+    model.
     """
     if image.mode == "LAB":
         return _transform(b"", "LAB").apply(image)  # type: ignore[union-attr]
     profile = image.info.get("icc_profile")
-    if not isinstance(profile, bytes) or not 128 < len(profile) <= MOST_BYTES:
+    if not isinstance(profile, bytes) or not 128 < len(profile) <= MAX_PROFILE_BYTES:
         return image
     space, name = _about(profile)
     if name.lower().startswith(SRGB):
@@ -50,9 +51,9 @@ def to_srgb(image: Image.Image) -> Image.Image:
     return made
 
 
-@lru_cache(KEPT)
+@lru_cache(CACHED_TRANSFORMS)
 def _transform(profile: bytes, mode: str) -> ImageCmsTransform | None:
-    """None of a profile that cannot be used. One transform serves several threads: it keeps no cache of a colour."""
+    """Return the transform of a profile, None if it cannot be used. NOCACHE makes it safe to share among threads."""
     from PIL import ImageCms
 
     try:
@@ -68,13 +69,13 @@ def _transform(profile: bytes, mode: str) -> ImageCmsTransform | None:
 
 
 def _about(profile: bytes) -> tuple[str, str]:
-    """The colour model of a profile, and its name; empty where that cannot be read."""
+    """Return the colour model of a profile and its name; empty strings if they cannot be read."""
     space = profile[16:20].decode("latin-1").strip()
     try:
         (count,) = struct.unpack_from(">I", profile, 128)
-        tags = [struct.unpack_from(">4sII", profile, 132 + 12 * place) for place in range(min(count, MOST_TAGS + 1))]
-        if count > MOST_TAGS or any(profile[at : at + 4] == b"mpet" for _, at, _ in tags):
-            return "", ""  # chains of functions of any length: no camera writes them
+        tags = [struct.unpack_from(">4sII", profile, 132 + 12 * place) for place in range(min(count, MAX_TAGS + 1))]
+        if count > MAX_TAGS or any(profile[at : at + 4] == b"mpet" for _, at, _ in tags):
+            return "", ""  # chains of functions of any length, which no camera writes
         at = next(at for name, at, _ in tags if name == b"desc")
         (length,) = struct.unpack_from(">I", profile, at + 8)
         if profile[at : at + 4] == b"desc":

@@ -1,10 +1,11 @@
-"""Pixels of more than 8 bits become 8-bit ones, by a white that is found in them.
+"""Convert pixels of more than 8 bits to 8 bits, with a white level that is found in the image.
 
-Files say how many bits a value takes, not how many are used: cameras, microscopes and scanners put 10, 12 or 14 bits
-into 16, and 8 into 32. Taken at their word, such images are black. White is therefore the smallest of 255, 1023, 4095,
-16383 and 65535 that no value exceeds; beyond that, the largest value. For floating-point values 1 is such a white, too,
-and where it would be more than four times the largest value, that is white. Where values are negative, the smallest is
-black and the largest white. The channels of a colour image have one white in common.
+A file says how many bits a value takes, not how many are used: cameras, microscopes and scanners store 10, 12 or 14
+bits in 16, and 8 in 32. Scaled by the nominal maximum, such images would be black. White is therefore the smallest of
+255, 1023, 4095, 16383 and 65535 that no value exceeds, or the largest value if all are exceeded. For floating-point
+values, 1 is a level too, and a level above four times the largest value is not used; the largest value is white
+instead. If values are negative, the smallest is black and the largest white. The channels of a colour image share one
+white level.
 """
 
 from __future__ import annotations
@@ -23,23 +24,23 @@ DEEP_COLOURS = ("RGB;16", "RGBA;16", "RGBX;16", "LA;16")
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Whether it is gray with more than 8 bits."""
+    """Whether an image is gray with more than 8 bits."""
     return image.mode in {"I", "F"} or image.mode.startswith("I;16")
 
 
 def has_deep_colour(image: Image.Image) -> bool:
-    """Whether an image that is not loaded yet has colours of 16 bits, of which Pillow keeps the upper 8."""
+    """Whether an image that is not loaded yet has 16-bit colours, of which Pillow would keep the upper 8 bits."""
     if not isinstance(image, ImageFile.ImageFile) or not image.tile:
         return False
     return _raw_mode(image).startswith(DEEP_COLOURS)
 
 
 def to_eight_bits(image: Image.Image, data: bytes | None) -> Image.Image:
-    """A loaded image with 8 bits a channel; gray becomes "L", or "LA" where one gray is transparent.
+    """Convert a loaded image to 8 bits per channel; gray becomes "L", or "LA" if one gray level is transparent.
 
     Args:
-        image: loaded, gray with more bits, or with colours of 16 bits in its file.
-        data: the file, of the latter.
+        image: gray with more than 8 bits, or an image whose file has 16-bit colours.
+        data: the file of an image with 16-bit colours.
     """
     if is_deep(image):
         made = _gray(image)
@@ -69,7 +70,7 @@ def _gray(image: Image.Image) -> Image.Image:
 
 
 def _scaled(values: NDArray[np.generic], declared: int | None = None) -> NDArray[np.uint8]:
-    """Values of any kind and shape as 0 to 255, by the module's rule."""
+    """Scale values of any type and shape to 0..255, by the rule of this module."""
     if values.dtype.kind == "f":
         finite = values[np.isfinite(values)]
         low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
@@ -90,7 +91,7 @@ def _scaled(values: NDArray[np.generic], declared: int | None = None) -> NDArray
 
 
 def _colour(image: Image.Image, data: bytes) -> Image.Image:
-    """From both bytes of each value: the upper ones are in the image."""
+    """Combine the upper bytes, which the image holds, with the lower bytes of the file."""
     upper = np.asarray(image).astype(np.uint16)  # (H, W, C)
     values = upper << 8 | _lower(data, image.mode)
     made = [_scaled(values[:, :, :3])]
@@ -99,7 +100,7 @@ def _colour(image: Image.Image, data: bytes) -> Image.Image:
 
 
 def _lower(data: bytes, mode: str) -> NDArray[np.uint8]:
-    """(H, W, C) uint8: the lower byte of each value, of which Pillow believes that it is the upper one."""
+    """Return the lower byte of each value, (H, W, C) uint8, by making Pillow read it as the upper one."""
     with Image.open(io.BytesIO(data)) as again:
         raw = _raw_mode(again)
         if raw == "LA;16B":  # its four bytes as four channels
