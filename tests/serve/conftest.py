@@ -1,7 +1,8 @@
-"""A small model, a gallery of twelve pictures, and the service on them: what the tests of the service stand on."""
+"""A small model, a gallery of twelve images, and the service on them."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,17 +31,23 @@ def model(model_place: Path) -> ImageModel:
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve pictures in three folders."""
+    """Twelve images in three folders."""
     return album(tmp_path_factory.mktemp("photos"))
 
 
-@pytest.fixture
-def gallery_place(tmp_path: Path, model_place: Path, photos: Path) -> Path:
-    """A gallery of the twelve pictures, closed."""
-    place = tmp_path / "photos.gallery"
+@pytest.fixture(scope="session")
+def shared_gallery(tmp_path_factory: pytest.TempPathFactory, model_place: Path, photos: Path) -> Path:
+    """A gallery of the twelve images, which no test changes."""
+    place = tmp_path_factory.mktemp("shared") / "photos.gallery"
     with Gallery.create(place, model_place) as gallery:
         gallery.add(photos)
     return place
+
+
+@pytest.fixture
+def gallery_place(tmp_path: Path, shared_gallery: Path) -> Path:
+    """A copy of the gallery for one test."""
+    return shutil.copytree(shared_gallery, tmp_path / "photos.gallery")
 
 
 @pytest.fixture
@@ -51,12 +58,19 @@ def runtime(model: ImageModel) -> PlainRuntime:
 
 @pytest.fixture
 def settings(gallery_place: Path) -> Settings:
-    """Of a service on the gallery, on loopback, without keys."""
+    """Of a service on the gallery of one test, on loopback, without keys."""
     return Settings(gallery=str(gallery_place), show_names=True)
 
 
 @pytest.fixture
 def client(settings: Settings, runtime: PlainRuntime) -> Iterator[TestClient]:
-    """The service, running, and who asks it."""
+    """A client of a service that runs for one test."""
     with client_of(settings, runtime) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def reader(shared_gallery: Path, model: ImageModel) -> Iterator[TestClient]:
+    """A client of a service that all tests share. They change nothing."""
+    with client_of(Settings(gallery=str(shared_gallery), show_names=True), PlainRuntime(model)) as client:
         yield client

@@ -22,7 +22,7 @@ BOUNDARY = b"xyz"
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 POSTS = ("/v1/predict", "/v1/search", "/v1/embed", "/v1/items")
 QUERIES = (
-    b"", b"top=2", b"top=-1", b"top=x", b"k=3&threshold=none", b"k=1000000", b"threshold=nan", b"threshold=2",
+    b"", b"k=2", b"k=-1", b"k=x", b"k=3&threshold=none", b"k=1000000", b"threshold=nan", b"threshold=2",
     b"id=3", b"id=999999999999999999999", b"id=-1", b"label=cat&label=%00", b"label=%ff%fe", b"exact=maybe", b"=&&&",
 )  # fmt: skip
 TYPES = (

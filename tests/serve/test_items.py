@@ -42,7 +42,7 @@ def test_the_same_bytes_are_one_item(client: TestClient, photos: Path) -> None:
     assert items[1]["label"] == "dog"  # as it was
     again = client.post("/v1/items?label=y", files=form(new)).json()["items"]
     assert again == [{"id": 13, "added": False, "label": "x"}]
-    assert client.get("/v1/about").json()["gallery"]["rows"] == 13
+    assert client.get("/v1/about").json()["gallery"]["items"] == 13
 
 
 def test_what_is_removed_is_gone(client: TestClient) -> None:
@@ -52,7 +52,7 @@ def test_what_is_removed_is_gone(client: TestClient) -> None:
         assert client.get(path).status_code == 404
     assert 3 not in {hit["id"] for hit in client.post("/v1/search?id=1&k=100").json()["hits"]}
     gallery = client.get("/v1/about").json()["gallery"]
-    assert gallery["rows"] == 11
+    assert gallery["items"] == 11
     assert sum(each["count"] for each in gallery["labels"]) == 11
 
 
@@ -88,14 +88,14 @@ def test_another_gallerys_thumbnail_is_another_one(
 @pytest.mark.parametrize(
     "id", ["0", "-1", "01", "1.0", "x", "..", "%2e%2e", "%00", "%2e%2e%2f1", "9" * 19, "9" * 5000, "١", "1;drop"]
 )
-def test_ids_that_are_none(client: TestClient, id: str) -> None:
+def test_ids_that_are_none(reader: TestClient, id: str) -> None:
     for method, path in (
         ("GET", f"/v1/items/{id}"), ("GET", f"/v1/items/{id}/thumbnail"), ("DELETE", f"/v1/items/{id}"),
     ):  # fmt: skip
-        answer = client.request(method, path)
+        answer = reader.request(method, path)
         assert answer.status_code in {404, 405}
         assert answer.json()["error"]["message"]
-    assert client.get("/v1/about").json()["gallery"]["rows"] == 12
+    assert reader.get("/v1/about").json()["gallery"]["items"] == 12
 
 
 @pytest.mark.parametrize(
@@ -109,14 +109,15 @@ def test_labels_of_every_language_are_kept_as_they_are(client: TestClient, label
     (item,) = client.post("/v1/items", params={"label": label}, files=form(data)).json()["items"]
     assert item["label"] == label
     assert client.get(f"/v1/items/{item['id']}").json()["label"] == label
-    found = client.post("/v1/search", params={"label": label, "id": 1, "threshold": "none"}).json()["hits"]
+    found = client.post("/v1/search", params={"label": label, "id": 1}).json()["hits"]
     assert [hit["id"] for hit in found] == [item["id"]]
 
 
 @pytest.mark.parametrize("label", ["", "%20", "%E3%80%80", "a%0Ab", "a%00", "a%7F", "a%C2%85b", "%1B[31m", "x" * 1001])
-def test_labels_that_are_none(client: TestClient, label: str) -> None:
-    answer = client.post(f"/v1/items?label={label}", files=form(encoded(53)))
-    assert (answer.status_code, answer.json()["error"]["message"]) == (422, "query label: no label.")
+def test_labels_that_are_none(reader: TestClient, label: str) -> None:
+    answer = reader.post(f"/v1/items?label={label}", files=form(encoded(53)))
+    assert answer.status_code == 422
+    assert "label" in answer.json()["error"]["message"]
 
 
 def test_searches_go_on_while_items_are_added(client: TestClient) -> None:
@@ -146,4 +147,4 @@ def test_another_program_may_write_at_the_same_time(client: TestClient, gallery_
         assert client.post("/v1/items", files=form(encoded(60))).status_code == 200
         other.add(picture(tmp_path / "b.png", 901))
         assert client.post("/v1/search?id=13").status_code == 200
-    assert client.get("/v1/about").json()["gallery"]["rows"] == 15
+    assert client.get("/v1/about").json()["gallery"]["items"] == 15

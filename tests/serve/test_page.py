@@ -67,7 +67,7 @@ def test_it_says_what_it_can_do_and_keeps_its_policy(page: Page, url: str) -> No
     policy = answer.header_value("content-security-policy") or ""
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
-    expect(page.locator("#reach")).to_have_text("Knows 3 kinds of things, and has 12 pictures to compare with.")
+    expect(page.locator("#reach")).to_have_text("The model knows 3 classes. The gallery has 12 images.")
     expect(page.locator("#model")).not_to_be_empty()
     expect(page.locator("#asked")).to_be_hidden()
     expect(page).to_have_title("Lookalike")
@@ -75,7 +75,7 @@ def test_it_says_what_it_can_do_and_keeps_its_policy(page: Page, url: str) -> No
 
 def test_a_chosen_picture_is_shown_recognised_and_compared(page: Page, url: str, cat: bytes) -> None:
     ask(page, url, cat)
-    expect(page.locator("#picture img")).to_be_visible()
+    expect(page.locator("#image img")).to_be_visible()
     expect(page.locator("#subtitle")).to_have_text(f"photo.png · {size_of(cat)} · 64 × 64")
     told = httpx.post(f"{url}v1/predict", content=cat, headers={"Content-Type": "image/png"}).json()["predictions"][0]
     expect(page.locator("#what .label")).to_have_text([one["label"] for one in told["classes"]])
@@ -86,10 +86,10 @@ def test_a_chosen_picture_is_shown_recognised_and_compared(page: Page, url: str,
     assert labels(page) == [hit["label"] for hit in expected]
     assert scores(page) == pytest.approx([hit["score"] for hit in expected], abs=0.006)
     expect(page.locator("#status strong")).to_have_text(f"{len(expected)} look-alikes")
-    expect(page.locator("#status")).to_contain_text(
-        re.compile(r"among 12 pictures (< 1|\d+)\s(ms|s), compared with every one")
+    expect(page.locator("#status")).to_contain_text(re.compile(r"among 12 images (< 1|\d+)\s(ms|s), exact search"))
+    expect(page.locator("#live")).to_contain_text(
+        re.compile(r"Prediction: \w+, .*look-alikes, most similar: cat, 1.00\.")
     )
-    expect(page.locator("#live")).to_contain_text(re.compile(r"It shows \w+, .*look-alikes, the closest: cat, 1.00\."))
     expect(page.locator("#same")).to_be_hidden()
     expect(page.locator("#wall .frame.loaded")).to_have_count(len(expected))
 
@@ -125,13 +125,13 @@ def test_what_is_dropped_or_pasted_and_is_no_picture_is_told(page: Page, url: st
       data.setData("text/uri-list", "https://example.org/cat.jpg");
       document.body.dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true }));
     }""")
-    expect(page.get_by_role("alert")).to_contain_text("That is an address, not a picture.")
+    expect(page.get_by_role("alert")).to_contain_text("This is a link")
     page.keyboard.press("Escape")
     expect(page.locator("#trouble")).to_be_hidden()
     page.evaluate(
         "document.body.dispatchEvent(new ClipboardEvent('paste', { clipboardData: new DataTransfer(), bubbles: true }))"
     )
-    expect(page.get_by_role("alert")).to_contain_text("There is no picture on the clipboard.")
+    expect(page.get_by_role("alert")).to_contain_text("There is no image on the clipboard.")
 
 
 def test_click_through_and_back(page: Page, url: str, cat: bytes) -> None:
@@ -140,7 +140,7 @@ def test_click_through_and_back(page: Page, url: str, cat: bytes) -> None:
     second = page.locator("#wall li a").nth(1)
     id = second.get_attribute("data-id")
     second.click()
-    expect(page.locator("#subtitle")).to_have_text(f"Item {id} of the collection")
+    expect(page.locator("#subtitle")).to_have_text(f"Item {id} in the gallery")
     assert urlsplit(page.url).query == f"id={id}"
     item = httpx.get(f"{url}v1/items/{id}").json()
     expect(page.locator("#title")).to_have_text(item["label"])
@@ -151,15 +151,15 @@ def test_click_through_and_back(page: Page, url: str, cat: bytes) -> None:
     expect(page.locator("#wall li:not([hidden])")).to_have_count(len(expected))
     assert labels(page) == [hit["label"] for hit in expected]
     page.go_back()
-    expect(page.locator("#title")).to_have_text("Your picture")
-    expect(page.locator("#picture.loaded img")).to_be_visible()
+    expect(page.locator("#title")).to_have_text("Your image")
+    expect(page.locator("#image.loaded img")).to_be_visible()
     expect(page.locator("#wall li:not([hidden])")).to_have_count(len(first[0]))
     assert (labels(page), scores(page)) == first
     page.go_back()
     expect(page.locator("#start")).to_be_visible()
     page.go_forward()
     page.go_forward()
-    expect(page.locator("#subtitle")).to_have_text(f"Item {id} of the collection")
+    expect(page.locator("#subtitle")).to_have_text(f"Item {id} in the gallery")
 
 
 def test_an_address_is_a_search(page: Page, url: str) -> None:
@@ -167,7 +167,7 @@ def test_an_address_is_a_search(page: Page, url: str) -> None:
     expect(page.locator("#wall li")).to_have_count(8)
     assert set(labels(page)) == {"dog", "emu"}
     expect(page.locator("#chips li")).to_have_text(["dog", "emu"])
-    expect(page.locator("#threshold-value")).to_have_text("any score")
+    expect(page.locator("#threshold-value")).to_have_text("any")
     expect(page.locator("#many")).to_have_value("96")
     page.reload()
     expect(page.locator("#wall li")).to_have_count(8)
@@ -199,7 +199,7 @@ def test_labels_are_found_chosen_and_let_go(page: Page, url: str, cat: bytes) ->
     expect(page.locator("#labels-panel")).to_be_hidden()
     expect(page.locator("#labels-button")).to_be_focused()
     expect(page.locator("#labels-button")).to_have_text("2 labels")
-    page.get_by_role("button", name="No longer only dog").click()
+    page.get_by_role("button", name="Remove the filter dog").click()
     expect(page.locator("#wall li")).to_have_count(4)
     assert set(labels(page)) == {"emu"}
 
@@ -211,17 +211,17 @@ def test_the_threshold_hides_at_once_and_is_lowered_where_nothing_is_left(page: 
     page.on("request", lambda request: asked.append(request.url) if "/v1/search" in request.url else None)
     expect(page.locator("#threshold-value")).to_have_text("0.90, calibrated")
     expect(page.locator("#mark")).to_be_visible()
-    expect(page.locator("#threshold-why")).to_contain_text("The mark, 0.90, is calibrated on 12 labelled rows")
+    expect(page.locator("#threshold-why")).to_contain_text("The mark at 0.90 is calibrated on 12 labelled")
     least = 0.5
     page.locator("#threshold").fill(str(least))
     expect(page.locator("#wall li:not([hidden])")).to_have_count(sum(hit["score"] >= least for hit in everything))
     assert parse_qs(urlsplit(page.url).query)["threshold"] == ["0.5"]
-    page.get_by_role("button", name="Back to the mark").click()
+    page.get_by_role("button", name="Use the calibrated value").click()
     expect(page.locator("#threshold-value")).to_have_text("0.90, calibrated")
     assert urlsplit(page.url).query == ""
     page.goto(f"{url}?id=1&threshold=1")
     expect(page.locator("#nothing")).to_contain_text(
-        re.compile(r"Nothing here is as alike as 1.00. The closest has 0\.\d\d\.")
+        re.compile(r"No image reaches a similarity of 1.00. The most similar one has 0\.\d\d\.")
     )
     page.locator("#nothing-action").click()
     expect(page.locator("#wall li:not([hidden])")).to_have_count(11)
@@ -257,33 +257,33 @@ def test_the_wall_is_walked_with_arrows(page: Page, url: str) -> None:
     page.keyboard.press("ArrowRight")
     id = tiles.nth(1).get_attribute("data-id")
     page.keyboard.press("Enter")
-    expect(page.locator("#subtitle")).to_have_text(f"Item {id} of the collection")
+    expect(page.locator("#subtitle")).to_have_text(f"Item {id} in the gallery")
     expect(page.locator("#title")).to_be_focused()
 
 
 def test_a_picture_is_added_found_and_removed(page: Page, url: str) -> None:
     new = encoded(77, "PNG")
     ask(page, f"{url}?threshold=none", new)
-    page.get_by_text("Add it to the collection", exact=True).click()
-    page.get_by_role("combobox", name="Label of the new picture").fill("gnu")
+    page.get_by_text("Add to the gallery", exact=True).click()
+    page.get_by_role("combobox", name="Label of the new item").fill("gnu")
     page.keyboard.press("Enter")
     done = page.locator("#done")
     expect(done).to_contain_text("Added as item 13, gnu.")
-    expect(page.locator("#status")).to_contain_text("among 13 pictures")
-    expect(page.locator("#same")).to_contain_text("The very same file is in the collection: ")
+    expect(page.locator("#status")).to_contain_text("among 13 images")
+    expect(page.locator("#same")).to_contain_text("This file is already in the gallery: ")
     expect(page.locator("#wall li")).to_have_count(12)
     assert "gnu" not in labels(page)
     done.get_by_role("link").click()
     expect(page.locator("#title")).to_have_text("gnu")
     expect(page.locator("#wall li")).to_have_count(12)
-    page.get_by_role("button", name="Remove from the collection").click()
-    expect(page.get_by_role("button", name="Keep it")).to_be_focused()
+    page.get_by_role("button", name="Remove from the gallery").click()
+    expect(page.get_by_role("button", name="Cancel", exact=True)).to_be_focused()
     page.keyboard.press("Escape")
     expect(page.locator("#sure")).to_be_hidden()
     assert httpx.get(f"{url}v1/items/13").status_code == 200
-    page.get_by_role("button", name="Remove from the collection").click()
-    page.get_by_role("button", name="Remove it").click()
-    expect(done).to_have_text("Removed from the collection.")
+    page.get_by_role("button", name="Remove from the gallery").click()
+    page.get_by_role("button", name="Remove", exact=True).click()
+    expect(done).to_have_text("Removed from the gallery.")
     assert httpx.get(f"{url}v1/items/13").status_code == 404
     page.go_back()
     expect(page.locator("#wall li")).to_have_count(12)
@@ -294,17 +294,17 @@ def test_a_picture_is_added_found_and_removed(page: Page, url: str) -> None:
 def test_a_picture_that_is_there_is_said_and_not_added_again(page: Page, url: str, photos: Path) -> None:
     ask(page, f"{url}?threshold=none", (photos / "cat" / "1.png").read_bytes())
     expect(page.locator("#wall li")).to_have_count(11)
-    expect(page.locator("#same")).to_have_text("The very same file is in the collection: 1.png.")
-    page.get_by_text("Add it to the collection", exact=True).click()
+    expect(page.locator("#same")).to_have_text("This file is already in the gallery: 1.png.")
+    page.get_by_text("Add to the gallery", exact=True).click()
     page.get_by_role("button", name="Add", exact=True).click()
-    expect(page.locator("#done")).to_have_text("It was there already, as item 2, cat.")
-    assert httpx.get(f"{url}v1/about").json()["gallery"]["rows"] == 12
+    expect(page.locator("#done")).to_have_text("This file was in the gallery already, as item 2, cat.")
+    assert httpx.get(f"{url}v1/about").json()["gallery"]["items"] == 12
 
 
 def test_a_picture_that_the_browser_cannot_show_is_still_compared(page: Page, url: str) -> None:
     page.goto(url)
     page.set_input_files("#file", file_of(encoded(5, "TIFF"), "scan.tif", "image/tiff"))
-    expect(page.locator("#picture")).to_have_class("missing")
+    expect(page.locator("#image")).to_have_class("missing")
     expect(page.locator("#wall li")).to_have_count(12)
 
 
@@ -314,5 +314,5 @@ def test_ctrl_click_is_left_to_the_browser(sight: Sight, url: str) -> None:
     link = page.locator("#wall a").first
     with page.context.expect_page() as opened:
         link.click(modifiers=["ControlOrMeta"])
-    expect(opened.value.locator("#subtitle")).to_have_text(f"Item {link.get_attribute('data-id')} of the collection")
+    expect(opened.value.locator("#subtitle")).to_have_text(f"Item {link.get_attribute('data-id')} in the gallery")
     assert urlsplit(page.url).query == "id=1&threshold=none"

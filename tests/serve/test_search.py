@@ -14,6 +14,7 @@ from starlette.testclient import TestClient
 from lookalike import Gallery
 from lookalike.errors import InputError
 from lookalike.models.pretrained import load
+from lookalike.serve import gallery_pool
 from lookalike.serve.settings import Settings
 from small_gallery import model_folder
 
@@ -40,15 +41,15 @@ def test_an_image_finds_what_the_gallery_finds(client: TestClient, gallery_place
     assert str(photos) not in answer.text
 
 
-def test_an_item_is_not_its_own_answer(client: TestClient) -> None:
-    tree = client.post("/v1/search?id=3&k=100").json()
+def test_an_item_is_not_its_own_answer(reader: TestClient) -> None:
+    tree = reader.post("/v1/search?id=3&k=100").json()
     assert len(tree["hits"]) == 11
     assert 3 not in {hit["id"] for hit in tree["hits"]}
 
 
-def test_labels_filter_and_several_are_one_of_them(client: TestClient) -> None:
+def test_labels_filter_and_several_are_one_of_them(reader: TestClient) -> None:
     for query, expected in (("label=cat", {"cat"}), ("label=cat&label=emu", {"cat", "emu"}), ("label=gnu", set())):
-        tree = client.post(f"/v1/search?k=100&{query}", content=encoded(1), headers=JPEG).json()
+        tree = reader.post(f"/v1/search?k=100&{query}", content=encoded(1), headers=JPEG).json()
         assert {hit["label"] for hit in tree["hits"]} == expected
 
 
@@ -71,33 +72,45 @@ def test_thresholds(tmp_path: Path, photos: Path, model_place: Path) -> None:
             assert (len(tree["hits"]) == 11) == (bound < 0.6)
 
 
+def test_a_new_calibration_is_used_by_a_running_service(
+    client: TestClient, gallery_place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gallery_pool, "CHECK_INTERVAL", 0.0)
+    for threshold in (0.5, 0.8):
+        with Gallery.open(gallery_place, write=True) as gallery:
+            gallery.store.calibrated(replace(gallery.about, own_threshold=threshold, own_rows=12, own_labels=3))
+        assert client.get("/v1/about").json()["gallery"]["threshold"] == threshold
+        assert client.post("/v1/search?id=1&threshold=calibrated").json()["threshold"] == threshold
+
+
 @pytest.mark.parametrize(
-    ("query", "status", "said"),
+    ("query", "status", "named"),
     [
-        ("id=99", 404, "there is no item 99."),
-        ("id=0", 422, "query id: "),
-        (f"id={2**63}", 422, "query id: "),
-        ("id=1&k=0", 422, "query k: "),
-        ("id=1&k=1001", 422, "query k: more than 1,000."),
-        ("id=1&threshold=2", 422, "query threshold: "),
-        ("id=1&threshold=nan", 422, "query threshold: "),
-        ("id=1&threshold=default", 422, "query threshold: "),
-        ("id=1&threshold=calibrated", 422, "threshold: the gallery has no calibrated one."),
-        ("id=1&label=", 422, "query label: no label."),
-        ("id=1&label=a%00b", 422, "query label: no label."),
-        ("id=1&exact=perhaps", 422, "query exact: "),
+        ("id=99", 404, "99"),
+        ("id=0", 422, "query id"),
+        (f"id={2**63}", 422, "query id"),
+        ("id=1&k=0", 422, "query k"),
+        ("id=1&k=1001", 422, "query k"),
+        ("id=1&threshold=2", 422, "query threshold"),
+        ("id=1&threshold=nan", 422, "query threshold"),
+        ("id=1&threshold=default", 422, "query threshold"),
+        ("id=1&threshold=calibrated", 422, "threshold"),
+        ("id=1&label=", 422, "query label"),
+        ("id=1&label=a%00b", 422, "query label"),
+        ("id=1&exact=perhaps", 422, "query exact"),
     ],
 )
-def test_what_cannot_be_asked(client: TestClient, query: str, status: int, said: str) -> None:
-    answer = client.post(f"/v1/search?{query}")
+def test_invalid_searches_are_refused(reader: TestClient, query: str, status: int, named: str) -> None:
+    answer = reader.post(f"/v1/search?{query}")
     assert answer.status_code == status
-    assert answer.json()["error"]["message"].startswith(said)
+    assert named in answer.json()["error"]["message"]
+    assert answer.json()["error"]["remedy"]
 
 
-def test_an_id_and_an_image_are_one_too_many(client: TestClient) -> None:
-    answer = client.post("/v1/search?id=1", content=encoded(1), headers=JPEG)
-    assert (answer.status_code, answer.json()["error"]["message"]) == (422, "an id and an image.")
-    two = client.post("/v1/search", files=form(encoded(1), encoded(2)))
+def test_an_id_and_an_image_are_one_too_many(reader: TestClient) -> None:
+    answer = reader.post("/v1/search?id=1", content=encoded(1), headers=JPEG)
+    assert answer.status_code == 422
+    two = reader.post("/v1/search", files=form(encoded(1), encoded(2)))
     assert two.json()["error"]["limit"] == {"name": "max_images", "value": 1}
 
 
@@ -118,9 +131,7 @@ def test_without_a_gallery_only_recognition_works(runtime: PlainRuntime) -> None
         for method, path in (("POST", "/v1/search?id=1"), ("GET", "/v1/items/1"), ("GET", "/v1/items/1/thumbnail")):
             answer = client.request(method, path)
             assert answer.status_code == 409
-            assert answer.json()["error"] == {
-                "message": "this service has no gallery.", "remedy": "Start it with one: lookalike serve GALLERY"
-            }  # fmt: skip
+            assert "lookalike serve GALLERY" in answer.json()["error"]["remedy"]
 
 
 def test_a_gallery_of_another_model_is_refused_at_once(settings: Settings, tmp_path: Path) -> None:
@@ -130,33 +141,34 @@ def test_a_gallery_of_another_model_is_refused_at_once(settings: Settings, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "said"),
+    ("method", "path", "named"),
     [
-        ("POST", "/v1/search?treshold=1", "query treshold: there is no such parameter here. Did you mean 'threshold'?"),
-        ("POST", "/v1/search?id=1&labels=cat", "query labels: there is no such parameter here. Did you mean 'label'?"),
-        ("POST", "/v1/search?id=1&K=5", "query K: there is no such parameter here."),
-        ("POST", "/v1/search?id=1&k=5&k=6", "query k: given more than once."),
-        ("POST", "/v1/search?id=1&label=%FF", "the query is not text in UTF-8."),
-        ("POST", "/v1/predict?top=5", "query top: there is no such parameter here."),
-        ("POST", "/v1/embed?top=5", "query top: there is no such parameter here."),
-        ("POST", "/v1/items?lable=cat", "query lable: there is no such parameter here. Did you mean 'label'?"),
-        ("GET", "/v1/items/1?size=5", "query size: there is no such parameter here."),
-        ("HEAD", "/v1/items/1?size=5", ""),
-        ("GET", "/v1/items/1/thumbnail?size", "query size: there is no such parameter here."),
-        ("DELETE", "/v1/items/1?dry=1", "query dry: there is no such parameter here."),
-        ("GET", "/v1/about?x=", "query x: there is no such parameter here."),
-        ("GET", "/live?x=1", "query x: there is no such parameter here."),
-        ("GET", "/ready?x=1", "query x: there is no such parameter here."),
-        ("GET", "/metrics?x=1", "query x: there is no such parameter here."),
+        ("POST", "/v1/search?treshold=1", ("treshold", "'threshold'")),
+        ("POST", "/v1/search?id=1&labels=cat", ("labels", "'label'")),
+        ("POST", "/v1/search?id=1&K=5", ("K",)),
+        ("POST", "/v1/search?id=1&k=5&k=6", ("k",)),
+        ("POST", "/v1/search?id=1&label=%FF", ()),
+        ("POST", "/v1/predict?top=5", ("top",)),
+        ("POST", "/v1/embed?k=5", ("k",)),
+        ("POST", "/v1/items?lable=cat", ("lable", "'label'")),
+        ("GET", "/v1/items/1?size=5", ("size",)),
+        ("HEAD", "/v1/items/1?size=5", ()),
+        ("GET", "/v1/items/1/thumbnail?size", ("size",)),
+        ("DELETE", "/v1/items/1?dry=1", ("dry",)),
+        ("GET", "/v1/about?x=", ("x",)),
+        ("GET", "/live?x=1", ("x",)),
+        ("GET", "/ready?x=1", ("x",)),
+        ("GET", "/metrics?x=1", ("x",)),
     ],
-)  # fmt: skip
-def test_parameters_that_are_none_are_refused(client: TestClient, method: str, path: str, said: str) -> None:
-    answer = client.request(method, path)
+)
+def test_unknown_parameters_are_refused(reader: TestClient, method: str, path: str, named: tuple[str, ...]) -> None:
+    answer = reader.request(method, path)
     assert answer.status_code == 422
     if method != "HEAD":
-        assert answer.json()["error"]["message"] == said
-        assert answer.json()["error"]["remedy"]
-    assert client.get("/v1/items/1").status_code == 200  # nothing was done
+        error = answer.json()["error"]
+        assert all(name in error["message"] for name in named)
+        assert error["remedy"]
+    assert reader.get("/v1/items/1").status_code == 200  # nothing was done
 
 
 def test_an_answer_has_a_limit_of_bytes(settings: Settings, runtime: PlainRuntime, gallery_place: Path) -> None:

@@ -16,16 +16,16 @@ import uvicorn
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from lookalike.serve.server import Crowd, timely
+from lookalike.serve.server import ConnectionLimits, timely_protocol
 
 SECONDS = 0.6
 
 
 @contextmanager
-def server_of(app: ASGIApp, send_seconds: float = 30, crowd: Crowd | None = None) -> Iterator[int]:
+def server_of(app: ASGIApp, send_seconds: float = 30, limits: ConnectionLimits | None = None) -> Iterator[int]:
     """The port of a server that gives a head so many seconds."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
-    http = timely(SECONDS, send_seconds, crowd or Crowd(most_of_one=1000))
+    http = timely_protocol(SECONDS, send_seconds, limits or ConnectionLimits(limit_per_address=1000))
     config = uvicorn.Config(app, http=http, ws="none", log_config=None, lifespan="off", timeout_keep_alive=1)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
@@ -137,20 +137,20 @@ def drained(connection: socket.socket) -> int:
 
 @pytest.mark.parametrize("asked", [ASK, ASK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"), ASK * 20])
 def test_an_answer_that_is_not_read_is_cut_off(asked: bytes) -> None:
-    crowd = Crowd()
-    with server_of(PlainTextResponse(bytes(LARGE)), SECONDS, crowd) as port, ExitStack() as stack:
+    limits = ConnectionLimits()
+    with server_of(PlainTextResponse(bytes(LARGE)), SECONDS, limits) as port, ExitStack() as stack:
         slow = [stack.enter_context(unread(port, asked=asked)) for _ in range(20)]
-        eventually(lambda: len(crowd._of_one) == 1)
-        eventually(lambda: not crowd._of_one)
-        assert not crowd._waiting
+        eventually(lambda: len(limits._by_sender) == 1)
+        eventually(lambda: not limits._by_sender)
+        assert not limits._unread
         assert all(drained(connection) < LARGE for connection in slow)
 
 
 def test_a_byte_now_and_then_gives_no_more_time_to_read() -> None:
-    crowd = Crowd()
-    with server_of(PlainTextResponse(bytes(LARGE)), SECONDS, crowd) as port, unread(port) as connection:
+    limits = ConnectionLimits()
+    with server_of(PlainTextResponse(bytes(LARGE)), SECONDS, limits) as port, unread(port) as connection:
         start, total = time.monotonic(), len(connection.recv(4096))
-        while crowd._of_one:
+        while limits._by_sender:
             assert time.monotonic() - start < SECONDS + 5
             total += len(connection.recv(4096))
             time.sleep(0.02)
@@ -176,12 +176,12 @@ def test_an_answer_that_is_read_in_time_leaves_the_connection_good() -> None:
 
 
 def test_answers_that_wait_have_a_limit_together() -> None:
-    crowd = Crowd(most_bytes=3 * LARGE)
-    with server_of(PlainTextResponse(bytes(LARGE)), 30, crowd) as port, ExitStack() as stack:
+    limits = ConnectionLimits(max_unread_bytes=3 * LARGE)
+    with server_of(PlainTextResponse(bytes(LARGE)), 30, limits) as port, ExitStack() as stack:
         slow = []
         for count in range(1, 6):
             slow.append(stack.enter_context(unread(port)))
-            eventually(lambda count=count: crowd._of_one["127.0.0.1"] == min(count, 3) == len(crowd._waiting))
+            eventually(lambda count=count: limits._by_sender["127.0.0.1"] == min(count, 3) == len(limits._unread))
         assert drained(slow[0]) < LARGE  # those that waited longest
         assert drained(slow[1]) < LARGE
         assert httpx.get(f"http://127.0.0.1:{port}/").content == bytes(LARGE)
@@ -207,38 +207,38 @@ def received(connection: socket.socket) -> bytes:
 
 
 def test_one_address_has_so_many_connections_and_others_are_served() -> None:
-    crowd = Crowd(most=50, most_of_one=5)
-    with server_of(PlainTextResponse("hello"), crowd=crowd) as port, ExitStack() as stack:
+    limits = ConnectionLimits(limit=50, limit_per_address=5)
+    with server_of(PlainTextResponse("hello"), limits=limits) as port, ExitStack() as stack:
         own = [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(5)]
-        eventually(lambda: crowd._of_one["127.0.0.1"] == 5)
+        eventually(lambda: limits._by_sender["127.0.0.1"] == 5)
         for _ in range(3):
             told = refused(port)
             assert told["limit"] == {"name": "max_connections_per_address", "value": 5}
         with unread(port, "127.0.0.2", ASK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")) as other:
             assert received(other).endswith(b"hello")
         own[0].close()
-        eventually(lambda: crowd._of_one["127.0.0.1"] == 4)
+        eventually(lambda: limits._by_sender["127.0.0.1"] == 4)
         assert httpx.get(f"http://127.0.0.1:{port}/").text == "hello"
 
 
 def test_all_have_so_many_connections_together() -> None:
-    crowd = Crowd(most=10, most_of_one=4)
-    with server_of(PlainTextResponse("hello"), crowd=crowd) as port, ExitStack() as stack:
+    limits = ConnectionLimits(limit=10, limit_per_address=4)
+    with server_of(PlainTextResponse("hello"), limits=limits) as port, ExitStack() as stack:
         for place in range(10):
             stack.enter_context(unread(port, f"127.0.0.{2 + place // 4}", b""))
-        eventually(lambda: crowd._of_one.total() == 10)
+        eventually(lambda: limits._by_sender.total() == 10)
         assert refused(port)["limit"] == {"name": "max_connections", "value": 10}
-        eventually(lambda: not crowd._of_one)  # they send nothing
+        eventually(lambda: not limits._by_sender)  # they send nothing
         assert httpx.get(f"http://127.0.0.1:{port}/").text == "hello"
-    assert crowd.lingering == 0
+    assert limits.lingering == 0
 
 
 def test_a_flood_of_connections_is_turned_away_and_forgotten() -> None:
-    crowd = Crowd(most=20, most_of_one=20)
-    with server_of(PlainTextResponse("hello"), crowd=crowd) as port, ExitStack() as stack:
+    limits = ConnectionLimits(limit=20, limit_per_address=20)
+    with server_of(PlainTextResponse("hello"), limits=limits) as port, ExitStack() as stack:
         for _ in range(400):
             stack.enter_context(socket.create_connection(("127.0.0.1", port)))
-        eventually(lambda: not crowd._of_one and not crowd.lingering)
+        eventually(lambda: not limits._by_sender and not limits.lingering)
         assert httpx.get(f"http://127.0.0.1:{port}/").text == "hello"
 
 

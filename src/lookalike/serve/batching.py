@@ -1,9 +1,8 @@
-"""Pictures of many requests through the runtime together.
+"""Dynamic batching: the images of many requests go through the network together.
 
-One thread runs the runtime on whatever waits, up to `batch` pictures. While it is at work, others gather for the next
-turn: nothing is delayed to wait for company, and the more there is to do, the larger the batches are. Everything that
-waits is counted, so that a queue cannot grow: who comes when it is full is told so at once. What nobody waits for any
-more is dropped before it costs work.
+One thread runs the network on the images that wait, up to `batch_size` at a time. While it works, others gather for
+the next batch: no request is delayed to wait for more, and batches grow with the load. The number of images in flight
+is bounded; requests beyond it are refused at once. Jobs of cancelled requests are dropped before they are computed.
 """
 
 from __future__ import annotations
@@ -20,46 +19,46 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.models.runtime import Outputs, Runtime
-from lookalike.serve.errors import RefusedError, overloaded, unavailable
+from lookalike.serve.errors import overloaded, unavailable
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class _Job:
-    """Pictures of one request, and who waits for them."""
+    """The images of one request, and the future of its event loop that waits for their outputs."""
 
-    pictures: Sequence[NDArray[np.uint8]]
-    answer: asyncio.Future[Outputs]
+    images: Sequence[NDArray[np.uint8]]
+    future: asyncio.Future[Outputs]
     loop: asyncio.AbstractEventLoop
 
     def finish(self, outputs: Outputs | None, error: Exception | None) -> None:
-        """Hand over the answer, or what went wrong, in the loop's own thread."""
-        if self.answer.done():
+        """Set the result. Runs in the event loop's thread."""
+        if self.future.done():
             return
         if error is not None:
-            self.answer.set_exception(error)
+            self.future.set_exception(error)
         elif outputs is not None:
-            self.answer.set_result(outputs)
+            self.future.set_result(outputs)
 
 
 class Batcher:
-    """A runtime that serves many at once.
+    """Runs a network for many requests at once.
 
     Args:
-        runtime: its `run` is called by one thread, of this object.
-        batch: pictures at once, at most.
-        most: pictures that are on their way, from `places` to the answer, at most.
-        seen: called with the size of each batch, in that thread.
+        runtime: the network. Its `run` is called in one thread, which belongs to this object.
+        batch_size: images in a batch, at most.
+        max_waiting: images in flight, from `reserve` to the response, at most.
+        on_batch: called with the size of each batch, in that thread.
     """
 
     def __init__(
-        self, runtime: Runtime, batch: int, most: int, seen: Callable[[int], None] = lambda size: None
+        self, runtime: Runtime, batch_size: int, max_waiting: int, on_batch: Callable[[int], None] = lambda size: None
     ) -> None:
         self.runtime = runtime
-        self.failing = ""
-        self._batch, self._most, self._seen = batch, most, seen
-        self._taken = 0
+        self.failure = ""  # why the last batch failed
+        self._batch_size, self._max_waiting, self._on_batch = batch_size, max_waiting, on_batch
+        self._waiting = 0
         self._jobs: deque[_Job] = deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -68,46 +67,46 @@ class Batcher:
 
     @property
     def waiting(self) -> int:
-        """Pictures that are on their way."""
-        return self._taken
+        """Images in flight."""
+        return self._waiting
 
     @property
     def is_full(self) -> bool:
-        """Whether there is no place for one more."""
-        return self._taken >= self._most
+        """Whether there is no room for another image."""
+        return self._waiting >= self._max_waiting
 
     @contextmanager
-    def places(self, count: int) -> Iterator[None]:
-        """Room for so many pictures, to be held from before they are decoded until they are answered.
+    def reserve(self, count: int) -> Iterator[None]:
+        """Count images as in flight, from before they are decoded until their request is answered.
 
         Raises:
-            RefusedError: 503, too many are on their way.
+            RefusedError: 503, too many are in flight.
         """
-        if self._taken + count > self._most:
-            raise overloaded("max_waiting", self._most)
-        self._taken += count  # only ever changed by the loop's thread
+        if self._waiting + count > self._max_waiting:
+            raise overloaded("max_waiting", self._max_waiting)
+        self._waiting += count  # only the event loop's thread changes it
         try:
             yield
         finally:
-            self._taken -= count
+            self._waiting -= count
 
-    async def run(self, pictures: Sequence[NDArray[np.uint8]]) -> Outputs:
-        """The runtime's outputs for pictures, (size, size, 3) uint8. When the caller is cancelled, they are dropped.
+    async def run(self, images: Sequence[NDArray[np.uint8]]) -> Outputs:
+        """Return the network's outputs for images, (size, size, 3) uint8. Cancelling the call drops them.
 
         Raises:
-            RefusedError: 503, the runtime failed or is closed.
+            RefusedError: 503, the network failed or the batcher is closed.
         """
         loop = asyncio.get_running_loop()
-        job = _Job(pictures, loop.create_future(), loop)
+        job = _Job(images, loop.create_future(), loop)
         with self._changed:
             if self._closed:
-                raise unavailable("the service is about to end.")
+                raise unavailable("the service is stopping.")
             self._jobs.append(job)
             self._changed.notify()
-        return await job.answer
+        return await job.future
 
     def close(self) -> None:
-        """Finish what waits, end the thread, and let the runtime go."""
+        """Finish the jobs that wait, end the thread, and close the runtime."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -115,62 +114,59 @@ class Batcher:
         self.runtime.close()
 
     def _work(self) -> None:
-        while jobs := self._take():
-            pictures = [picture for job in jobs for picture in job.pictures]
+        while jobs := self._take_jobs():
+            images = [image for job in jobs for image in job.images]
             parts: list[Outputs] = []
             error: Exception | None = None
             try:
-                for low in range(0, len(pictures), self._batch):  # more than one turn only for one request alone
-                    some = np.stack(pictures[low : low + self._batch])
-                    found = self.runtime.run(some)
-                    parts.append(Outputs(found.logits, found.vectors))
-                    self._seen(len(some))
-                self.failing = ""
+                for start in range(0, len(images), self._batch_size):  # several only for one large request
+                    batch = np.stack(images[start : start + self._batch_size])
+                    parts.append(self.runtime.run(batch))
+                    self._on_batch(len(batch))
+                self.failure = ""
             except Exception as raised:
                 log.exception("inference failed")
-                self.failing = "inference failed."
-                error = _failed(raised)
-            _hand_out(jobs, parts, error)
+                is_memory = isinstance(raised, MemoryError)
+                self.failure = "not enough memory for inference." if is_memory else "inference failed."
+                error = unavailable(self.failure)
+            _finish(jobs, parts, error)
 
-    def _take(self) -> list[_Job]:
-        """The jobs of the next turn, whole ones; an empty list at the end."""
+    def _take_jobs(self) -> list[_Job]:
+        """Wait for jobs and return as many whole ones as fit into a batch; an empty list once closed."""
         with self._changed:
             while True:
                 jobs: list[_Job] = []
                 count = 0
-                while self._jobs and (not jobs or count + len(self._jobs[0].pictures) <= self._batch):
+                while self._jobs and (not jobs or count + len(self._jobs[0].images) <= self._batch_size):
                     job = self._jobs.popleft()
-                    if not job.answer.cancelled():
+                    if not job.future.cancelled():
                         jobs.append(job)
-                        count += len(job.pictures)
+                        count += len(job.images)
                 if jobs or self._closed:
                     return jobs
                 self._changed.wait()
 
 
-def _hand_out(jobs: Sequence[_Job], parts: Sequence[Outputs], error: Exception | None) -> None:
-    outputs = None if error is not None else _joined(parts)
-    low = 0
+def _finish(jobs: Sequence[_Job], parts: Sequence[Outputs], error: Exception | None) -> None:
+    """Give each job its part of the outputs, or the error."""
+    outputs = None if error is not None else _concatenate(parts)
+    start = 0
     for job in jobs:
-        high = low + len(job.pictures)
-        own = None if outputs is None else _cut(outputs, low, high)
-        low = high
+        end = start + len(job.images)
+        part = None if outputs is None else _slice(outputs, start, end)
+        start = end
         try:
-            job.loop.call_soon_threadsafe(job.finish, own, error)
+            job.loop.call_soon_threadsafe(job.finish, part, error)
         except RuntimeError:  # the loop is closed: nobody waits
-            log.debug("an answer that nobody waits for")
+            log.debug("an event loop has closed before its outputs were computed")
 
 
-def _failed(error: Exception) -> RefusedError:
-    return unavailable("not enough memory for inference." if isinstance(error, MemoryError) else "inference failed.")
-
-
-def _joined(parts: Sequence[Outputs]) -> Outputs:
+def _concatenate(parts: Sequence[Outputs]) -> Outputs:
     if len(parts) == 1:
         return parts[0]
     logits = [part.logits for part in parts if part.logits is not None]
     return Outputs(np.concatenate(logits) if logits else None, np.concatenate([part.vectors for part in parts]))
 
 
-def _cut(outputs: Outputs, low: int, high: int) -> Outputs:
-    return Outputs(None if outputs.logits is None else outputs.logits[low:high], outputs.vectors[low:high])
+def _slice(outputs: Outputs, start: int, end: int) -> Outputs:
+    return Outputs(None if outputs.logits is None else outputs.logits[start:end], outputs.vectors[start:end])

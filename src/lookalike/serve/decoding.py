@@ -1,7 +1,7 @@
-"""From the bytes of an image to the model's input, in a few threads of their own.
+"""Decode uploaded images in a pool of threads.
 
-What a body may hold is told by its first bytes, never by its name; its structure is looked at and its pixels are
-counted before they are made.
+The format is told by the content, never by a name or a header. An image's structure and its number of pixels are
+checked before anything is decoded.
 """
 
 from __future__ import annotations
@@ -24,29 +24,34 @@ from lookalike.hardware import cores
 from lookalike.image import CropMode, TooManyPixelsError, UnknownFormatError, check_limits, decode, open_image
 from lookalike.serve.errors import RefusedError
 
-SAID = "Use JPEG, PNG, WebP, GIF, BMP or TIFF."
-UPLOADED = "upload:"  # and the SHA-256 of its content: the path of what was added over HTTP
+FORMATS_REMEDY = "Use JPEG, PNG, WebP, GIF, BMP or TIFF."
+UPLOAD_PREFIX = "upload:"  # of the path of an uploaded item; the SHA-256 of its file follows
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Upload:
-    """A picture that is to be kept: (size, size, 3) uint8, its thumbnail, the SHA-256 and size of its file."""
+    """An image to store: its pixels (size, size, 3) uint8, a small JPEG, the SHA-256 and the size of its file."""
 
     pixels: NDArray[np.uint8]
     thumbnail: bytes
     digest: bytes
     bytes: int
 
+    @property
+    def path(self) -> str:
+        """The path of the item, which has no file."""
+        return f"{UPLOAD_PREFIX}{self.digest.hex()}"
+
 
 class ImageDecoder:
-    """Decodes for one model.
+    """Decodes images for one model.
 
     Args:
-        size: pixels of the side of what the model sees.
-        crop_mode: how a picture becomes that square.
-        max_pixels: of a picture.
+        size: side of the model's square input in pixels.
+        crop_mode: how an image becomes square.
+        max_pixels: of an image.
     """
 
     def __init__(self, size: int, crop_mode: CropMode, max_pixels: int) -> None:
@@ -54,77 +59,78 @@ class ImageDecoder:
         self._threads = ThreadPoolExecutor(cores(), thread_name_prefix="lookalike-decode")
 
     def close(self) -> None:
-        """End the threads; what they are at is finished."""
+        """Finish the running work and end the threads."""
         self._threads.shutdown(wait=True, cancel_futures=True)
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Do something in one of the threads."""
+        """Run a function in one of the threads."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     async def decode(self, files: Sequence[bytes]) -> list[NDArray[np.uint8]]:
-        """The pictures as the model sees them, (size, size, 3) uint8.
+        """Decode images for the model: (size, size, 3) uint8 each.
 
         Raises:
-            RefusedError: 422, one cannot be read; it is named by its place.
+            RefusedError: 422, an image cannot be read; the message gives its position.
         """
-        return await self._all(files, self._pixels)
+        return await self._for_each(files, self._decode)
 
-    async def uploads(self, files: Sequence[bytes]) -> list[Upload]:
-        """The pictures as the model and the gallery want them.
+    async def decode_uploads(self, files: Sequence[bytes]) -> list[Upload]:
+        """Decode images for the model and the gallery.
 
         Raises:
             RefusedError: as `decode`.
         """
-        return await self._all(files, self._upload)
+        return await self._for_each(files, self._decode_upload)
 
-    async def _all(self, files: Sequence[bytes], work: Callable[[bytes, str], T]) -> list[T]:
-        names = ["image"] if len(files) == 1 else [f"image {place}" for place in range(1, len(files) + 1)]
+    async def _for_each(self, files: Sequence[bytes], work: Callable[[bytes, str], T]) -> list[T]:
+        """Run `work` on all files at once; if some fail, raise the first error once all have ended."""
+        names = ["image"] if len(files) == 1 else [f"image {number}" for number in range(1, len(files) + 1)]
         jobs = [self.run(partial(work, data, name)) for data, name in zip(files, names, strict=True)]
-        done = await asyncio.gather(*jobs, return_exceptions=True)
-        good = [one for one in done if not isinstance(one, BaseException)]
-        for one in done:
-            if isinstance(one, BaseException):
-                raise one  # the first of them
-        return good
+        results = await asyncio.gather(*jobs, return_exceptions=True)
+        done: list[T] = []
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+            done.append(result)
+        return done
 
-    def _pixels(self, data: bytes, name: str) -> NDArray[np.uint8]:
+    def _decode(self, data: bytes, name: str) -> NDArray[np.uint8]:
+        self._check(data, name)
         try:
-            self._check(data, name)
             return decode(data, self._size, crop_mode=self._crop_mode, name=name)
         except (InputError, MemoryError) as error:
             raise _unreadable(name, error) from None
 
-    def _upload(self, data: bytes, name: str) -> Upload:
-        digest = hashlib.sha256(data).digest()
-        item = SourceImage(f"{UPLOADED}{digest.hex()}", len(data), 0, lambda: data)
+    def _decode_upload(self, data: bytes, name: str) -> Upload:
         self._check(data, name)
-        found = decode_image(ImageBytes(item, data, digest), self._size, self._crop_mode)
-        if not isinstance(found, DecodedImage):
-            raise _unreadable(name, InputError(f"{name}: {found.reason}."))
-        return Upload(found.pixels, found.thumbnail, digest, len(data))
+        digest = hashlib.sha256(data).digest()
+        image = SourceImage(f"{UPLOAD_PREFIX}{digest.hex()}", len(data), 0, lambda: data)
+        decoded = decode_image(ImageBytes(image, data, digest), self._size, self._crop_mode)
+        if not isinstance(decoded, DecodedImage):
+            raise _unreadable(name, InputError(f"{name}: {decoded.reason}."))
+        return Upload(decoded.pixels, decoded.thumbnail, digest, len(data))
 
     def _check(self, data: bytes, name: str) -> None:
-        """Refuse what is not let in, by its first bytes and its structure; nothing is decoded."""
+        """Refuse an image by its header and structure, before it is decoded."""
         try:
             check_limits(data, name)
-            kind = open_image(data, name, self._max_pixels).format
+            format = open_image(data, name, self._max_pixels).format
         except TooManyPixelsError:
-            raise self._too_large(name) from None
+            raise RefusedError(
+                422, f"{name}: more than {self._max_pixels:,} pixels.", "Make it smaller.",
+                limit="max_pixels", value=self._max_pixels,
+            ) from None  # fmt: skip
         except UnknownFormatError as error:
-            raise RefusedError(422, error.message, SAID) from None
-        except InputError as error:
+            raise RefusedError(422, error.message, FORMATS_REMEDY) from None
+        except (InputError, MemoryError) as error:
             raise _unreadable(name, error) from None
-        if kind == "PPM":
-            raise RefusedError(422, f"{name}: not an image in a format that can be read.", SAID)
-
-    def _too_large(self, name: str) -> RefusedError:
-        return RefusedError(422, f"{name}: more than {self._max_pixels:,} pixels.", "Make it smaller.",
-                       limit="max_pixels", value=self._max_pixels)  # fmt: skip
+        if format == "PPM":
+            raise RefusedError(422, f"{name}: not an image in a format that can be read.", FORMATS_REMEDY)
 
 
 def _unreadable(name: str, error: Exception) -> RefusedError:
-    """Without the decoder's own words, which speak of memory addresses and bytes."""
+    """A decoder's error without the decoder's own words, which may hold memory addresses."""
     if isinstance(error, MemoryError):
         return RefusedError(422, f"{name}: not enough memory to decode it.", "Make it smaller.")
-    text = error.message if isinstance(error, InputError) else f"{name}: damaged image."
-    return RefusedError(422, f"{text.partition(' (')[0].rstrip('.')}.", f"Replace it. {SAID}")
+    message = error.message if isinstance(error, InputError) else f"{name}: damaged image."
+    return RefusedError(422, f"{message.partition(' (')[0].rstrip('.')}.", f"Replace it. {FORMATS_REMEDY}")

@@ -1,7 +1,8 @@
-"""The gallery as the service holds it: searched, shown and changed at the same time, and well again by itself.
+"""One gallery, used from an event loop: searched, read and changed at the same time.
 
-It has four handles: for searches, for rows and thumbnails, for counting labels, and for changes. The last one is
-closed when nothing was changed for a while, so that another program may write to a gallery in a folder.
+The pool opens the gallery once for each kind of work, in a thread of its own: searches, reads of items, counts of
+labels, and changes do not wait for one another. A gallery is opened when it is first needed, closed when it fails, and
+opened again by the next call, so the service recovers when the gallery does.
 """
 
 from __future__ import annotations
@@ -13,414 +14,367 @@ import os
 import re
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import LookalikeError
 from lookalike.gallery.gallery import Gallery
-from lookalike.gallery.query import QueryVector, Threshold, calibrate_first, check_fingerprint
-from lookalike.gallery.store.base import (
-    FailedFile,
-    Filter,
-    GalleryInfo,
-    GalleryItem,
-    NewItem,
-    ReplacedError,
-    SearchResult,
-)
+from lookalike.gallery.query import NotCalibratedError, QueryVector, Threshold, UnknownItemError, check_fingerprint
+from lookalike.gallery.store.base import FailedFile, GalleryInfo, GalleryItem, NewItem, ReplacedError, SearchResult
 from lookalike.gallery.store.location import PostgresLocation, parse_location
 from lookalike.image import dhash
-from lookalike.serve.decoding import UPLOADED, Upload
-from lookalike.serve.errors import FailingError, RefusedError, overloaded
+from lookalike.serve.decoding import UPLOAD_PREFIX, Upload
+from lookalike.serve.errors import GalleryFailedError, RefusedError, overloaded
+from lookalike.serve.schemas import AddedItem
 
-IDLE = 5.0  # seconds without a change, after which others may write
+CHECK_SECONDS = 5.0  # that a gallery may take to answer a health check
+CHECK_INTERVAL = 1.0  # seconds for which the result of a health check, or the gallery's calibration, holds
+WRITER_IDLE_SECONDS = 5.0  # without changes, after which the writer is closed; closing renews the index
+MIN_FREE_BYTES = 2**20  # on the gallery's disk; with less, the service is not ready
+ITEM_BYTES = 200  # of an item in a response, besides its metadata, name and label
 
-
-LEAST_FREE = 2**20  # bytes of the gallery's disk, below which nothing can be added
-
-
-PATIENCE = 5.0  # seconds that a gallery may take to say that it is well
-
-
-FRESH = 1.0  # seconds for which that holds
-
-
-HIT = 200  # bytes of a row in an answer, beside its metadata, name and label
-
+Job = Literal["search", "read", "count", "write"]
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
 
-T = TypeVar("T")
-
-
 class GalleryPool:
-    """A gallery, asked from the event loop. Everything it does is done in the threads of its handles.
+    """The open galleries of a service, one for each job.
 
     Args:
-        target: as for `Gallery.open`.
-        fingerprint: of the model that makes the queries' vectors.
-        dim: numbers of these.
-        most: calls that wait for each handle; beyond, the service is overloaded.
-        writes: whether it may be changed.
-        most_bytes: of an answer, about.
+        location: of the gallery, as for `Gallery.open`.
+        fingerprint: of the model that makes the vectors of queries. A gallery of another model is refused.
+        dim: length of these vectors.
+        max_waiting: calls that wait for each job, at most; beyond, the service is overloaded.
+        writable: whether items may be changed.
+        max_answer_bytes: size of the items in a response, about.
     """
 
     def __init__(
-        self, target: str, fingerprint: str, dim: int, *, most: int, writes: bool, most_bytes: int = 4 * 2**20
+        self,
+        location: str,
+        fingerprint: str,
+        dim: int,
+        *,
+        max_waiting: int,
+        writable: bool,
+        max_answer_bytes: int = 4 * 2**20,
     ) -> None:
-        self._most_bytes = most_bytes
-        self._search, self._look, self._count = (PooledGallery(target, fingerprint, most) for _ in range(3))
-        self._write = PooledGallery(target, fingerprint, most, write=True) if writes else None
+        self._location = location
+        self._parsed_location = parse_location(location)
+        self._fingerprint, self._max_waiting, self._max_answer_bytes = fingerprint, max_waiting, max_answer_bytes
+        jobs: tuple[Job, ...] = ("search", "read", "count", "write") if writable else ("search", "read", "count")
+        self._threads = {job: ThreadPoolExecutor(1, thread_name_prefix=f"lookalike-{job}") for job in jobs}
+        self._galleries: dict[Job, Gallery] = {}  # each is used only in the thread of its job
+        self._failures: dict[Job, str] = {}  # of the last call, where it failed
+        self._waiting: Counter[Job] = Counter()
+        self._refreshed: dict[Job, float] = {}  # when the calibration was last read
         self._probe = np.full(dim, dim**-0.5, np.float32)
-        self._checking = asyncio.Lock()
-        self._checked, self._reasons = -FRESH, list[str]()
-        self._resting: asyncio.TimerHandle | None = None
+        self._check_lock = asyncio.Lock()
+        self._checked, self._reasons = -CHECK_INTERVAL, list[str]()
+        self._writer_timer: asyncio.TimerHandle | None = None
 
     def warm_up(self) -> None:
-        """Open it and search once, in this thread, before the first request: what a search needs is read from the disk.
+        """Open the gallery and search once, so that the first request does not read the index from the disk.
 
         Raises:
-            FailingError: it cannot be used.
+            InputError: the gallery cannot be used, or another model made its vectors.
         """
-        self._search.use(self._one_search)
-        self._look.use(len)
+        self._search_probe(self._open("search"))
+        len(self._open("read"))
 
     def close(self) -> None:
-        """Finish what waits, and close."""
-        if self._resting is not None:
-            self._resting.cancel()
-        for handle in (self._search, self._look, self._count, self._write):
-            if handle is not None:
-                handle.close()
+        """Finish the calls that wait, and close the galleries."""
+        if self._writer_timer is not None:
+            self._writer_timer.cancel()
+        for job, thread in self._threads.items():
+            thread.submit(self._close, job, renew_index=False)
+        for thread in self._threads.values():
+            thread.shutdown(wait=True)
 
     async def search(
-        self,
-        query: NDArray[np.float32] | int,
-        k: int,
-        *,
-        labels: Sequence[str],
-        threshold: Threshold,
-        exact: bool,
-        digest: bytes | None = None,
+        self, query: QueryVector | int, k: int, *, labels: Sequence[str], threshold: Threshold, exact: bool
     ) -> SearchResult:
-        """The items nearest to a vector (D,) or item. `digest` is the SHA-256 of the vector's file: items of the same
-        file are in `SearchResult.same`.
+        """Return the items nearest to a vector or an item; see `Gallery.search`.
 
         Raises:
-            RefusedError: 404, no such row; 422, no calibrated threshold, or too large an answer; 503.
+            RefusedError: 404, unknown item; 422, the gallery is not calibrated, or the response is too large; 503.
         """
-        filter: Filter | None = {"label": list(labels)} if labels else None
 
         def work(gallery: Gallery) -> SearchResult:
-            if threshold == "calibrated" and gallery.about.own_threshold is None:
-                raise RefusedError(422, "threshold: the gallery has no calibrated one.", calibrate_first(gallery.about))
-            if isinstance(query, int):
-                _known(gallery, query)
-            asked = query if isinstance(query, int) else QueryVector(query, digest=digest)
-            found = gallery.search(asked, k, filter=filter, threshold=threshold, exact=exact)
-            self._check_size([*found.same, *found])
-            return found
+            filter = {"label": list(labels)} if labels else None
+            if threshold == "calibrated":
+                self._refresh_calibration("search", gallery)
+            try:
+                result = gallery.search(query, k, filter=filter, threshold=threshold, exact=exact)
+            except UnknownItemError:
+                raise _unknown_item(query) from None
+            except NotCalibratedError as error:
+                raise RefusedError(422, "threshold: the gallery is not calibrated.", error.remedy) from None
+            self._check_size([*result.same, *result])
+            return result
 
-        return await self._search.run(work)
+        return await self._run("search", work)
 
-    async def row(self, id: int) -> GalleryItem:
-        """A row.
+    async def item(self, id: int) -> GalleryItem:
+        """Return an item.
 
         Raises:
-            RefusedError: 404, there is none; 422, it is too large an answer; 503.
+            RefusedError: 404, unknown item; 422, it is too large for a response; 503.
         """
 
         def work(gallery: Gallery) -> GalleryItem:
-            row = _known(gallery, id)
-            self._check_size([row])
-            return row
+            (item,) = gallery.store.get([id])
+            if item is None:
+                raise _unknown_item(id)
+            self._check_size([item])
+            return item
 
-        return await self._look.run(work)
+        return await self._run("read", work)
 
     async def thumbnail(self, id: int) -> bytes:
-        """A row's small JPEG.
+        """Return the small JPEG of an item.
 
         Raises:
-            RefusedError: 404, there is no such row, or it has none; 503.
+            RefusedError: 404, unknown item, or it has no thumbnail; 503.
         """
+        data = await self._run("read", lambda gallery: gallery.store.thumbnail(id))
+        if not data:
+            raise RefusedError(404, f"there is no item {id}, or it has no thumbnail.", "Search results give the ids.")
+        return data
 
-        def work(gallery: Gallery) -> bytes:
-            _known(gallery, id)
-            found = gallery.store.thumbnail(id)
-            if not found:
-                raise RefusedError(404, f"item {id} has no thumbnail.")
-            return found
-
-        return await self._look.run(work)
-
-    async def add(
-        self, uploads: Sequence[Upload], vectors: NDArray[np.float32], label: str | None
-    ) -> list[tuple[int, bool, str | None]]:
-        """Keep pictures: of each its id, whether it is new, and its label. On the disk when this returns.
+    async def add(self, uploads: Sequence[Upload], vectors: NDArray[np.float32], label: str | None) -> list[AddedItem]:
+        """Store images. They are on the disk when this returns.
 
         Args:
-            uploads: the pictures.
-            vectors: theirs, (n, D) float32 of length 1.
-            label: of the new ones.
+            uploads: the images. A file that is in the gallery already is not added again.
+            vectors: of the images, (N, D) float32, unit length.
+            label: of the new items.
 
         Raises:
-            RefusedError: 403, nothing may be changed; 503.
+            RefusedError: 403, the service is read-only; 503.
         """
-        looks = dhash(np.stack([one.pixels for one in uploads])).tolist()
+        hashes = dhash(np.stack([upload.pixels for upload in uploads])).tolist()
 
-        def work(gallery: Gallery) -> list[tuple[int, bool, str | None]]:
-            known = gallery.store.by_digest([one.digest for one in uploads])
+        def work(gallery: Gallery) -> list[AddedItem]:
+            known = gallery.store.by_digest([upload.digest for upload in uploads])
             new = {
-                one.digest: NewItem(f"{UPLOADED}{one.digest.hex()}", one.digest, vector, one.bytes, 0, label, {},
-                                   one.thumbnail, look)
-                for one, vector, look in zip(uploads, vectors, looks, strict=True) if one.digest not in known
+                upload.digest: NewItem(upload.path, upload.digest, vector, upload.bytes, 0, label, {},
+                                       upload.thumbnail, hash)
+                for upload, vector, hash in zip(uploads, vectors, hashes, strict=True)
+                if upload.digest not in known
             }  # fmt: skip
-            ids = dict(zip(new, gallery.store.add(list(new.values())), strict=True)) if new else {}
-            answers: list[tuple[int, bool, str | None]] = []
-            for one in uploads:
-                row, first = known.get(one.digest), ids.get(one.digest)
-                if row is not None:
-                    answers.append((row.id, False, row.label))
+            ids = dict(zip(new, gallery.store.add(list(new.values())) if new else [], strict=True))
+            added: dict[bytes, AddedItem] = {}
+            result = []
+            for upload in uploads:
+                if (item := known.get(upload.digest)) is not None:
+                    result.append(AddedItem(id=item.id, added=False, label=item.label))
                 else:
-                    assert first is not None
-                    answers.append((first, first not in {id for id, _, _ in answers}, label))
-            return answers
+                    is_first = upload.digest not in added
+                    added[upload.digest] = AddedItem(id=ids[upload.digest], added=is_first, label=label)
+                    result.append(added[upload.digest])
+            return result
 
         return await self._change(work)
 
     async def remove(self, id: int) -> None:
-        """Remove a row.
+        """Remove an item.
 
         Raises:
-            RefusedError: 403, nothing may be changed; 404, there is none; 503.
+            RefusedError: 403, the service is read-only; 404, unknown item; 503.
         """
 
         def work(gallery: Gallery) -> None:
             if not gallery.store.remove([id]):
-                raise _no_item(id)
+                raise _unknown_item(id)
 
         await self._change(work)
 
-    async def facts(self, most: int) -> tuple[int, GalleryInfo, list[tuple[str, int]]]:
-        """Rows, what the gallery was made with and calibrated on, and the most frequent labels with their rows,
-        as far as an answer may go.
+    async def summary(self, max_labels: int) -> tuple[int, GalleryInfo, list[tuple[str, int]]]:
+        """Return the number of items, the gallery's model and thresholds, and its most frequent labels with their
+        counts, as many as fit into a response.
 
         Raises:
             RefusedError: 503.
         """
 
         def work(gallery: Gallery) -> tuple[int, GalleryInfo, list[tuple[str, int]]]:
-            labels = gallery.store.labels(most)
-            sizes = accumulate(HIT + len(label.encode("utf-8", "surrogatepass")) for label, _ in labels)
-            fitting = [pair for pair, size in zip(labels, sizes, strict=True) if size <= self._most_bytes]
+            self._refresh_calibration("count", gallery)
+            labels = gallery.store.labels(max_labels)
+            sizes = accumulate(ITEM_BYTES + len(label.encode("utf-8", "surrogatepass")) for label, _ in labels)
+            fitting = [pair for pair, size in zip(labels, sizes, strict=True) if size <= self._max_answer_bytes]
             return len(gallery), gallery.about, fitting
 
-        return await self._count.run(work)
-
-    async def rows(self) -> int:
-        """How many there are.
-
-        Raises:
-            RefusedError: 503.
-        """
-        return await self._look.run(len)
+        return await self._run("count", work)
 
     async def reasons(self) -> list[str]:
-        """Why it cannot be used as it should; an empty list where it can. Looked at anew once a second, at most."""
-        async with self._checking:
-            if time.monotonic() - self._checked >= FRESH:
+        """Why the gallery is not ready; empty if it is. Checked once a second, at most."""
+        async with self._check_lock:
+            if time.monotonic() - self._checked >= CHECK_INTERVAL:
                 before = self._reasons
-                self._reasons = await self._find_reasons()
+                self._reasons = await self._check()
                 self._checked = time.monotonic()
                 if self._reasons != before:
-                    log.warning("gallery: %s", " ".join(self._reasons) or "well again")
+                    log.warning("gallery: %s", " ".join(self._reasons) or "ready again.")
         return self._reasons
 
-    async def _find_reasons(self) -> list[str]:
-        found: list[str] = []
+    async def _check(self) -> list[str]:
+        reasons: list[str] = []
         try:
-            async with asyncio.timeout(PATIENCE):
-                await self._search.run(self._one_search, waits=False)
-                await self._look.run(len, waits=False)
-                if self._write is not None and self._write.failing:
-                    with suppress(FailingError):  # what it says is in `failing`
-                        await self._change(_write_and_undo)
+            async with asyncio.timeout(CHECK_SECONDS):
+                await self._run("search", self._search_probe, limited=False)
+                await self._run("read", len, limited=False)
+                if "write" in self._failures:
+                    with suppress(GalleryFailedError):  # then the failure is still there
+                        await self._change(_test_write)
         except TimeoutError:
-            found.append(f"the gallery did not answer within {PATIENCE:.0f} s.")
-        except FailingError as error:
-            found.append(error.reason)
+            reasons.append(f"the gallery did not answer within {CHECK_SECONDS:.0f} s.")
+        except GalleryFailedError as error:
+            reasons.append(error.reason)
             log.debug("gallery: %s", error.detail)
-        if self._write is not None:
-            found += [self._write.failing] if self._write.failing else []
-            found += ["the gallery's disk is full."] if _is_full(self._write.place) else []
-        return list(dict.fromkeys(found))
+        if "write" in self._failures:
+            reasons.append(self._failures["write"])
+        if "write" in self._threads and _is_disk_full(self._parsed_location):
+            reasons.append("the gallery's disk is full.")
+        return list(dict.fromkeys(reasons))
 
-    async def _change(self, work: Callable[[Gallery], T]) -> T:
-        if self._write is None:
-            raise RefusedError(403, "nothing may be added or removed here.", "Start the service with a write key.")
-        if self._resting is not None:
-            self._resting.cancel()
-        try:
-            return await asyncio.shield(self._write.run(work))
-        finally:
-            self._resting = asyncio.get_running_loop().call_later(IDLE, self._rest)
-
-    def _rest(self) -> None:
-        if self._write is not None:
-            task = asyncio.ensure_future(self._write.rest())
-            task.add_done_callback(lambda done: done.exception())
-
-    def _check_size(self, rows: Sequence[GalleryItem]) -> None:
-        if sum(map(_size, rows)) <= self._most_bytes:
-            return
-        words = ("the answer would be too large, with its metadata.", "Ask for fewer: k.")
-        if len(rows) == 1:
-            words = (f"item {rows[0].id} has more metadata than an answer may.", "Shorten them.")
-        raise RefusedError(422, *words, limit="max_answer_bytes", value=self._most_bytes)
-
-    def _one_search(self, gallery: Gallery) -> None:
+    def _search_probe(self, gallery: Gallery) -> None:
         gallery.search(self._probe, 1)
 
+    async def _run(self, job: Job, work: Callable[[Gallery], T], *, limited: bool = True) -> T:
+        """Run `work` with the gallery of a job, in the job's thread.
 
-def _size(row: GalleryItem) -> int:
-    """Bytes of a row in an answer, about."""
-    words = json.dumps(dict(row.metadata), ensure_ascii=False) + row.path + (row.label or "")
-    return HIT + len(words.encode("utf-8", "surrogatepass"))
+        Args:
+            job: which gallery.
+            work: may raise `RefusedError`, which does not count as a failure of the gallery.
+            limited: whether to refuse the call if too many wait.
+
+        Raises:
+            GalleryFailedError: the gallery is gone, damaged, full, of another model, or does not answer.
+            RefusedError: 503, too many calls wait.
+        """
+        if limited and self._waiting[job] >= self._max_waiting:
+            raise overloaded("max_waiting", self._max_waiting)
+        self._waiting[job] += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads[job], self._call, job, work)
+        finally:
+            self._waiting[job] -= 1
+
+    async def _change(self, work: Callable[[Gallery], T]) -> T:
+        """Run `work` with the writer. It is finished even if the request is cancelled."""
+        if "write" not in self._threads:
+            raise RefusedError(403, "this service is read-only.", "Start it with a write key to change items.")
+        if self._writer_timer is not None:
+            self._writer_timer.cancel()
+        try:
+            return await asyncio.shield(self._run("write", work))
+        finally:
+            self._writer_timer = asyncio.get_running_loop().call_later(WRITER_IDLE_SECONDS, self._close_idle_writer)
+
+    def _close_idle_writer(self) -> None:
+        with suppress(RuntimeError):  # the pool is closed
+            self._threads["write"].submit(self._close, "write")
+
+    def _call(self, job: Job, work: Callable[[Gallery], T]) -> T:
+        try:
+            try:
+                result = work(self._open(job))
+            except ReplacedError:  # another gallery is at this location now
+                self._close(job)
+                result = work(self._open(job))
+        except RefusedError:
+            raise
+        except (LookalikeError, OSError) as error:
+            self._close(job)
+            self._failures[job] = _public_message(error, self._parsed_location)
+            raise GalleryFailedError(self._failures[job], str(error)) from error
+        self._failures.pop(job, None)
+        return result
+
+    def _open(self, job: Job) -> Gallery:
+        if job not in self._galleries:
+            gallery = Gallery.open(self._location, write=job == "write")
+            try:
+                check_fingerprint(self._fingerprint, gallery.about, str(gallery.location))
+            except BaseException:
+                gallery.close()
+                raise
+            self._galleries[job] = gallery
+        return self._galleries[job]
+
+    def _refresh_calibration(self, job: Job, gallery: Gallery) -> None:
+        """Read the gallery's thresholds again: another program may have calibrated it."""
+        if time.monotonic() - self._refreshed.get(job, -CHECK_INTERVAL) >= CHECK_INTERVAL:
+            with Gallery.open(self._location) as current:
+                gallery.store.about = current.about
+            self._refreshed[job] = time.monotonic()
+
+    def _close(self, job: Job, *, renew_index: bool = True) -> None:
+        gallery = self._galleries.pop(job, None)
+        if gallery is None:
+            return
+        try:
+            if renew_index:
+                gallery.close()
+            else:  # as after an error: renewing may take minutes, and the next writer does it
+                gallery.store.__exit__(SystemExit, None, None)
+        except (LookalikeError, OSError) as error:
+            self._failures[job] = _public_message(error, self._parsed_location)
+
+    def _check_size(self, items: Sequence[GalleryItem]) -> None:
+        """Refuse a response whose items are larger than `max_answer_bytes`."""
+        if sum(map(_response_bytes, items)) <= self._max_answer_bytes:
+            return
+        if len(items) == 1:
+            message, remedy = f"item {items[0].id} has more metadata than a response may hold.", "Shorten the metadata."
+        else:
+            message, remedy = "the response would be too large.", "Ask for fewer hits: k."
+        raise RefusedError(422, message, remedy, limit="max_answer_bytes", value=self._max_answer_bytes)
 
 
-def _known(gallery: Gallery, id: int) -> GalleryItem:
-    (row,) = gallery.store.get([id])
-    if row is None:
-        raise _no_item(id)
-    return row
+def _response_bytes(item: GalleryItem) -> int:
+    """The size of an item in a response, about."""
+    text = json.dumps(dict(item.metadata), ensure_ascii=False) + item.path + (item.label or "")
+    return ITEM_BYTES + len(text.encode("utf-8", "surrogatepass"))
 
 
-def _no_item(id: int) -> RefusedError:
-    return RefusedError(404, f"there is no item {id}.", "Ids are in the answers of a search.")
+def _unknown_item(id: object) -> RefusedError:
+    return RefusedError(404, f"there is no item {id}.", "Search results give the ids.")
 
 
-def _write_and_undo(gallery: Gallery) -> None:
-    """A real change, small, and none when done: whether the disk takes it."""
-    gallery.store.reject([FailedFile(f"{UPLOADED}probe", "to see whether this gallery can be written")])
-    gallery.store.forget([f"{UPLOADED}probe"])
+def _test_write(gallery: Gallery) -> None:
+    """Write to the gallery and undo it, to see whether its disk accepts changes."""
+    gallery.store.reject([FailedFile(f"{UPLOAD_PREFIX}probe", "tests whether the gallery can be written")])
+    gallery.store.forget([f"{UPLOAD_PREFIX}probe"])
 
 
-def _is_full(place: object) -> bool:
-    if not isinstance(place, Path) or not hasattr(os, "statvfs"):
+def _is_disk_full(location: Path | PostgresLocation) -> bool:
+    if not isinstance(location, Path) or not hasattr(os, "statvfs"):
         return False
     try:
-        return shutil.disk_usage(place).free < LEAST_FREE
+        return shutil.disk_usage(location).free < MIN_FREE_BYTES
     except OSError:
         return False
 
 
-# A gallery that is opened when it is needed, given up when it fails, and opened again the next time.
-
-
-class PooledGallery:
-    """One way into a gallery, with its thread.
-
-    Args:
-        target: as for `Gallery.open`.
-        fingerprint: of the model whose vectors are compared; a gallery of another one is refused.
-        most: calls that wait for it; beyond, the service is overloaded.
-        write: whether to change it.
-    """
-
-    def __init__(self, target: str, fingerprint: str, most: int, *, write: bool = False) -> None:
-        self.place = parse_location(target)
-        self.failing = ""
-        self._target, self._fingerprint, self._most, self._write = target, fingerprint, most, write
-        self._gallery: Gallery | None = None
-        self._calls = 0
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"lookalike-{'write' if write else 'read'}")
-
-    async def run(self, work: Callable[[Gallery], T], *, waits: bool = True) -> T:
-        """Do something with the gallery, in the handle's thread.
-
-        Args:
-            work: what to do. It may raise `RefusedError`, which says nothing against the gallery.
-            waits: whether to refuse when too many wait.
-
-        Raises:
-            FailingError: the gallery is gone, damaged, full, another one's, or does not answer.
-            RefusedError: 503, too many wait.
-        """
-        if waits and self._calls >= self._most:
-            raise overloaded("max_waiting", self._most)
-        self._calls += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: self.use(work))
-        finally:
-            self._calls -= 1
-
-    def use(self, work: Callable[[Gallery], T]) -> T:
-        """Likewise, in the caller's thread, which must be the only one. Where another gallery is at its place now,
-        it is done with that one.
-        """
-        try:
-            try:
-                result = work(self._opened())
-            except ReplacedError:
-                self._let_go()
-                result = work(self._opened())
-        except RefusedError:
-            raise
-        except (LookalikeError, OSError) as error:
-            self._let_go()
-            self.failing = without_places(error, self.place)
-            raise FailingError(self.failing, str(error)) from error
-        self.failing = ""
-        return result
-
-    async def rest(self) -> None:
-        """Close the gallery until it is needed again"""
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._let_go)
-
-    def close(self) -> None:
-        """Finish what waits, close the gallery as it is, end the thread."""
-        self._thread.submit(self._let_go, tidy=False)
-        self._thread.shutdown(wait=True)
-
-    def _opened(self) -> Gallery:
-        if self._gallery is None:
-            gallery = Gallery.open(self._target, write=self._write)
-            try:
-                check_fingerprint(self._fingerprint, gallery.about, "the gallery")
-            except BaseException:
-                gallery.close()
-                raise
-            self._gallery = gallery
-        return self._gallery
-
-    def _let_go(self, *, tidy: bool = True) -> None:
-        gallery, self._gallery = self._gallery, None
-        if gallery is None:
-            return
-        try:
-            if tidy:
-                gallery.close()
-            else:  # as after an error: a writer's tidying may take minutes, and the next writer does it
-                gallery.store.__exit__(SystemExit, None, None)
-        except (LookalikeError, OSError) as error:
-            self.failing = without_places(error, self.place)
-
-
-def without_places(error: Exception, place: Path | PostgresLocation) -> str:
-    """What an error says, for who asks over the network: without paths and hosts."""
-    if isinstance(place, PostgresLocation):
+def _public_message(error: Exception, location: Path | PostgresLocation) -> str:
+    """The message of an error for clients, without paths and hosts."""
+    if isinstance(location, PostgresLocation):
         return "the gallery's database cannot be used."
     if isinstance(error, OSError):
         return f"the gallery cannot be used ({error.strerror or 'the disk fails'})."
     text = error.message if isinstance(error, LookalikeError) else str(error)
-    for known in {str(place), str(place.absolute()), str(place.resolve())}:
-        text = re.sub(rf"{re.escape(known)}(/[^\s:]*)?", "the gallery", text)
+    for path in {str(location), str(location.absolute()), str(location.resolve())}:
+        text = re.sub(rf"{re.escape(path)}(/[^\s:]*)?", "the gallery", text)
     return re.sub(r"(?<![\w.])~?/[^\s:)]+", "…", text)

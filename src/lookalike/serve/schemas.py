@@ -1,4 +1,4 @@
-"""What travels between the service and who asks it: the answers, as JSON, with examples."""
+"""The JSON that the service returns, with examples for the API description."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from lookalike.gallery.store.base import Value
 
 
 class StrictResponse(BaseModel):
-    """An answer: only the fields that are named."""
+    """Base of all responses: exactly the declared fields."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Limit(StrictResponse):
-    """A limit that was passed: its name, as `GET /v1/about` has it, and its value."""
+    """A limit that was exceeded: its name in `GET /v1/about`, and its value."""
 
     name: str = Field(examples=["max_body_bytes"])
     value: int | float = Field(examples=[20 * 2**20])
 
 
 class ErrorDetail(StrictResponse):
-    """What was wrong and what to do; the limit, where one was passed."""
+    """What was wrong, what to do about it, and the limit, if one was exceeded."""
 
     message: str = Field(examples=["image 1: not an image in a format that can be read."])
     remedy: str = Field("", examples=["Use JPEG, PNG, WebP, GIF, BMP or TIFF."])
@@ -31,7 +31,7 @@ class ErrorDetail(StrictResponse):
 
 
 class ErrorResponse(StrictResponse):
-    """The body of every answer that is an error."""
+    """The body of every error response."""
 
     error: ErrorDetail
 
@@ -57,25 +57,30 @@ class ImagePrediction(StrictResponse):
 class PredictResponse(StrictResponse):
     """One prediction for each image, in the order of the request."""
 
-    model: str = Field(examples=["ResNet-18 (ONNX Runtime, 1 thread)"])
+    model: str = Field(examples=["resnet18, tiny-imagenet (ONNX Runtime)"])
     took_ms: float = Field(examples=[6.2])
     predictions: list[ImagePrediction]
 
 
 class SearchHit(StrictResponse):
-    """A row that looks alike: the cosine of its vector and the query's, -1..1. `name`: where names are shown."""
+    """An item of the gallery and its score: the cosine similarity of its vector and the query's, -1 to 1.
+
+    `name` is the name of the item's file; null if the service does not show names.
+    """
 
     id: int = Field(examples=[12])
     score: float = Field(examples=[0.91])
     label: str | None = Field(examples=["cat"])
-    name: str | None = None
+    name: str | None = Field(None, examples=["cat.jpg"])
     metadata: dict[str, Value] = Field(examples=[{"year": 2012}])
     thumbnail: str = Field(examples=["/v1/items/12/thumbnail"])
 
 
 class SearchResponse(StrictResponse):
-    """The rows most alike, the likest first. `exact`: all rows were compared. `threshold`: the least score, or null.
-    `same`: rows of the very file that was asked with, byte for byte, k of them at most; they are not among the hits.
+    """The nearest items, in descending order of score.
+
+    `exact` is true if the query was compared with every item. `threshold` is the lowest score that was asked for, or
+    null. `same` lists items whose files are identical to the query's, byte for byte, `k` at most; they are not hits.
     """
 
     took_ms: float = Field(examples=[3.1])
@@ -86,7 +91,9 @@ class SearchResponse(StrictResponse):
 
 
 class EmbedResponse(StrictResponse):
-    """A vector of length 1 for each image. `model` is its fingerprint: vectors of different models have no cosine."""
+    """A vector of length 1 for each image. `model` is the fingerprint of the weights: vectors of different models
+    cannot be compared.
+    """
 
     model: str = Field(examples=["9f2c…"])
     dim: int = Field(examples=[512])
@@ -94,7 +101,7 @@ class EmbedResponse(StrictResponse):
 
 
 class AddedItem(StrictResponse):
-    """A row of the gallery. `added`: it is new; else the same picture was there."""
+    """An item of the gallery. `added` is false if the same file was there already; it keeps its label then."""
 
     id: int = Field(examples=[13])
     added: bool
@@ -102,17 +109,17 @@ class AddedItem(StrictResponse):
 
 
 class ItemsResponse(StrictResponse):
-    """One row for each image, in their order; on the disk when this is answered."""
+    """One item for each image, in the order of the request. They are on the disk when the response is sent."""
 
     items: list[AddedItem]
 
 
 class ItemResponse(StrictResponse):
-    """A row of the gallery: `bytes` of its file, and the SHA-256 of that in hex."""
+    """An item of the gallery. `bytes` is the size of its file, `digest` the SHA-256 of its content in hex."""
 
     id: int = Field(examples=[12])
     label: str | None = Field(examples=["cat"])
-    name: str | None = None
+    name: str | None = Field(None, examples=["cat.jpg"])
     metadata: dict[str, Value] = Field(examples=[{"year": 2012}])
     bytes: int = Field(examples=[48211])
     digest: str = Field(examples=["6c1e…"])
@@ -120,70 +127,70 @@ class ItemResponse(StrictResponse):
 
 
 class ModelResponse(StrictResponse):
-    """The model: `unknown_threshold` is the probability below which a picture is called unknown; null: never."""
+    """The model. Images whose highest probability is below `unknown_threshold` are unknown; null: none are."""
 
-    name: str = Field(examples=["ResNet-18 (ONNX Runtime, 1 thread)"])
-    fingerprint: str
+    name: str = Field(examples=["resnet18, tiny-imagenet (ONNX Runtime)"])
+    fingerprint: str = Field(examples=["9f2c…"])
     classes: int = Field(examples=[200])
     size: int = Field(examples=[64])
     dim: int = Field(examples=[512])
-    unknown_threshold: float | None
+    unknown_threshold: float | None = Field(examples=[0.31])
 
 
-class Counted(StrictResponse):
-    """A label of the gallery and how many rows have it."""
+class LabelCount(StrictResponse):
+    """A label of the gallery and the number of its items."""
 
     label: str = Field(examples=["cat"])
     count: int = Field(examples=[120])
 
 
-class GalleryFacts(StrictResponse):
-    """The gallery: its rows and its most frequent labels, at most 1,000.
+class GalleryResponse(StrictResponse):
+    """The gallery: its size, its most frequent labels (at most 1,000), and its thresholds.
 
-    `threshold` was calibrated on its own labels, `calibrated_on` says on how many; null where it was not.
-    `model_threshold` is the model's: true only for images like those that `model_calibrated_on` names.
+    `threshold` was calibrated on the gallery's own labels (`calibrated_on` says how many); null if it was not.
+    `model_threshold` comes with the model and holds for images like those of `model_calibrated_on`.
     """
 
-    rows: int
-    threshold: float | None
+    items: int = Field(examples=[400])
+    threshold: float | None = Field(examples=[0.71])
     calibrated_on: str | None = Field(examples=["400 labelled rows of this gallery, 2 labels"])
-    model_threshold: float | None
+    model_threshold: float | None = Field(examples=[0.48])
     model_calibrated_on: str = Field(examples=["images of tiny-imagenet"])
-    labels: list[Counted]
+    labels: list[LabelCount]
 
 
-class KeysInfo(StrictResponse):
-    """Which keys are asked for: `read`: whether one is; `write`: "key", "off" (no one may write) or "open"."""
+class KeysResponse(StrictResponse):
+    """Which API keys are required. `read`: whether one is. `write`: "key"; "open", none; "off", nobody may write."""
 
     read: bool
     write: Literal["off", "key", "open"]
 
 
 class InfoResponse(StrictResponse):
-    """What this service is, has and allows."""
+    """The model, the gallery, the limits of requests and the keys of this service."""
 
     name: str = Field(examples=["lookalike"])
-    version: str
+    version: str = Field(examples=["0.1.0"])
     model: ModelResponse
-    gallery: GalleryFacts | None
+    gallery: GalleryResponse | None
     limits: dict[str, int | float] = Field(examples=[{"max_body_bytes": 20 * 2**20, "max_images": 16}])
-    keys: KeysInfo
+    keys: KeysResponse
 
 
 class StateResponse(StrictResponse):
-    """Whether it lives, or is ready; why not, where it is not."""
+    """Whether the service is alive, or ready; if it is not ready, why."""
 
     status: Literal["live", "ready", "not ready"]
     reasons: list[str] = Field(default_factory=list, examples=[[]])
 
 
-def fault(message: str, remedy: str = "", limit: str | None = None, value: float | None = None) -> dict[str, Any]:
-    """The body of an error as a tree of plain values.
+def error_body(message: str, remedy: str = "", limit: str | None = None, value: float | None = None) -> dict[str, Any]:
+    """The body of an error response, as a tree of plain values.
 
-    >>> fault("2 images are too many.", "Send fewer.", "max_images", 1)["error"]["limit"]
+    >>> error_body("2 images are too many.", "Send fewer.", "max_images", 1)["error"]["limit"]
     {'name': 'max_images', 'value': 1}
     """
-    tree: dict[str, Any] = {"message": message, "remedy": remedy}
+    error: dict[str, Any] = {"message": message, "remedy": remedy}
     if limit is not None:
-        tree["limit"] = {"name": limit, "value": value}
-    return {"error": tree}
+        error["limit"] = {"name": limit, "value": value}
+    return {"error": error}

@@ -1,7 +1,9 @@
-"""The service as a process: a socket, the server on it, and a good end.
+"""Run the service as a process: open a socket, serve, and stop cleanly.
 
-On SIGTERM or Ctrl-C nothing new is accepted, what was accepted is finished for `drain_seconds` at most, threads get a
-few seconds more, and the process leaves with 143 or 130, as every command of Lookalike does.
+On SIGTERM or Ctrl-C the service accepts nothing new, finishes accepted requests within `drain_seconds`, gives threads a
+few seconds more, and exits with 143 or 130, as every command of Lookalike does.
+
+`TimelyProtocol` closes connections that are slow or idle in the middle of a request, and refuses too many of them.
 """
 
 from __future__ import annotations
@@ -21,53 +23,48 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from lookalike.errors import InputError
-from lookalike.serve.app import application
+from lookalike.serve.app import create_service_app
 from lookalike.serve.errors import RefusedError
 from lookalike.serve.service import Service
 from lookalike.serve.settings import Settings
 
 try:
     import resource
-except ImportError:  # not on Windows
+except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
-
-BACKLOG = 2048  # connections that the system holds before they are accepted
-
-
-KEEP_ALIVE = 5  # seconds that an idle connection is kept
-
-
-HEADERS = 16 * 1024  # bytes of a request's line and headers, at most
-
-
-OTHER_FILES = 256  # that the process may have open beside its connections
-
+BACKLOG = 2048  # connections that the system holds until they are accepted
+KEEP_ALIVE_SECONDS = 5  # for which an idle connection stays open
+MAX_HEAD_BYTES = 16 * 1024  # of a request: its first line and headers
+OTHER_FILES = 256  # file descriptors that the process needs besides its connections
+LINGER_SECONDS = 1.0  # in which a refused client may read why
+MAX_LINGERING = 64  # refused connections that linger at once
+IPV6_NETWORK_BITS = 64  # one sender has all addresses of such a network
 
 log = logging.getLogger(__name__)
 
 
-def run_server(settings: Settings, listening: Callable[[str], None] = lambda url: None) -> None:
-    """Serve until a signal comes.
+def run_server(settings: Settings, on_listening: Callable[[str], None] = lambda url: None) -> None:
+    """Serve until a signal arrives.
 
     Args:
         settings: what to serve.
-        listening: called with the URL once the socket is open; the model may still be being read.
+        on_listening: called with the URL once the socket is open. The model may still be loading then.
 
     Raises:
-        InputError: the port is taken or may not be used; no such model or gallery, or a damaged one.
+        InputError: the port cannot be used, or the model or the gallery cannot be loaded.
     """
     _log_to_stderr()
     service = Service(settings)
     listener = _listen(settings)
     server: uvicorn.Server
 
-    def failed() -> None:
+    def stop() -> None:
         server.should_exit = True
 
     config = uvicorn.Config(
-        application(service, failed),
-        http=timely(settings.receive_seconds, settings.send_seconds, _crowd(settings)),
+        create_service_app(service, on_load_failure=stop),
+        http=timely_protocol(settings.receive_seconds, settings.send_seconds, _connection_limits(settings)),
         ws="none",
         lifespan="on",
         log_config=None,
@@ -75,46 +72,43 @@ def run_server(settings: Settings, listening: Callable[[str], None] = lambda url
         server_header=False,
         proxy_headers=False,
         backlog=BACKLOG,
-        timeout_keep_alive=KEEP_ALIVE,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=math.ceil(settings.drain_seconds),
-        h11_max_incomplete_event_size=HEADERS,
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
     )
     server = uvicorn.Server(config)
     host, port = listener.getsockname()[:2]
-    listening(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
+    on_listening(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
     with listener:
         server.run(sockets=[listener])
-    if service.fault is not None:
-        raise service.fault if not isinstance(service.fault, RefusedError) else InputError(str(service.fault))
+    if service.load_error is not None:
+        raise service.load_error
 
 
-def _crowd(settings: Settings) -> Crowd:
-    """How many connections there may be: what is set, or what the system's limit of open files leaves."""
-    most = settings.max_connections
+def _connection_limits(settings: Settings) -> ConnectionLimits:
+    """The connections that the settings and the system's limit of open files allow."""
+    limit = settings.max_connections
     if resource is not None:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        wanted = most + OTHER_FILES
-        if soft != resource.RLIM_INFINITY and soft < wanted:
-            soft = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+        needed = limit + OTHER_FILES
+        if soft != resource.RLIM_INFINITY and soft < needed:
+            soft = needed if hard == resource.RLIM_INFINITY else min(hard, needed)
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-            if soft < wanted:
-                most = max(1, soft - OTHER_FILES)
-                log.warning("%d connections at most: the system allows %d open files (ulimit -n).", most, soft)
-    return Crowd(most, settings.max_connections_per_address, settings.max_leaving_bytes)
+            if soft < needed:
+                limit = max(1, soft - OTHER_FILES)
+                log.warning("the system allows %d open files (ulimit -n): at most %d connections.", soft, limit)
+    return ConnectionLimits(limit, settings.max_connections_per_address, settings.max_unread_bytes)
 
 
 def _listen(settings: Settings) -> socket.socket:
-    """A socket that is bound and listens: whoever connects while the service starts is answered as soon as it can."""
-    where = f"{settings.host}:{settings.port}"
+    """Open the socket. Clients that connect while the service starts are answered as soon as it can."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             settings.host.strip("[]"), settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except (OSError, UnicodeError):
-        raise InputError(
-            f"{settings.host}: there is no such host.", "Give an address of this machine: --host."
-        ) from None
-    listener = socket.socket(family, kind, protocol)  # asyncio turns Nagle's delay off only for a named protocol
+        raise InputError(f"{settings.host}: unknown host.", "Give an address of this machine: --host") from None
+    listener = socket.socket(family, kind, protocol)  # without a named protocol asyncio keeps Nagle's delay
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
@@ -122,185 +116,175 @@ def _listen(settings: Settings) -> socket.socket:
     except OSError as error:
         listener.close()
         raise InputError(
-            f"{where}: cannot listen there ({error.strerror}).", "Choose another --port or --host."
+            f"{settings.host}:{settings.port}: cannot listen on this address ({error.strerror}).",
+            "Choose another --port or --host.",
         ) from None
     return listener
 
 
 def _log_to_stderr() -> None:
-    """Warnings of everything, and the service's own lines, on standard error, as they are."""
+    """Log warnings of all packages, and everything of the service, to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     logging.getLogger("lookalike").setLevel(logging.INFO)
 
 
-# Connections that hold on, by heads too slow or answers that are not read, and too many at once: they are closed.
-
-LINGER = 1.0  # seconds in which one that is turned away may read why
-
-
-LINGERING = 64  # of those at once
-
-
-NETWORK = 64  # bits of an IPv6 address that name a network: one sender has all of its addresses
-
-
-class Crowd:
-    """The connections of a service, and the answers that wait in its memory to be read.
+class ConnectionLimits:
+    """Counts the connections of a service, and the bytes of answers that its clients have not read yet.
 
     Args:
-        most: connections at once.
-        most_of_one: connections of one address (of IPv6: of one network) at once.
-        most_bytes: of answers that wait to be read, of all connections together.
+        limit: connections at once.
+        limit_per_address: connections at once from one IPv4 address or one IPv6 network.
+        max_unread_bytes: of all connections together.
     """
 
-    def __init__(self, most: int = 1000, most_of_one: int = 256, most_bytes: int = 256 * 2**20) -> None:
-        self.most, self.most_of_one, self.most_bytes = most, most_of_one, most_bytes
+    def __init__(self, limit: int = 1000, limit_per_address: int = 256, max_unread_bytes: int = 256 * 2**20) -> None:
+        self.limit, self.limit_per_address, self.max_unread_bytes = limit, limit_per_address, max_unread_bytes
         self.lingering = 0
-        self._of_one: Counter[str] = Counter()
-        self._waiting: dict[TimelyProtocol, int] = {}  # bytes, those that wait longest first
+        self._by_sender: Counter[str] = Counter()
+        self._unread: dict[TimelyProtocol, int] = {}  # bytes, those that wait longest first
 
-    def enter(self, sender: str) -> None:
-        """A connection has come.
+    def add(self, sender: str) -> None:
+        """Count a connection.
 
         Raises:
-            RefusedError: 503, there are too many; it must not `leave`.
+            RefusedError: 503, there are too many. This one is not counted.
         """
-        if self._of_one.total() >= self.most:
-            raise _too_many("too many connections.", "max_connections", self.most)
-        if self._of_one[sender] >= self.most_of_one:
-            raise _too_many("too many connections of one address.", "max_connections_per_address", self.most_of_one)
-        self._of_one[sender] += 1
+        if self._by_sender.total() >= self.limit:
+            raise _too_many("too many connections.", "max_connections", self.limit)
+        if self._by_sender[sender] >= self.limit_per_address:
+            message = "too many connections from one address."
+            raise _too_many(message, "max_connections_per_address", self.limit_per_address)
+        self._by_sender[sender] += 1
 
-    def leave(self, sender: str) -> None:
-        """One that had entered is gone."""
-        self._of_one[sender] -= 1
-        if not self._of_one[sender]:
-            del self._of_one[sender]
+    def remove(self, sender: str) -> None:
+        """A connection has ended."""
+        self._by_sender[sender] -= 1
+        if not self._by_sender[sender]:
+            del self._by_sender[sender]
 
-    def wait(self, connection: TimelyProtocol, size: int) -> None:
-        """An answer waits to be read. Where that is too much for memory, those that wait longest are cut off."""
-        self._waiting[connection] = size
-        while sum(self._waiting.values()) > self.most_bytes:
-            longest = next(iter(self._waiting))
-            del self._waiting[longest]
+    def add_unread(self, connection: TimelyProtocol, size: int) -> None:
+        """An answer waits to be read. Beyond `max_unread_bytes`, close the connections that wait longest."""
+        self._unread[connection] = size
+        while sum(self._unread.values()) > self.max_unread_bytes:
+            longest = next(iter(self._unread))
+            del self._unread[longest]
             longest.transport.abort()
 
-    def read(self, connection: TimelyProtocol) -> None:
-        """It was read, or its connection is gone."""
-        self._waiting.pop(connection, None)
+    def remove_unread(self, connection: TimelyProtocol) -> None:
+        """The answer has been read, or its connection has ended."""
+        self._unread.pop(connection, None)
 
 
 class TimelyProtocol(H11Protocol):
-    """uvicorn's HTTP protocol, which closes a connection on which no whole request head arrives in time, or whose
-    answer is not read in time, and turns away what would be too many.
+    """uvicorn's HTTP protocol with time limits for request heads and answers, and a limit of connections.
 
-    The time of a head runs from the connection's beginning, and from the first byte of each further request. That of an
-    answer runs from when it first has to wait for its reader until all of it has left, however much of it is read in
-    between. Bodies have a time of their own, in `limits.py`, and idle connections one in uvicorn.
+    The time of a head starts with the connection, and with the first byte of each further request. The time of an
+    answer starts when it first has to wait for its reader, and ends when all of it has left, however much the client
+    reads in between. Bodies are timed in `admission.py`, idle connections by uvicorn.
     """
 
-    seconds = 10.0
+    head_seconds = 10.0
     send_seconds = 30.0
-    crowd = Crowd()
+    connection_limits = ConnectionLimits()
     _sender: str | None = None
-    _turned_away = False
-    _late: asyncio.TimerHandle | None = None
-    _leaving: asyncio.TimerHandle | None = None
-    _answer: RequestResponseCycle | None = None  # that is leaving
+    _is_refused = False
+    _head_timer: asyncio.TimerHandle | None = None
+    _send_timer: asyncio.TimerHandle | None = None
+    _answer: RequestResponseCycle | None = None  # that is being sent
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """The connection is there."""
+        """Accept a connection, or refuse it."""
         sender = sender_of(transport.get_extra_info("peername"))
         try:
-            self.crowd.enter(sender)
-        except RefusedError as refused:
-            self._turn_away(transport, refused)
+            self.connection_limits.add(sender)
+        except RefusedError as error:
+            self._refuse(transport, error)
             return
         self._sender = sender
         super().connection_made(transport)
-        transport.set_write_buffer_limits(0)  # so that it is told when the last byte has left
-        self._wait()
+        transport.set_write_buffer_limits(0)  # so that resume_writing is called when the last byte has left
+        self._start_head_timer()
 
     def data_received(self, data: bytes) -> None:
-        """Bytes have come: of a head, the end of one, or of a body."""
-        if self._turned_away:
+        """Receive bytes: of a head or of a body."""
+        if self._is_refused:
             return
         before = self.cycle
         super().data_received(data)
-        if self.cycle is not before:
-            self._stop_waiting()
+        if self.cycle is not before:  # a head is complete
+            self._stop_head_timer()
         elif self._is_between_requests():
-            self._wait()
+            self._start_head_timer()
 
     def pause_writing(self) -> None:
-        """Not all of an answer has left at once."""
-        if self._turned_away:
+        """Part of an answer could not be sent at once."""
+        if self._is_refused:
             return
         super().pause_writing()
         self._answer = self.cycle
-        if self._leaving is None:
-            self._leaving = self.loop.call_later(self.send_seconds, self.transport.abort)
-        self.crowd.wait(self, self.transport.get_write_buffer_size())
+        if self._send_timer is None:
+            self._send_timer = self.loop.call_later(self.send_seconds, self.transport.abort)
+        self.connection_limits.add_unread(self, self.transport.get_write_buffer_size())
 
     def resume_writing(self) -> None:
-        """All that was written has left."""
-        if self._turned_away:
+        """All that was written has been sent."""
+        if self._is_refused:
             return
         super().resume_writing()
-        self.crowd.read(self)
+        self.connection_limits.remove_unread(self)
         if self._answer is None or self._answer.response_complete:
-            self._stop_leaving()
+            self._stop_send_timer()
 
     def on_response_complete(self) -> None:
-        """All of an answer is written."""
+        """All of an answer has been written."""
         if not self.flow.write_paused:
-            self._stop_leaving()
+            self._stop_send_timer()
         super().on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is gone."""
-        if self._turned_away:
-            self.crowd.lingering -= 1
+        """The connection has ended."""
+        if self._is_refused:
+            self.connection_limits.lingering -= 1
             return
-        self._stop_waiting()
-        self._stop_leaving()
-        self.crowd.read(self)
+        self._stop_head_timer()
+        self._stop_send_timer()
+        self.connection_limits.remove_unread(self)
         super().connection_lost(exc)
         if self._sender is not None:
-            self.crowd.leave(self._sender)
+            self.connection_limits.remove(self._sender)
             self._sender = None
 
-    def _turn_away(self, transport: asyncio.Transport, refused: RefusedError) -> None:
-        """Say why, and close. What the client sends meanwhile is dropped: unread, it would take the answer with it."""
+    def _refuse(self, transport: asyncio.Transport, error: RefusedError) -> None:
+        """Send the error and close. Linger, since closing with unread data would discard the error, too."""
         self.transport = transport
-        self._turned_away = True
-        self.crowd.lingering += 1
-        transport.write(plain(refused))
-        if self.crowd.lingering > LINGERING or not transport.can_write_eof():
+        self._is_refused = True
+        self.connection_limits.lingering += 1
+        transport.write(http_bytes(error))
+        if self.connection_limits.lingering > MAX_LINGERING or not transport.can_write_eof():
             transport.close()
             return
         transport.write_eof()
-        self.loop.call_later(LINGER, transport.abort)
+        self.loop.call_later(LINGER_SECONDS, transport.abort)
 
-    def _wait(self) -> None:
-        if self._late is None:
-            self._late = self.loop.call_later(self.seconds, self._cut_off)
+    def _start_head_timer(self) -> None:
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(self.head_seconds, self._close_late)
 
-    def _stop_waiting(self) -> None:
-        if self._late is not None:
-            self._late.cancel()
-            self._late = None
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
-    def _stop_leaving(self) -> None:
+    def _stop_send_timer(self) -> None:
         self._answer = None
-        if self._leaving is not None:
-            self._leaving.cancel()
-            self._leaving = None
+        if self._send_timer is not None:
+            self._send_timer.cancel()
+            self._send_timer = None
 
-    def _cut_off(self) -> None:
-        self._late = None
+    def _close_late(self) -> None:
+        self._head_timer = None
         if self._is_between_requests():
             self.transport.close()
 
@@ -308,20 +292,26 @@ class TimelyProtocol(H11Protocol):
         return self.cycle is None or self.cycle.response_complete
 
 
-def timely(seconds: float, send_seconds: float = 30.0, crowd: Crowd | None = None) -> type[TimelyProtocol]:
-    """The protocol for one server.
+def timely_protocol(
+    head_seconds: float, send_seconds: float = 30.0, connection_limits: ConnectionLimits | None = None
+) -> type[TimelyProtocol]:
+    """The protocol class for one server.
 
     Args:
-        seconds: that it gives a request's head.
-        send_seconds: that it gives an answer to leave.
-        crowd: how many connections it has, at most.
+        head_seconds: time for a request's head to arrive.
+        send_seconds: time for an answer to be read.
+        connection_limits: counts the server's connections.
     """
-    how = {"seconds": seconds, "send_seconds": send_seconds, "crowd": crowd or Crowd()}
-    return type("TimelyProtocol", (TimelyProtocol,), how)
+    attributes = {
+        "head_seconds": head_seconds,
+        "send_seconds": send_seconds,
+        "connection_limits": connection_limits or ConnectionLimits(),
+    }
+    return type("TimelyProtocol", (TimelyProtocol,), attributes)
 
 
 def sender_of(peer: object) -> str:
-    """Whom a connection is counted for: the address it comes from, or its network where that is of IPv6.
+    """The sender that a connection is counted for: its IPv4 address, or its IPv6 network.
 
     >>> sender_of(("10.0.0.7", 50000)), sender_of(("2001:db8::1:2:3:4", 50000, 0, 0)), sender_of(("::ffff:10.0.0.7", 1))
     ('10.0.0.7', '2001:db8::', '10.0.0.7')
@@ -335,26 +325,25 @@ def sender_of(peer: object) -> str:
         return host
     if address.ipv4_mapped is not None:
         return str(address.ipv4_mapped)
-    return str(ipaddress.ip_network((int(address), NETWORK), strict=False).network_address)
+    return str(ipaddress.ip_network((int(address), IPV6_NETWORK_BITS), strict=False).network_address)
 
 
-def plain(refused: RefusedError) -> bytes:
-    """A refusal as bytes of HTTP, where there is no request yet that it could answer."""
-    body = json.dumps(refused.body, separators=(",", ":")).encode()
+def http_bytes(error: RefusedError) -> bytes:
+    """An error as the bytes of an HTTP response, for a connection that has sent no request yet."""
+    body = json.dumps(error.body, separators=(",", ":")).encode()
     headers = {
         "Content-Type": "application/json",
         "Content-Length": str(len(body)),
         "Cache-Control": "no-store",
         "X-Content-Type-Options": "nosniff",
         "Connection": "close",
-        **refused.headers,
+        **error.headers,
     }
-    head = [f"HTTP/1.1 {refused.status} {HTTPStatus(refused.status).phrase}"]
+    head = [f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}"]
     head += [f"{name}: {value}" for name, value in headers.items()]
     return "\r\n".join([*head, "", ""]).encode() + body
 
 
 def _too_many(message: str, limit: str, value: int) -> RefusedError:
-    return RefusedError(
-        503, message, "Close some, or try again a little later.", limit=limit, value=value, retry_after=1
-    )
+    remedy = "Close some, or try again a little later."
+    return RefusedError(503, message, remedy, limit=limit, value=value, retry_after=1)

@@ -1,21 +1,21 @@
-"""The parts of a running service: what decodes, what runs the network, and the gallery. Routes hold nothing.
+"""The parts of a running service: the decoder, the network with its batcher, and the gallery.
 
-It starts in a thread of its own while the socket is open already: `GET /live` answers at once, everything else says 503
-until model and gallery are there.
+They are loaded in a thread while the socket is open already: `GET /live` answers at once, everything else answers 503
+until the model and the gallery are loaded.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
 from lookalike.errors import InputError, LookalikeError
 from lookalike.gallery.gallery import Gallery
-from lookalike.gallery.query import check_fingerprint, describe_model
+from lookalike.gallery.query import describe_model
 from lookalike.serve.batching import Batcher
 from lookalike.serve.decoding import ImageDecoder
 from lookalike.serve.errors import RefusedError, unavailable
@@ -24,15 +24,15 @@ from lookalike.serve.settings import Settings
 from lookalike.serve.telemetry import Metrics
 
 if TYPE_CHECKING:
-    from lookalike.models.runtime import Runtime
+    from lookalike.models.runtime import Outputs, Runtime
 
-STARTING = "the service is starting: its model and gallery are being read."
+STARTING = "the service is starting: it loads its model and gallery."
 
 log = logging.getLogger(__name__)
 
 
 class Service:
-    """The parts; all of them None until `load` is done.
+    """The parts of a service. They exist once `load` is done.
 
     Args:
         settings: what to serve.
@@ -41,159 +41,154 @@ class Service:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.metrics = Metrics()
-        self.fault: Exception | None = None
-        self._pictures: ImageDecoder | None = None
+        self.load_error: Exception | None = None
+        self._decoder: ImageDecoder | None = None
         self._batcher: Batcher | None = None
-        self._collection: GalleryPool | None = None
-        self._loading: threading.Thread | None = None
+        self._gallery: GalleryPool | None = None
         self._closed = False
-        self._gate = threading.Lock()
-        self.metrics.gauge("waiting_images", "Images that are on their way.", self._waiting)
-        self.metrics.gauge("loaded", "Whether model and gallery are loaded.", lambda: float(self.is_loaded))
+        self._lock = threading.Lock()
+        self.metrics.add_gauge("waiting_images", "Images in flight.", self._count_waiting)
+        self.metrics.add_gauge("loaded", "Whether model and gallery are loaded.", lambda: float(self.is_loaded))
 
     @property
     def is_loaded(self) -> bool:
-        return self._pictures is not None
+        return self._decoder is not None
 
     @property
     def is_full(self) -> bool:
-        """Whether as many images are on their way as may be."""
+        """Whether there is no room for another image."""
         return self._batcher is not None and self._batcher.is_full
 
     @property
-    def pictures(self) -> ImageDecoder:
-        return self._pictures or _not_yet()
+    def decoder(self) -> ImageDecoder:
+        return self._decoder or _raise_starting()
 
     @property
     def batcher(self) -> Batcher:
-        return self._batcher or _not_yet()
+        return self._batcher or _raise_starting()
 
     @property
     def runtime(self) -> Runtime:
         return self.batcher.runtime
 
     @property
-    def collection(self) -> GalleryPool:
+    def gallery(self) -> GalleryPool:
         """The gallery.
 
         Raises:
-            RefusedError: 409, there is none; 503, not yet.
+            RefusedError: 409, the service has none; 503, it is not loaded yet.
         """
         if self.settings.gallery is None:
             raise RefusedError(409, "this service has no gallery.", "Start it with one: lookalike serve GALLERY")
-        return self._collection or _not_yet()
+        return self._gallery or _raise_starting()
 
-    def load(self, runtime: Runtime | None = None) -> None:
-        """Read the model and open the gallery; some seconds.
-
-        Args:
-            runtime: runs the network; None: made of the settings' model, or the one that the gallery remembers.
+    async def run(self, files: Sequence[bytes]) -> Outputs:
+        """Decode image files and run the network on them.
 
         Raises:
-            InputError: no such model or gallery, a damaged one, or one that does not fit the other.
+            RefusedError: 422, an image cannot be read; 503, too many images are in flight, or the network failed.
         """
-        settings = self.settings
-        own = runtime or _runtime(settings)
-        collection = None
+        with self.batcher.reserve(len(files)):
+            return await self.batcher.run(await self.decoder.decode(files))
+
+    def load(self, runtime: Runtime | None = None) -> None:
+        """Load the model and open the gallery. This takes seconds.
+
+        Args:
+            runtime: the network; None: made of the settings' model, or of the one that the gallery remembers.
+
+        Raises:
+            InputError: the model or the gallery does not exist, is damaged, or they do not belong together.
+        """
+        loaded = runtime or _create_runtime(self.settings)
+        pool: GalleryPool | None = None
         try:
-            if settings.gallery is not None:
-                _check_gallery(settings.gallery, own)
-                collection = GalleryPool(
-                    settings.gallery,
-                    own.fingerprint,
-                    own.dim,
-                    most=settings.max_waiting,
-                    writes=settings.writing != "off",
-                    most_bytes=settings.max_answer_bytes,
+            if self.settings.gallery is not None:
+                pool = GalleryPool(
+                    self.settings.gallery,
+                    loaded.fingerprint,
+                    loaded.dim,
+                    max_waiting=self.settings.max_waiting,
+                    writable=self.settings.writing != "off",
+                    max_answer_bytes=self.settings.max_answer_bytes,
                 )
-                collection.warm_up()
-            own.run(np.zeros((1, own.size, own.size, 3), np.uint8))
+                pool.warm_up()
+            loaded.run(_black_image(loaded)[None])
         except BaseException:
-            if collection is not None:
-                collection.close()
+            if pool is not None:
+                pool.close()
             if runtime is None:
-                own.close()
+                loaded.close()
             raise
-        with self._gate:
-            self._batcher = Batcher(own, settings.batch, settings.max_waiting, self.metrics.batch)
-            self._collection = collection
-            self._pictures = ImageDecoder(own.size, own.crop_mode, settings.max_pixels)
+        with self._lock:
+            batch_size, max_waiting = self.settings.batch_size, self.settings.max_waiting
+            self._batcher = Batcher(loaded, batch_size, max_waiting, self.metrics.record_batch)
+            self._gallery = pool
+            self._decoder = ImageDecoder(loaded.size, loaded.crop_mode, self.settings.max_pixels)
             if not self._closed:
                 return
         self.close()
 
-    def load_behind(self, failed: Callable[[], None]) -> None:
-        """Load in a thread. When it goes wrong, `fault` is set and `failed` is called there."""
+    def start_loading(self, on_failure: Callable[[], None]) -> None:
+        """Load in a thread. If loading fails, `load_error` is set and `on_failure` is called in that thread."""
 
         def work() -> None:
             try:
                 self.load()
             except Exception as error:
-                self.fault = error
-                if not isinstance(error, LookalikeError | RefusedError):
+                self.load_error = error
+                if not isinstance(error, LookalikeError):
                     log.exception("the service could not start")
-                failed()
+                on_failure()
 
-        self._loading = threading.Thread(target=work, name="lookalike-loading", daemon=True)
-        self._loading.start()
+        threading.Thread(target=work, name="lookalike-loading", daemon=True).start()
 
     def close(self) -> None:
-        """Finish what was accepted, and let everything go."""
-        with self._gate:
+        """Finish the accepted work, and close all parts."""
+        with self._lock:
             self._closed = True
-            pictures, batcher, collection = self._pictures, self._batcher, self._collection
-            self._pictures = self._batcher = self._collection = None
-        if pictures is not None:
-            pictures.close()
-        if batcher is not None:
-            batcher.close()
-        if collection is not None:
-            collection.close()
+            parts = (self._decoder, self._batcher, self._gallery)
+            self._decoder = self._batcher = self._gallery = None
+        for part in parts:
+            if part is not None:
+                part.close()
 
     async def reasons(self) -> list[str]:
-        """Why it is not ready; an empty list when it is."""
-        if self.fault is not None:
+        """Why the service is not ready; empty if it is."""
+        if self.load_error is not None:
             return ["the service could not start."]
         if not self.is_loaded:
             return [STARTING]
-        found = list(await self.collection.reasons()) if self.settings.gallery is not None else []
-        if self.batcher.failing:
-            found += await self._runtime_reasons()
-        return found
+        reasons = list(await self.gallery.reasons()) if self.settings.gallery is not None else []
+        if self.batcher.failure:  # it may work again
+            try:
+                await self.batcher.run([_black_image(self.runtime)])
+            except RefusedError as error:
+                reasons.append(str(error))
+        return reasons
 
-    async def _runtime_reasons(self) -> list[str]:
-        """Try it with one black picture: it may be well again."""
-        size = self.runtime.size
-        try:
-            await self.batcher.run([np.zeros((size, size, 3), np.uint8)])
-        except RefusedError as error:
-            return [str(error)]
-        return []
-
-    def _waiting(self) -> float:
+    def _count_waiting(self) -> float:
         return 0.0 if self._batcher is None else float(self._batcher.waiting)
 
 
-def _runtime(settings: Settings) -> Runtime:
+def _create_runtime(settings: Settings) -> Runtime:
+    from lookalike.models.runtime import create_runtime
+
     model = settings.model
     if model is None and settings.gallery is not None:
         with Gallery.open(settings.gallery) as gallery:
-            about, place = gallery.about, str(gallery.location)
-        if not about.model:
-            raise InputError(
-                f"{place}: the location of its model is not known.", f"Give {describe_model(about)}: --model"
-            )
-        model = about.model
-    from lookalike.models.runtime import create_runtime
-
+            model = gallery.about.model
+            if not model:
+                raise InputError(
+                    f"{gallery.location}: the location of its model is not known.",
+                    f"Give {describe_model(gallery.about)}: --model",
+                )
     return create_runtime(model or "default", settings.runtime)
 
 
-def _check_gallery(target: str, runtime: Runtime) -> None:
-    """Refuse a gallery that cannot be opened, or of another model."""
-    with Gallery.open(target) as gallery:
-        check_fingerprint(runtime.fingerprint, gallery.about, str(gallery.location))
+def _black_image(runtime: Runtime) -> np.ndarray:
+    return np.zeros((runtime.size, runtime.size, 3), np.uint8)
 
 
-def _not_yet() -> NoReturn:
+def _raise_starting() -> NoReturn:
     raise unavailable(STARTING)

@@ -1,4 +1,4 @@
-"""How the service is set up: what it serves, to whom, and its limits. Wrong values are refused before it starts."""
+"""The settings of a service: what it serves, to whom, and its limits. Invalid values are refused before it starts."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from lookalike.errors import InputError
 RuntimeKind = Literal["auto", "onnx", "torch"]
 Writing = Literal["off", "key", "open"]
 
-READ_KEY = "LOOKALIKE_READ_KEY"  # environment variables that hold a key;
-WRITE_KEY = "LOOKALIKE_WRITE_KEY"  # with _FILE at the end, the name of a file that holds it
-BODIES = 8  # of the largest size, in memory at once
-ANSWERS = 64  # likewise, that wait to be read
-SHORTEST_KEY = 16  # characters
+READ_KEY = "LOOKALIKE_READ_KEY"  # environment variables that hold the keys;
+WRITE_KEY = "LOOKALIKE_WRITE_KEY"  # with _FILE appended, the name of a file that holds the key
+HELD_BODIES = 8  # bodies of the largest size that may be in memory at once
+UNREAD_ANSWERS = 64  # answers of the largest size that may wait to be read
+MIN_KEY_LENGTH = 16  # characters
 MAX_KEY_FILE = 4096  # bytes
 NEW_KEY = "python3 -c 'import secrets; print(secrets.token_urlsafe(24))'"
 
@@ -30,30 +30,32 @@ class Settings:
     """The settings of one service.
 
     Args:
-        model: a model folder or Hub id; None: the one that the gallery remembers, else the default model.
-        gallery: a folder or `postgresql://USER@HOST/DATABASE#NAME`; None: nothing is searched, only recognised.
-        host: the address to listen at; beyond loopback a read key must be set.
-        port: of TCP; 0: one that is free.
-        read_key: what a reader must show; None: everyone who can connect may read.
-        write_key: what a writer must show; it opens what the read key opens, too. None: see `writing`.
+        model: model folder or Hub id. None: the model that the gallery remembers, or else the default model.
+        gallery: a folder or `postgresql://USER@HOST/DATABASE#NAME`. None: no search.
+        host: address to listen on. Addresses other than loopback require a read key.
+        port: TCP port; 0: any free port.
+        read_key: key for reading; None: no key is required.
+        write_key: key for reading and for changing items; None: see `writing`.
         runtime: what runs the network; "auto": ONNX Runtime on a CPU, PyTorch on a GPU.
-        max_body_bytes: of a request, all images together.
-        max_pixels: of an image.
-        max_images: of a request.
-        max_waiting: images that wait for the runtime, of all requests together; beyond, 503.
-        max_requests: that are received or worked on at once, beyond those for states and the page; beyond, 503.
-        max_connections: at once; beyond, 503 before anything is read.
-        max_connections_per_address: likewise, of one address, and of one network of IPv6.
-        batch: images that go through the runtime at once, at most.
-        max_answers: `k` of a search and `top` of a recognition, at most.
-        max_answer_bytes: of a search with the metadata of its hits, and of an item; beyond, 422.
-        receive_seconds: in which a request, headers and body, must have arrived.
-        send_seconds: in which an answer must have left; a client that does not read it is cut off.
-        drain_seconds: after SIGTERM, for what was accepted to be finished.
-        show_names: whether answers carry the names of the gallery's files (never their folders); None: on loopback.
+        max_body_bytes: size of a request, all images together.
+        max_pixels: pixels of an image.
+        max_images: images of a request.
+        max_waiting: images in flight, of all requests together; beyond, requests are answered 503.
+        max_requests: requests that are received or answered at once; beyond, 503. `/live`, `/ready` and the pages do
+            not count.
+        max_connections: connections at once; beyond, 503 before a request is read.
+        max_connections_per_address: connections at once from one IPv4 address or one IPv6 network.
+        batch_size: images that go through the network together.
+        max_answers: largest `k`.
+        max_answer_bytes: size of a response with its metadata; beyond, 422.
+        receive_seconds: time for a request, headers and body, to arrive.
+        send_seconds: time for an answer to be read by the client.
+        drain_seconds: time after SIGTERM to finish accepted requests.
+        show_names: whether responses hold the names of the gallery's files (never their folders). None: only if the
+            service listens on loopback.
 
     Raises:
-        InputError: a value that cannot be, keys that are too short or the same, or no read key beyond loopback.
+        InputError: a value is out of range, a key is too short, both keys are the same, or a read key is missing.
     """
 
     model: str | None = None
@@ -70,7 +72,7 @@ class Settings:
     max_requests: int = 256
     max_connections: int = 1000
     max_connections_per_address: int = 256
-    batch: int = 32
+    batch_size: int = 32
     max_answers: int = 1000
     max_answer_bytes: int = 4 * 2**20
     receive_seconds: float = 10.0
@@ -80,7 +82,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
-            raise InputError(f"port {self.port}: there is no such port.", "Choose one from 1 to 65535; 8000 is usual.")
+            raise InputError(f"port {self.port}: out of range.", "Choose one from 1 to 65535; 8000 is usual.")
         for name in (
             "max_body_bytes",
             "max_pixels",
@@ -89,7 +91,7 @@ class Settings:
             "max_requests",
             "max_connections",
             "max_connections_per_address",
-            "batch",
+            "batch_size",
             "max_answers",
             "max_answer_bytes",
         ):
@@ -100,8 +102,8 @@ class Settings:
                 raise InputError(f"{name} is {getattr(self, name)}.", "Give a number of seconds above 0.")
         if self.max_waiting < self.max_images:
             raise InputError(
-                f"max_waiting is {self.max_waiting}, but a request may have {self.max_images} images.",
-                "Let as many wait, at least.",
+                f"max_waiting is {self.max_waiting}, less than max_images, {self.max_images}.",
+                "Set max_waiting to at least max_images.",
             )
         _check_key(self.read_key, "read")
         _check_key(self.write_key, "write")
@@ -109,13 +111,13 @@ class Settings:
             raise InputError("the read key and the write key are the same.", f"Make another: {NEW_KEY}")
         if not self.is_loopback and self.read_key is None:
             raise InputError(
-                f"{self.host}: others can connect there, and no read key is set.",
-                f"Set {READ_KEY} or {READ_KEY}_FILE, or listen at 127.0.0.1. A new key: {NEW_KEY}",
+                f"{self.host}: other machines can connect to this address, and no read key is set.",
+                f"Set {READ_KEY} or {READ_KEY}_FILE, or listen on 127.0.0.1. A new key: {NEW_KEY}",
             )
 
     @property
     def is_loopback(self) -> bool:
-        """Whether only programs of this machine can connect: 127.0.0.0/8, ::1, or localhost."""
+        """Whether only programs on this machine can connect: 127.0.0.0/8, ::1, or localhost."""
         if self.host == "localhost":
             return True
         try:
@@ -125,23 +127,25 @@ class Settings:
 
     @property
     def shows_names(self) -> bool:
-        """Whether answers carry the names of the gallery's files."""
+        """Whether responses hold the names of the gallery's files."""
         return self.is_loopback if self.show_names is None else self.show_names
 
     @property
     def max_held_bytes(self) -> int:
-        """Of bodies that are in memory at once, of all requests together; beyond, 503."""
-        return BODIES * self.max_body_bytes
+        """Size of all bodies in memory together; beyond, requests are answered 503."""
+        return HELD_BODIES * self.max_body_bytes
 
     @property
-    def max_leaving_bytes(self) -> int:
-        """Of answers that wait to be read, of all connections together; beyond, those that wait longest are cut off."""
-        return ANSWERS * self.max_answer_bytes
+    def max_unread_bytes(self) -> int:
+        """Size of all answers that wait to be read; beyond, the connections that wait longest are closed."""
+        return UNREAD_ANSWERS * self.max_answer_bytes
 
     @property
     def writing(self) -> Writing:
-        """Who may add and remove: who has the write key; without one everybody, where nobody else can connect and no
-        read key is set ("open"; pages of other sites must still be kept out, by their Origin); else nobody.
+        """Who may change items: "key", whoever has the write key; "open", everyone; "off", nobody.
+
+        Without a write key, it is "open" on loopback if there is no read key either. Pages of other sites are then
+        still refused, by their origin.
         """
         if self.gallery is None:
             return "off"
@@ -151,35 +155,35 @@ class Settings:
 
 
 def key_of(variable: str, file: str | Path | None = None, environ: Mapping[str, str] = os.environ) -> SecretStr | None:
-    """A key: the first line of `file`, else of the file that VARIABLE_FILE names, else what VARIABLE holds.
+    """Read a key: the first line of `file`, or of the file that VARIABLE_FILE names, or the value of VARIABLE.
 
     Args:
         variable: `READ_KEY` or `WRITE_KEY`.
-        file: that holds it; None: see the environment.
+        file: holds the key; None: use the environment.
         environ: the environment.
 
     Returns:
-        The key, or None where neither is set.
+        The key; None if there is none.
 
     Raises:
-        InputError: a file that cannot be read or is empty, or both variables.
+        InputError: the file cannot be read or holds no key, or both variables are set.
     """
-    named, plain = environ.get(f"{variable}_FILE"), environ.get(variable)
-    if file is None and named and plain:
-        raise InputError(f"{variable} and {variable}_FILE are both set.", "Leave one out.")
-    source = file or named
+    file_from_environ, value = environ.get(f"{variable}_FILE"), environ.get(variable)
+    if file is None and file_from_environ and value:
+        raise InputError(f"{variable} and {variable}_FILE are both set.", "Unset one of them.")
+    source = file or file_from_environ
     if not source:
-        return SecretStr(plain) if plain else None
+        return SecretStr(value) if value else None
     try:
         with Path(source).open("rb") as opened:
             text = opened.read(MAX_KEY_FILE).decode("ascii")
     except OSError as error:
-        raise InputError(f"{source}: the key cannot be read ({error.strerror}).", "Check the path.") from None
+        raise InputError(f"{source}: cannot read the key ({error.strerror}).", "Check the path.") from None
     except UnicodeDecodeError:
-        raise InputError(f"{source}: this is no key.", f"Make one: {NEW_KEY}") from None
+        raise InputError(f"{source}: not a key: it is not ASCII text.", f"Make a key: {NEW_KEY}") from None
     lines = text.splitlines()
     if not lines or not lines[0].strip():
-        raise InputError(f"{source}: there is no key in this file.", f"Make one: {NEW_KEY}")
+        raise InputError(f"{source}: the first line is empty.", f"Make a key: {NEW_KEY}")
     return SecretStr(lines[0].strip())
 
 
@@ -187,9 +191,11 @@ def _check_key(key: SecretStr | None, name: str) -> None:
     if key is None:
         return
     text = key.get_secret_value()
-    if len(text) < SHORTEST_KEY:
-        raise InputError(f"the {name} key is shorter than {SHORTEST_KEY} characters.", f"Make a longer one: {NEW_KEY}")
+    if len(text) < MIN_KEY_LENGTH:
+        raise InputError(
+            f"the {name} key is shorter than {MIN_KEY_LENGTH} characters.", f"Make a longer one: {NEW_KEY}"
+        )
     if not all("!" <= letter <= "~" for letter in text):
         raise InputError(
-            f"the {name} key has letters that cannot travel in a header.", f"Use ASCII, without spaces: {NEW_KEY}"
+            f"the {name} key has characters that a header cannot hold.", f"Use ASCII without spaces: {NEW_KEY}"
         )

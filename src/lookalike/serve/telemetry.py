@@ -1,7 +1,6 @@
-"""Every request is counted, and has a line in the log: what was asked of which route, by whom, how it ended. Only
-thumbnails that were shown have none.
+"""Metrics for Prometheus, and an access log with one line of JSON for each request.
 
-The line has the route's pattern and no path, query, header or body: no key, file name or label is ever in it.
+A log line holds the route's pattern, and no path, query, header or body: keys, file names and labels never get there.
 """
 
 from __future__ import annotations
@@ -26,27 +25,23 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lookalike.serve.errors import RefusedError
 
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+DURATION_BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)  # seconds
+BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)  # images
 METHODS = frozenset({"GET", "HEAD", "POST", "DELETE", "PUT", "PATCH", "OPTIONS"})
-
-
-OTHER = "other"
-
-
-THUMBNAIL = (
-    "/v1/items/{id}/thumbnail"  # a page asks for dozens with each answer: counted, and no line where all is well
-)
-
+OTHER = "other"  # a method or route that the service does not have
+THUMBNAIL = "/v1/items/{id}/thumbnail"  # the page asks for dozens at once: successful requests are not logged
 
 log = logging.getLogger("lookalike.serve.access")
 
 
 class Telemetry:
-    """An application with a watcher.
+    """ASGI middleware that counts and logs every request.
 
     Args:
-        app: what answers.
-        metrics: are told of every request.
-        routes: patterns by which a request that was refused before it came to a route is known.
+        app: answers the requests.
+        metrics: counts them.
+        routes: paths without parameters, to name requests that were refused before they reached a route.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, routes: Iterable[str] = ()) -> None:
@@ -60,55 +55,41 @@ class Telemetry:
         start = time.perf_counter()
         status = 0
 
-        async def seen(message: Message) -> None:
+        async def send_and_note(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
 
         try:
-            await self._app(scope, receive, seen)
-        except asyncio.CancelledError:  # the time to finish is over
+            await self._app(scope, receive, send_and_note)
+        except asyncio.CancelledError:  # the server stops, and the request has used up the drain time
             if status:
                 raise
-            ended = RefusedError(503, "the service has ended.", "Try again.", retry_after=5)
-            await JSONResponse(ended.body, ended.status, ended.headers)(scope, receive, seen)
+            error = RefusedError(503, "the service has stopped.", "Try again.", retry_after=5)
+            await JSONResponse(error.body, error.status, error.headers)(scope, receive, send_and_note)
         finally:
-            self._tell(scope, status, time.perf_counter() - start)
+            self._record(scope, status, time.perf_counter() - start)
 
-    def _tell(self, scope: Scope, status: int, seconds: float) -> None:
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", None) or (scope["path"] if scope["path"] in self._routes else OTHER)
         method = scope["method"] if scope["method"] in METHODS else OTHER
-        self._metrics.request(method, route, status, seconds)
+        self._metrics.record_request(method, route, status, seconds)
         if log.isEnabledFor(logging.INFO) and not (route == THUMBNAIL and status in (200, 304)):
             client = scope.get("client")
-            log.info(
-                json.dumps(
-                    {
-                        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                        "method": method,
-                        "route": route,
-                        "status": status,
-                        "ms": round(1000 * seconds, 1),
-                        "client": client[0] if client else "",
-                    }
-                )
-            )
-
-
-# What Prometheus is told: requests by route and status, their seconds, the batches, what waits, what is ready.
-
-SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-
-
-SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
-
-
-CONTENT_TYPE = CONTENT_TYPE_LATEST
+            line = {
+                "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                "method": method,
+                "route": route,
+                "status": status,
+                "ms": round(1000 * seconds, 1),
+                "client": client[0] if client else "",
+            }
+            log.info(json.dumps(line))
 
 
 class Metrics:
-    """The figures of one service, in a registry of its own."""
+    """The metrics of one service, in a registry of its own."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -117,29 +98,32 @@ class Metrics:
         )
         self._seconds = Histogram(
             "lookalike_request_seconds",
-            "From the request's headers to the answer's last byte.",
+            "Duration of requests, from their headers to the last byte of the response.",
             ("route",),
-            buckets=SECONDS,
+            buckets=DURATION_BUCKETS,
             registry=self._registry,
         )
         self._batches = Histogram(
-            "lookalike_batch_images", "Images in a turn of the runtime.", buckets=SIZES, registry=self._registry
+            "lookalike_batch_images",
+            "Images that went through the network together.",
+            buckets=BATCH_BUCKETS,
+            registry=self._registry,
         )
         ProcessCollector(registry=self._registry)
 
-    def gauge(self, name: str, help: str, value: Callable[[], float]) -> None:
-        """A figure that is asked for when it is told."""
+    def add_gauge(self, name: str, help: str, value: Callable[[], float]) -> None:
+        """Add a gauge `lookalike_NAME` whose value is computed when the metrics are read."""
         Gauge(f"lookalike_{name}", help, registry=self._registry).set_function(value)
 
-    def request(self, method: str, route: str, status: int, seconds: float) -> None:
-        """A request was answered. `route` is the pattern of its path, so that there are few of them."""
+    def record_request(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count a request. `route` is a pattern, not a path, so that the number of series is bounded."""
         self._requests.labels(method, route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
 
-    def batch(self, images: int) -> None:
-        """The runtime had a turn with so many images."""
+    def record_batch(self, images: int) -> None:
+        """Count a batch of the network."""
         self._batches.observe(images)
 
     def text(self) -> bytes:
-        """All of it, as Prometheus reads it; of type `CONTENT_TYPE`."""
+        """All metrics in the text format of Prometheus, of type `CONTENT_TYPE`."""
         return generate_latest(self._registry)

@@ -1,11 +1,11 @@
-// Questions to the server. What goes wrong arrives as `Trouble`: a sentence and a remedy, whatever the cause was.
+// Requests to the server. Every failure is thrown as `Trouble`: a message and a remedy.
 
-import { sentence } from "./words.js";
+import { sentence } from "./format.js";
 
-const TRIES = 8; // of a question that a busy server puts off
-const LONGEST = 15; // seconds between two tries
+const MAX_TRIES = 8; // while the server is busy
+const MAX_PAUSE = 15; // seconds between two tries
 
-/** What went wrong, in words. `status` is HTTP's, or 0 where nothing answered. */
+/** An error for the user. `status` is the HTTP status, or 0 without a response. */
 export class Trouble extends Error {
   constructor(status, message, remedy = "") {
     super(message);
@@ -14,7 +14,7 @@ export class Trouble extends Error {
   }
 }
 
-/** The keys that were entered. They live as long as the tab: in memory, and in the tab's own storage for a reload. */
+/** The keys that were entered. They last as long as the tab: in memory, and in its session storage for a reload. */
 export const keys = {
   get(kind) {
     return held.get(kind) ?? "";
@@ -26,7 +26,7 @@ export const keys = {
       if (key) sessionStorage.setItem(`lookalike-${kind}-key`, key);
       else sessionStorage.removeItem(`lookalike-${kind}-key`);
     } catch {
-      // no storage: memory is enough
+      // no storage: keep it in memory
     }
   },
 };
@@ -41,20 +41,20 @@ for (const kind of ["read", "write"]) {
 }
 
 /**
- * Ask the server.
- * @param {string} path under the page's own address, such as "v1/about"
- * @param {object} how
- *   method, body: of HTTP; a Blob goes as it is
- *   kind: "read" or "write", which key to show; the write key opens both
- *   signal: gives the question up
- *   waiting: called with a sentence and seconds when the server is busy, before it is asked again
- * @returns {Promise<Response>} an answer that is well
+ * Make a request.
+ * @param {string} path relative to the page, such as "v1/about"
+ * @param {object} options
+ *   method, body: of the request; the body is a Blob or FormData
+ *   kind: "read" or "write", which key to send; the write key serves for both
+ *   signal: aborts the request
+ *   waiting: called with a message and seconds if the server is busy, before the next try
+ * @returns {Promise<Response>} a response with status 2xx
  * @throws {Trouble}
  */
 export async function ask(path, { method = "GET", body, kind = "read", signal, waiting = () => {} } = {}) {
   const key = kind === "write" ? keys.get("write") : keys.get("read") || keys.get("write");
   const headers = key ? { Authorization: `Bearer ${key}` } : {};
-  if (body) headers["Content-Type"] = body.type.startsWith("image/") ? body.type : "application/octet-stream";
+  if (body instanceof Blob) headers["Content-Type"] = body.type.startsWith("image/") ? body.type : "application/octet-stream";
   for (let tries = 1; ; tries++) {
     let response;
     try {
@@ -66,19 +66,19 @@ export async function ask(path, { method = "GET", body, kind = "read", signal, w
     if (response.ok) return response;
     const trouble = await read(response);
     const isBusy = response.status === 503 || response.status === 429;
-    if (!isBusy || tries === TRIES) throw trouble;
-    const seconds = Math.min(LONGEST, Math.max(1, Number(response.headers.get("Retry-After")) || tries));
+    if (!isBusy || tries === MAX_TRIES) throw trouble;
+    const seconds = Math.min(MAX_PAUSE, Math.max(1, Number(response.headers.get("Retry-After")) || tries));
     waiting(trouble.message, seconds);
-    await pause(1000 * seconds * (1 + Math.random() / 4), signal); // not all pages at the same moment
+    await pause(1000 * seconds * (1 + Math.random() / 4), signal); // jitter
   }
 }
 
-/** Likewise, for an answer in JSON. */
-export async function askJson(path, how) {
-  return (await ask(path, how)).json();
+/** Make a request and parse the JSON of its response. */
+export async function askJson(path, options) {
+  return (await ask(path, options)).json();
 }
 
-/** Wait so many milliseconds; `signal` ends it with an error. */
+/** Wait; `signal` aborts. */
 export function pause(ms, signal) {
   return new Promise((done, failed) => {
     const timer = setTimeout(done, ms);
@@ -95,26 +95,26 @@ async function read(response) {
   try {
     ({ message = "", remedy = "" } = (await response.json()).error);
   } catch {
-    // not the service itself, but something on the way to it
+    // not from the service, but from a proxy
   }
   return new Trouble(
     response.status,
-    sentence(message) || "The server could not answer this.",
-    sentence(remedy) || "Try again; if it stays so, tell who runs it.",
+    sentence(message) || `The server answered with status ${response.status}.`,
+    sentence(remedy) || "Try again. If it happens again, tell the operator.",
   );
 }
 
-/** Nothing answered: is the server away, or did it hang up while a picture was sent? */
+/** There was no response: is the server gone, or did it close the connection during the upload? */
 async function gone(sending) {
   if (sending) {
     try {
       if ((await fetch("live")).ok) {
-        return new Trouble(0, "The server stopped listening while the picture was being sent.",
-          "The picture may be too large, or the connection too slow: try a smaller one.");
+        return new Trouble(0, "The server closed the connection during the upload.",
+          "The image may be too large, or the connection too slow. Try a smaller image.");
       }
     } catch {
-      // it is away
+      // gone
     }
   }
-  return new Trouble(0, "The server does not answer.", "See that it is still running and that you are online, then try again.");
+  return new Trouble(0, "The server does not respond.", "Check that it is running and that you are online, then try again.");
 }

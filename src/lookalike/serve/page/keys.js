@@ -1,27 +1,27 @@
-// The dialog that asks for a key, when the server does. One question at a time, however many requests were turned away.
+// The dialog that asks for an API key when the server requires one: one dialog, however many requests were refused.
 
 import { Trouble, keys } from "./api.js";
-import { at } from "./words.js";
+import { at } from "./format.js";
 
 const WORDS = {
   read: {
-    title: "A key, please",
-    why: "This service answers only who has its read key. The write key opens it, too.",
-    refused: "The server did not accept that key. Ask for one from who runs it.",
+    title: "Key required",
+    why: "This service requires its read key or its write key.",
+    refused: "The server did not accept this key.",
   },
   write: {
-    title: "The write key, please",
-    why: "Pictures are added and removed only with the write key.",
-    refused: "That key does not open this. The write key is another than the read key.",
+    title: "Write key required",
+    why: "Adding and removing items requires the write key.",
+    refused: "This is not the write key.",
   },
 };
-const asked = new Map(); // kind → the answer that is waited for
+const dialogs = new Map(); // kind → the promise of the open dialog
 
 /**
- * Do something that needs a key, and ask for the key when the server does.
+ * Make a request, and ask for a key if the server requires one.
  * @param {"read" | "write"} kind
- * @param {() => Promise} work is done again with the key that was entered
- * @throws {Trouble} status 401 where the person entered none; whatever `work` throws else
+ * @param {() => Promise} work the request; repeated with the key that was entered
+ * @throws {Trouble} status 401 if no key was entered; otherwise whatever `work` throws
  */
 export async function withKey(kind, work) {
   for (;;) {
@@ -30,19 +30,19 @@ export async function withKey(kind, work) {
       return await work();
     } catch (error) {
       if (!(error instanceof Trouble) || !(error.status === 401 || (kind === "write" && error.status === 403 && shown))) throw error;
-      if (keyFor(kind) !== shown) continue; // another request has asked already
+      if (keyFor(kind) !== shown) continue; // entered for another request meanwhile
       if (shown) forget(kind);
-      if (!(await enter(kind, Boolean(shown)))) throw new Trouble(401, WORDS[kind].why, "Enter it to go on.");
+      if (!(await enter(kind, Boolean(shown)))) throw new Trouble(401, WORDS[kind].why, "Enter it to continue.");
     }
   }
 }
 
 /** Ask for a key. Returns whether one was entered. */
 export function enter(kind, isRefused = false) {
-  if (!asked.has(kind)) {
-    asked.set(kind, dialog(kind, isRefused).finally(() => asked.delete(kind)));
+  if (!dialogs.has(kind)) {
+    dialogs.set(kind, dialog(kind, isRefused).finally(() => dialogs.delete(kind)));
   }
-  return asked.get(kind);
+  return dialogs.get(kind);
 }
 
 function keyFor(kind) {
@@ -67,7 +67,7 @@ async function dialog(kind, isRefused) {
       event.preventDefault();
       const key = at("key").value.trim();
       if (!/^[!-~]+$/.test(key)) {
-        at("key-refused").textContent = key ? "A key has only letters, digits and signs of ASCII, without spaces." : "Enter the key first.";
+        at("key-refused").textContent = key ? "A key is ASCII text without spaces." : "Enter a key.";
         at("key").setAttribute("aria-invalid", true);
         at("key").focus();
         return;

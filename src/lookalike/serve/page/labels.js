@@ -1,13 +1,13 @@
-// The filter by label: a list that is searched by typing, several at once, and a chip for each that is chosen.
+// The filter by label: a list with a search field, and a chip for each selected label.
 
-import { at, count, el } from "./words.js";
+import { at, count, el } from "./format.js";
 
-const MOST = 1000; // labels that the server tells of; there may be more
+const MAX_LABELS = 1000; // in the response of /v1/about; the gallery may have more
 
 export class LabelFilter {
   #known = []; #chosen = new Set(); #changed;
 
-  /** @param {(labels: string[]) => void} changed called when a person has changed the choice */
+  /** @param {(labels: string[]) => void} changed called when the user changes the selection */
   constructor(changed) {
     this.#changed = changed;
     const button = at("labels-button");
@@ -31,14 +31,14 @@ export class LabelFilter {
     });
   }
 
-  /** The labels of the collection: [{label, count}]. */
+  /** Set the labels of the gallery: [{label, count}]. */
   know(labels) {
     this.#known = labels;
     at("labels").hidden = labels.length === 0;
     if (!at("labels-panel").hidden) this.#list();
   }
 
-  /** Show a choice that was made elsewhere. */
+  /** Select labels. */
   set(labels) {
     this.#chosen = new Set(labels);
     this.#show();
@@ -64,7 +64,7 @@ export class LabelFilter {
     at("labels-button").textContent = number ? count(number, "label") : "All labels";
     at("labels-clear").hidden = number === 0;
     at("chips").replaceChildren(...[...this.#chosen].map((label) =>
-      el("li", {}, el("button", { type: "button", dataset: { label }, "aria-label": `No longer only ${label}` },
+      el("li", {}, el("button", { type: "button", dataset: { label }, "aria-label": `Remove the filter ${label}` },
         el("span", { textContent: label }), el("span", { className: "cross", "aria-hidden": "true" })))));
     at("chips").hidden = number === 0;
     for (const box of at("labels-list").querySelectorAll("input")) box.checked = this.#chosen.has(box.value);
@@ -89,8 +89,8 @@ export class LabelFilter {
     const found = this.#known.filter(({ label }) => plain(label).includes(plain(text)));
     const extra = [...this.#chosen].filter((label) => !this.#known.some((one) => one.label === label));
     const rows = [...(text ? [] : extra.map((label) => ({ label, count: null }))), ...found];
-    if (text && this.#known.length >= MOST && !this.#known.some(({ label }) => label === text)) {
-      rows.push({ label: text, count: null }); // a rare label, which the server did not tell of
+    if (text && this.#known.length >= MAX_LABELS && !this.#known.some(({ label }) => label === text)) {
+      rows.push({ label: text, count: null }); // a rare label that the server did not list
     }
     at("labels-list").replaceChildren(...rows.map(({ label, count: many }) => el("label", {},
       el("input", { type: "checkbox", value: label, checked: this.#chosen.has(label) }),
@@ -113,7 +113,7 @@ export class LabelFilter {
   }
 }
 
-/** Without case and accents, so that "cafe" finds "Café". */
+/** Remove case and accents, so that "cafe" finds "Café". */
 function plain(text) {
   return text.normalize("NFD").replace(/\p{M}/gu, "").toLowerCase();
 }

@@ -1,14 +1,14 @@
-// What a person must be told above the answers: that something went wrong and what to do, or that it takes a while.
+// Notices above the results: errors with what to do about them, and that the server is busy.
 
 import { Trouble } from "./api.js";
-import { at, sentence } from "./words.js";
+import { at, sentence } from "./format.js";
 
-const SOON = 400; // milliseconds, in which what is found together is told together
+const ANNOUNCE_MS = 400; // results that arrive within this time are announced together
 
 let again = null;
-let telling = 0; // the timer of what is said aloud
+let telling = 0; // the timer of the next announcement
 
-/** Say what went wrong, with a button that tries again where `retry` is given. */
+/** Show an error, with a button that calls `retry`, if given. */
 export function fail(error, retry = null, word = "Try again") {
   const trouble = error instanceof Trouble ? error : unforeseen(error);
   again = retry;
@@ -21,38 +21,38 @@ export function fail(error, retry = null, word = "Try again") {
   hush();
 }
 
-/** Nothing is wrong any more. */
+/** Hide the error. */
 export function clear() {
   at("trouble").hidden = true;
   again = null;
 }
 
-/** Say that the server puts it off; for `ask`. */
+/** Show that the server is busy; for `ask`. */
 export function waiting(message, seconds) {
-  at("waiting-words").textContent = `${sentence(message)} Asking again in ${Math.round(seconds)} s.`;
+  at("waiting-words").textContent = `${sentence(message)} Trying again in ${Math.round(seconds)} s.`;
   at("waiting").hidden = false;
 }
 
-/** It no longer does. */
+/** Hide that the server is busy. */
 export function quiet() {
   at("waiting").hidden = true;
 }
 
-/** Say something, soon, to who listens to the page instead of looking at it; `words` is called for it then. */
+/** Announce something to screen readers, soon; `words` returns it then. */
 export function tellSoon(words) {
   clearTimeout(telling);
   telling = setTimeout(() => {
     at("live").textContent = words();
-  }, SOON);
+  }, ANNOUNCE_MS);
 }
 
-/** What was said, or was about to be, holds no longer: it was of another question. */
+/** Drop the announcement: it belongs to an earlier query. */
 export function hush() {
   clearTimeout(telling);
   at("live").textContent = "";
 }
 
-/** Let the notice's own buttons work. */
+/** Connect the buttons of the notice. */
 export function listen() {
   at("trouble-again").addEventListener("click", () => {
     const retry = again;
@@ -65,5 +65,5 @@ export function listen() {
 
 function unforeseen(error) {
   console.error(error);
-  return new Trouble(0, "The page made a mistake.", "Load it again; if it stays so, tell who runs it.");
+  return new Trouble(0, "An unexpected error occurred.", "Reload the page. If it happens again, tell the operator.");
 }

@@ -1,37 +1,37 @@
-// The panel of the question: its picture, its name, and what may be done with it.
+// The panel of the query: its image, its name, and the forms to add or remove it.
 
 import { Trouble } from "./api.js";
 import { addressOf } from "./thumbnails.js";
-import { at, el, size } from "./words.js";
+import { at, el, size } from "./format.js";
 
 const TALLEST = 0.8; // width by height of the frame
 const WIDEST = 1.8;
 
-/** Show a picture of the person's own, at once. */
-export function showPicture(file) {
-  name("Your picture", [file.name, size(file.size)].filter(Boolean).join(" · "));
-  const image = show(URL.createObjectURL(file), true, "The picture you asked about");
+/** Show an uploaded image. */
+export function showImage(file) {
+  name("Your image", [file.name, size(file.size)].filter(Boolean).join(" · "));
+  const image = show(URL.createObjectURL(file), true, "The image of the query");
   image.addEventListener("load", () => {
     if (image.isConnected) at("subtitle").textContent += ` · ${image.naturalWidth} × ${image.naturalHeight}`;
   });
 }
 
-/** Show an item of the collection, once `opened` says that a key, if one is asked for, is there. Its name comes later. */
+/** Show an item of the gallery once `opened` resolves: then a required key is known. Its name comes later. */
 export async function showItem(id, opened, signal) {
-  name(`Item ${id}`, "of the collection");
+  name(`Item ${id}`, "in the gallery");
   show("", false, "");
   try {
     await opened;
     const { url, isOwn } = await addressOf(id, signal);
-    if (!signal.aborted) show(url, isOwn, `Item ${id} of the collection`);
+    if (!signal.aborted) show(url, isOwn, `Item ${id} in the gallery`);
   } catch {
-    if (!signal.aborted) at("picture").classList.add("missing"); // the search says what is amiss
+    if (!signal.aborted) at("image").classList.add("missing"); // the search reports the error
   }
 }
 
-/** What the collection calls an item. */
+/** Show the name of an item. */
 export function showItemName({ id, label, name: file }) {
-  name(label ?? file ?? `Item ${id}`, `Item ${id} of the collection`);
+  name(label ?? file ?? `Item ${id}`, `Item ${id} in the gallery`);
 }
 
 function name(title, subtitle) {
@@ -40,9 +40,9 @@ function name(title, subtitle) {
   document.title = `${title} · Lookalike`;
 }
 
-/** The frame takes the picture's own shape, within limits, once that is known. */
+/** Show an image; its frame takes the image's shape, within limits, once that is known. */
 function show(url, isOwn, words) {
-  const frame = at("picture");
+  const frame = at("image");
   const image = el("img", { alt: words });
   image.addEventListener("load", () => {
     if (!image.isConnected) return;
@@ -58,14 +58,14 @@ function show(url, isOwn, words) {
   return image;
 }
 
-/** Which forms there are: a picture may be added, an item removed, by whom the service lets. */
-export function offerForms(question, about) {
+/** Show the form to add an image or to remove an item, if the service allows it. */
+export function offerForms(query, about) {
   const mayWrite = about.gallery !== null && about.keys.write !== "off";
-  at("add").hidden = !mayWrite || !question.file;
-  at("remove").hidden = !mayWrite || !question.id;
+  at("add").hidden = !mayWrite || !query.file;
+  at("remove").hidden = !mayWrite || !query.id;
 }
 
-/** As they are before anything was done. */
+/** Reset the forms. */
 export function resetForms() {
   for (const id of ["add", "remove", "sure", "done"]) at(id).hidden = true;
   at("add").open = false;
@@ -73,7 +73,7 @@ export function resetForms() {
   at("add-button").disabled = false;
 }
 
-/** Say what was done, and to who listens, too. */
+/** Show what was done, and move the focus there for screen readers. */
 export function done(...words) {
   for (const id of ["add", "remove", "sure"]) at(id).hidden = true;
   at("done").replaceChildren(...words);
@@ -81,29 +81,29 @@ export function done(...words) {
   at("done").focus({ preventScroll: true });
 }
 
-/** Ask whether an item is to be removed, or stop asking. */
+/** Show or hide the confirmation of a removal. */
 export function askRemoval(isAsked) {
   at("sure").hidden = !isAsked;
   at("remove").hidden = isAsked;
   at(isAsked ? "keep" : "remove").focus();
 }
 
-/** What is amiss with a file before it is sent, or null. `most`: bytes that the server takes, where that is known. */
+/** The error of a file that cannot be sent, or null. `most`: bytes that the server accepts, if known. */
 export function unfit(file, most) {
-  if (file.size === 0) return new Trouble(422, "This file is empty.", "Choose another one.");
+  if (file.size === 0) return new Trouble(422, "This file is empty.", "Choose another file.");
   if (most && file.size > most) {
-    return new Trouble(413, `This picture has ${size(file.size)}; the server takes ${size(most)} at most.`,
-      "Make it smaller, or choose another.");
+    return new Trouble(413, `This file has ${size(file.size)}; the server accepts ${size(most)} at most.`,
+      "Make the image smaller, or choose another one.");
   }
   return null;
 }
 
-/** A file that cannot be opened: a folder, or one that is gone. */
+/** The error of a file that cannot be opened, or null. */
 export async function unreadable(file) {
   try {
     await file.slice(0, 1).arrayBuffer();
     return null;
   } catch {
-    return new Trouble(422, "This file cannot be read.", "It may have been moved, or be a folder: choose it again.");
+    return new Trouble(422, "This file cannot be read.", "It may be a folder, or have been moved. Choose it again.");
   }
 }

@@ -1,4 +1,4 @@
-// Dark or light: as the system has it, until the switch says otherwise. Not a module: it runs before anything is painted.
+// Dark or light colours: as in the system settings, unless the switch says otherwise. Not a module, so that it runs before the first paint.
 (() => {
   const KEY = "lookalike-theme";
   const root = document.documentElement;
@@ -9,7 +9,7 @@
     try {
       return localStorage.getItem(KEY);
     } catch {
-      return null; // storage is switched off: the choice holds for this page
+      return null; // no storage: the choice holds for this page
     }
   }
 

@@ -1,11 +1,11 @@
-// How alike an answer must be: a slider with the gallery's calibrated value marked on it. It hides tiles and asks nothing.
+// The slider of the threshold, with the gallery's calibrated value marked on it. It hides hits and makes no request.
 
-import { at, cosine } from "./words.js";
+import { at, cosine } from "./format.js";
 
 export class Threshold {
   #calibrated = null;
 
-  /** @param {(threshold: number | "none" | null) => void} changed called when a person has moved it */
+  /** @param {(threshold: number | "none" | null) => void} changed called when the user moves it */
   constructor(changed) {
     at("threshold").addEventListener("input", () => {
       const value = Number(at("threshold").value);
@@ -20,22 +20,22 @@ export class Threshold {
     });
   }
 
-  /** The calibrated value, or null where the gallery has none, and what it was calibrated on. */
+  /** Set the calibrated value, or null, and what it was calibrated on. */
   know(calibrated, on = "") {
     this.#calibrated = calibrated;
     at("mark").hidden = calibrated === null;
     at("mark").style.setProperty("--at", calibrated ?? 0);
     at("threshold-why").textContent = calibrated === null
-      ? "The score is the cosine of two pictures' vectors; 1 is the most. This gallery has no threshold calibrated on its own labels."
-      : `The mark, ${cosine(calibrated)}, is calibrated on ${on}: one pair in a hundred of different labels reaches it.`;
+      ? "The similarity is the cosine of two images' vectors, at most 1. This gallery is not calibrated."
+      : `The mark at ${cosine(calibrated)} is calibrated on ${on}: one in a hundred pairs of different labels reaches it.`;
   }
 
-  /** Show a choice: a cosine, "none", or null for the calibrated value. */
+  /** Set the threshold: a cosine, "none", or null for the calibrated value. */
   set(threshold) {
     const least = this.leastOf(threshold);
     const isAny = least === -1;
     const isCalibrated = threshold === null && this.#calibrated !== null;
-    const words = isAny ? "any score" : cosine(least) + (isCalibrated ? ", calibrated" : "");
+    const words = isAny ? "any" : cosine(least) + (isCalibrated ? ", calibrated" : "");
     at("threshold").value = isAny ? 0 : least;
     at("threshold").style.setProperty("--at", isAny ? 0 : Math.max(0, least));
     at("threshold").setAttribute("aria-valuetext", isAny ? words : `at least ${words}`);
@@ -43,7 +43,7 @@ export class Threshold {
     at("calibrated").hidden = this.#calibrated === null || isCalibrated;
   }
 
-  /** The least score that a choice lets through; -1 is all. */
+  /** The lowest score that a threshold admits; -1 admits all. */
   leastOf(threshold) {
     if (threshold === "none") return -1;
     return threshold ?? this.#calibrated ?? -1;

@@ -1,26 +1,26 @@
-// Small pictures of items. A browser's <img> shows no key, so where one is asked for they are fetched with it.
+// Thumbnails of items. An <img> cannot send a key, so thumbnails are fetched if the service requires one.
 
 import { ask, keys } from "./api.js";
 
-const MEASURED = 6; // pictures whose shape decides the wall's
-const PATIENCE = 400; // milliseconds that they may take
+const MEASURED = 6; // thumbnails whose shape decides the shape of all tiles
+const MEASURE_MS = 400; // that they may take to load
 const FRAMES = [3 / 4, 1, 4 / 3, 3 / 2]; // width by height
-const MOST_CUT = 0.3; // of a picture, for it to fill its frame
+const MAX_CROP = 0.3; // share of a thumbnail that may be cut off to fill its frame
 const FRAME = "lookalike-frame";
 
-/** Where an item's small picture is. */
-export function placeOf(id) {
+/** The path of an item's thumbnail. */
+export function pathOf(id) {
   return `v1/items/${id}/thumbnail`;
 }
 
-/** An address that <img> can show; `isOwn`: it must be revoked. */
+/** A URL that <img> can show. `isOwn`: it must be revoked. */
 export async function addressOf(id, signal) {
-  if (!keys.get("read") && !keys.get("write")) return { url: placeOf(id), isOwn: false };
-  const blob = await (await ask(placeOf(id), { signal })).blob();
+  if (!keys.get("read") && !keys.get("write")) return { url: pathOf(id), isOwn: false };
+  const blob = await (await ask(pathOf(id), { signal })).blob();
   return { url: URL.createObjectURL(blob), isOwn: true };
 }
 
-/** Show an item in an <img>; it says "loaded" or "missing" in its frame's class. */
+/** Show a thumbnail in an <img>; its frame gets the class "loaded" or "missing". */
 export async function load(image, id, signal) {
   const frame = image.parentElement;
   let address;
@@ -30,7 +30,7 @@ export async function load(image, id, signal) {
     await image.decode();
     const shape = image.naturalWidth / image.naturalHeight;
     const room = frame.clientWidth / frame.clientHeight;
-    frame.classList.toggle("filled", 1 - Math.min(shape / room, room / shape) < MOST_CUT);
+    frame.classList.toggle("filled", 1 - Math.min(shape / room, room / shape) < MAX_CROP);
     frame.classList.add("loaded");
   } catch {
     if (!signal?.aborted) frame.classList.add("missing");
@@ -40,15 +40,15 @@ export async function load(image, id, signal) {
 }
 
 /**
- * The shape that fits most pictures of the collection, as width by height. It is found once, from the first answer, before
- * a wall is laid out: nothing moves when the pictures arrive.
+ * The shape of the tiles, width by height, that fits most thumbnails. It is measured once, from the first hits, before the
+ * layout, so that nothing moves when the thumbnails arrive.
  */
 export async function frameOf(ids) {
   try {
     const known = Number(sessionStorage.getItem(FRAME));
     if (known > 0) return known;
   } catch {
-    // no storage: measured again
+    // no storage: measure again
   }
   const shapes = [];
   const all = Promise.all(ids.slice(0, MEASURED).map(async (id) => {
@@ -60,12 +60,12 @@ export async function frameOf(ids) {
       await image.decode();
       shapes.push(image.naturalWidth / image.naturalHeight);
     } catch {
-      // another one will do
+      // the others decide
     } finally {
       if (address?.isOwn) URL.revokeObjectURL(address.url);
     }
   }));
-  await Promise.race([all, new Promise((done) => setTimeout(done, PATIENCE))]);
+  await Promise.race([all, new Promise((done) => setTimeout(done, MEASURE_MS))]);
   if (!shapes.length) return 1;
   const middle = shapes.sort((a, b) => a - b)[Math.floor(shapes.length / 2)];
   const frame = FRAMES.reduce((best, one) => (distance(one, middle) < distance(best, middle) ? one : best));

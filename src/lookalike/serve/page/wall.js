@@ -1,15 +1,15 @@
-// The wall of look-alikes: links that arrow keys walk along, pictures that are loaded when they come near the screen.
+// The grid of look-alikes: arrow keys move between its links; thumbnails load when they come near the screen.
 
 import { frameOf, load } from "./thumbnails.js";
-import { cosine, el } from "./words.js";
+import { cosine, el } from "./format.js";
 
-const AHEAD = "400px"; // below the screen, where pictures are loaded already
+const AHEAD = "400px"; // below the screen, where thumbnails are loaded in advance
 
 export class Wall {
   /**
    * @param {HTMLElement} list a <ul>
    * @param {(id: number) => string} addressOf the address of a search from an item
-   * @param {(id: number) => void} follow called when a tile is chosen
+   * @param {(id: number) => void} follow called when a link is followed
    */
   #list; #addressOf; #hits = []; #tiles = []; #loading = new AbortController();
   #seen = new IntersectionObserver((entries) => this.#appear(entries), { rootMargin: AHEAD });
@@ -27,7 +27,7 @@ export class Wall {
     list.addEventListener("focusin", (event) => this.#stopAt(event.target.closest("a")));
   }
 
-  /** Show these hits, best first, all of them until `limit` is called. */
+  /** Show hits, best first; all of them until `limit` is called. */
   async show(hits) {
     this.clear();
     this.#hits = hits;
@@ -39,7 +39,7 @@ export class Wall {
     if (this.#tiles.length) this.#stopAt(this.#tiles[0].firstElementChild);
   }
 
-  /** Hide what is less alike than this. Returns how many are shown. */
+  /** Hide hits with a lower score. Returns how many are shown. */
   limit(least) {
     let shown = 0;
     this.#hits.forEach((hit, place) => {
@@ -50,7 +50,7 @@ export class Wall {
     return shown;
   }
 
-  /** Addresses that hold the view are written anew when it changes. */
+  /** Update the links, which hold the view. */
   readdress() {
     for (const tile of this.#tiles) {
       const link = tile.firstElementChild;
@@ -74,7 +74,7 @@ export class Wall {
       el("span", { className: "frame" }, image),
       el("span", { className: "words" },
         el("span", { className: label ? "label" : "label none", textContent: words }),
-        el("span", { className: "score" }, el("span", { className: "unseen", textContent: " alike " }), cosine(score)),
+        el("span", { className: "score" }, el("span", { className: "unseen", textContent: " similarity " }), cosine(score)),
       ),
     );
     this.#seen.observe(image);
@@ -89,7 +89,7 @@ export class Wall {
     }
   }
 
-  /** One tile is in the tab order; arrows lead to the others. */
+  /** Keep one link in the tab order; arrow keys lead to the others. */
   #stopAt(link) {
     if (!link) return;
     for (const tile of this.#tiles) tile.firstElementChild.tabIndex = -1;

@@ -1,11 +1,11 @@
-// Ways in for a picture: dropped anywhere, pasted, chosen, or taken with a phone's camera.
+// Take images that are dropped, pasted, chosen, or taken with a phone's camera.
 
-import { at } from "./words.js";
+import { at } from "./format.js";
 
 /**
- * Listen for pictures.
- * @param {(file: File) => void} take called with each
- * @param {(message: string, remedy: string) => void} refuse called when something else came
+ * Listen for images.
+ * @param {(file: File) => void} take called with each file
+ * @param {(message: string, remedy: string) => void} refuse called if something else is dropped or pasted
  */
 export function listen(take, refuse) {
   for (const [button, input] of [["choose", "file"], ["again", "file"], ["photograph", "camera"]]) {
@@ -14,7 +14,7 @@ export function listen(take, refuse) {
   for (const input of [at("file"), at("camera")]) {
     input.addEventListener("change", () => {
       const file = input.files[0];
-      input.value = ""; // so that the same file can be chosen again
+      input.value = ""; // so that choosing the same file again is a change
       if (file) take(file);
     });
   }
@@ -24,14 +24,14 @@ export function listen(take, refuse) {
       event.preventDefault();
       take(file);
     } else if (!event.target.closest?.("input, textarea")) {
-      refuse("There is no picture on the clipboard.", "Copy the picture itself, not its address, and paste again.");
+      refuse("There is no image on the clipboard.", "Copy the image itself, not its address, and paste again.");
     }
   });
   drops(take, refuse);
 }
 
 function drops(take, refuse) {
-  let depth = 0; // elements that are being dragged over, one in the other
+  let depth = 0; // nested elements under the pointer
   const over = (inside) => {
     depth = inside;
     document.body.classList.toggle("dropping", depth > 0);
@@ -50,12 +50,12 @@ function drops(take, refuse) {
   addEventListener("drop", (event) => {
     over(0);
     if (!carries(event)) return;
-    event.preventDefault(); // else the browser would leave the page for the file
+    event.preventDefault(); // otherwise the browser opens the file
     const entry = event.dataTransfer.items[0]?.webkitGetAsEntry?.();
     const file = event.dataTransfer.files[0];
-    if (entry?.isDirectory) refuse("That is a folder.", "Drop one picture of it.");
+    if (entry?.isDirectory) refuse("This is a folder.", "Drop one image file.");
     else if (file) take(file);
-    else refuse("That is an address, not a picture.", "Nothing is fetched from the web: save the picture, then drop the file.");
+    else refuse("This is a link, not an image file.", "Save the image, then drop the file.");
   });
   addEventListener("keydown", (event) => event.key === "Escape" && over(0));
 }

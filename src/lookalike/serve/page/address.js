@@ -1,9 +1,9 @@
-// The address: `?id=12&label=cat&threshold=0.7&k=48` is a search that can be sent to somebody, and the way back to it.
+// The page's address holds the search: `?id=12&label=cat&threshold=0.7&k=48`. It can be bookmarked and shared.
 
-/** What is asked beside the picture. `threshold`: a cosine, "none", or null for the calibrated one. */
-export const PLAIN = Object.freeze({ labels: Object.freeze([]), threshold: null, k: 24, exact: false });
+/** The default view. `threshold`: a cosine, "none", or null for the calibrated threshold. */
+export const DEFAULT = Object.freeze({ labels: Object.freeze([]), threshold: null, k: 24, exact: false });
 
-/** The item's id (or null) and the view that an address asks for. What makes no sense there is left out. */
+/** Parse an address: the item's id or null, and the view. Invalid values are replaced by the defaults. */
 export function read(search) {
   const fields = new URLSearchParams(search);
   const id = Number(fields.get("id"));
@@ -15,19 +15,19 @@ export function read(search) {
     view: {
       labels: [...new Set(fields.getAll("label").filter((label) => label.trim()))],
       threshold: text === "none" ? "none" : number >= -1 && number <= 1 ? number : null,
-      k: Number.isInteger(k) && k > 0 && k <= 1000 ? k : PLAIN.k,
+      k: Number.isInteger(k) && k > 0 && k <= 1000 ? k : DEFAULT.k,
       exact: fields.get("exact") === "true",
     },
   };
 }
 
-/** The address of a search: relative, so that it holds below any path. */
+/** The address of a search, relative to the page. */
 export function write(id, view) {
   const fields = new URLSearchParams();
   if (id !== null) fields.set("id", id);
   for (const label of view.labels) fields.append("label", label);
   if (view.threshold !== null) fields.set("threshold", view.threshold);
-  if (view.k !== PLAIN.k) fields.set("k", view.k);
+  if (view.k !== DEFAULT.k) fields.set("k", view.k);
   if (view.exact) fields.set("exact", "true");
   const text = fields.toString();
   return text ? `?${text}` : location.pathname;
