@@ -69,7 +69,7 @@ def test_chains_make_groups() -> None:
 
 
 def test_what_is_no_set_of_images_is_refused(pictures: NDArray[np.uint8]) -> None:
-    with pytest.raises(InputError, match="no set of images"):
+    with pytest.raises(InputError, match="float32"):
         near_duplicates(pictures.astype(np.float32))  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="cannot be compared"):
+    with pytest.raises(InputError, match=r"(20, 48, 3)|48"):
         near_duplicates(pictures, pictures[:, :20])

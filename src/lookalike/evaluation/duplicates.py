@@ -1,8 +1,8 @@
-"""Near-duplicates: images that show the same picture, re-encoded, scaled or a little changed.
+"""Find near-duplicates: images that show the same picture, re-encoded, scaled or slightly changed.
 
-A query that finds its own copy has recognised nothing. Two images are near-duplicates if their difference hashes differ
-in few bits and their thumbnails in few gray levels; the second keeps apart what is only built alike (plain shapes on
-white, say). The hash is the one that galleries keep; see `lookalike.image`.
+A query that finds its own copy says nothing about a model. Two images are near-duplicates if their difference hashes
+differ in few bits and their thumbnails in few gray levels; the second condition separates images that only have the
+same layout, such as plain shapes on white. Galleries keep the same hash; see `lookalike.image`.
 """
 
 from __future__ import annotations
@@ -13,15 +13,17 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from lookalike.errors import InputError
 from lookalike.image import dhash
 from lookalike.image.perceptual_hash import cell_weights
 
-BITS = 5  # of 64 that may differ
-LEVELS = 8.0  # mean difference of thumbnails, of 255 levels
+MAX_BITS = 5  # of 64 that may differ
+MAX_LEVELS = 8.0  # mean difference of thumbnails, of 255 levels
 THUMBNAIL = 8  # pixels of a side
-CHUNK = 256  # images looked at at a time
+CHUNK = 256  # images hashed at a time
 TILE = 4096  # hashes compared with as many others at a time
 
 
@@ -42,7 +44,11 @@ class NearDuplicates:
 
 
 def near_duplicates(
-    images: NDArray[np.uint8], others: NDArray[np.uint8] | None = None, *, bits: int = BITS, levels: float = LEVELS
+    images: NDArray[np.uint8],
+    others: NDArray[np.uint8] | None = None,
+    *,
+    bits: int = MAX_BITS,
+    levels: float = MAX_LEVELS,
 ) -> NearDuplicates:
     """Pairs of near-duplicates within a set of images, or across two.
 
@@ -59,8 +65,8 @@ def near_duplicates(
         raise InputError(
             f"images of {images.shape[1:]} and {others.shape[1:]} cannot be compared.", "Pack both at one size."
         )
-    hashes, thumbnails = _looks(images)
-    their_hashes, their_thumbnails = (hashes, thumbnails) if others is None else _looks(others)
+    hashes, thumbnails = _hashes_and_thumbnails(images)
+    their_hashes, their_thumbnails = (hashes, thumbnails) if others is None else _hashes_and_thumbnails(others)
     theirs = images if others is None else others
     found: list[NDArray[np.int64]] = []
     exact: list[NDArray[np.bool_]] = []
@@ -79,7 +85,7 @@ def near_duplicates(
 
 
 def groups_of(pairs: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """A group id for each of `count` images, (count,) int64: the lowest row that a chain of pairs leads to.
+    """A group id for each of `count` images, (count,) int64: the lowest row that is connected to it by pairs.
 
     For pairs across two sets, of N and M images, add N to the second column and give N + M as the count.
 
@@ -90,18 +96,11 @@ def groups_of(pairs: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     >>> groups_of(np.array([[0, 2], [2, 3]]), 5).tolist()
     [0, 1, 0, 0, 4]
     """
-    root = list(range(count))
-
-    def find(row: int) -> int:
-        while root[row] != row:
-            root[row] = root[root[row]]
-            row = root[row]
-        return row
-
-    for one, other in np.asarray(pairs).tolist():
-        low, high = sorted((find(one), find(other)))
-        root[high] = low
-    return np.array([find(row) for row in range(count)], np.int64)
+    one, other = np.asarray(pairs).reshape(-1, 2).T
+    graph = coo_array((np.ones(len(one), bool), (one, other)), shape=(count, count))
+    _, component = connected_components(graph, directed=False)
+    _, first, inverse = np.unique(component, return_index=True, return_inverse=True)
+    return np.asarray(first[inverse], np.int64)
 
 
 def _candidates(
@@ -119,10 +118,12 @@ def _candidates(
             yield rows.numpy() + top, columns.numpy() + left
 
 
-def _looks(images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Hash, (N, 64) of -1 and 1, and thumbnail, (N, 192) of 0..255, of each image, both float32."""
+def _hashes_and_thumbnails(images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Hashes (N, 64), -1 or 1, and thumbnails (N, 192), 0 to 255, of images; both float32."""
     if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8 or not images.size:
-        raise InputError(f"an array of {images.shape} {images.dtype} is no set of images.", "Give (N, H, W, 3) uint8.")
+        raise InputError(
+            f"an array of {images.shape} {images.dtype} is not a set of images.", "Give (N, H, W, 3) uint8."
+        )
     bits = np.unpackbits(dhash(images).view(np.uint8).reshape(-1, 8), axis=1)
     thumbnails = np.empty((len(images), THUMBNAIL * THUMBNAIL * 3), np.float32)
     down, across = cell_weights(images.shape[1], THUMBNAIL), cell_weights(images.shape[2], THUMBNAIL)

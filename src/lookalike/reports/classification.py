@@ -1,13 +1,11 @@
-"""The report of a run: one HTML file that needs nothing beside it, for a screen, a phone or paper.
+"""The report of a classifier: one self-contained HTML file for a screen, a phone or paper.
 
-The numbers at its top are the receipt's; everything below is drawn from the logits. The same inputs give the same
-bytes.
+The numbers at its top are those of the receipt; everything below is drawn from the logits. The same inputs give the
+same bytes.
 """
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,29 +15,18 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
-from PIL import Image
 
 from lookalike.evaluation.calibration import fit_temperature, log_softmax, reliability
 from lookalike.evaluation.classification import confusion_matrix, most_confused_pairs, per_class_accuracy, predictions
+from lookalike.image.encoding import jpeg_data_uri
 from lookalike.reports import charts, html
-from lookalike.reports.charts import Line
+from lookalike.reports.html import ALL_CLASSES, IMAGE_SIDE, MAX_LISTED_CLASSES, ClassRow, TrainingChart
 
-ALL_CLASSES = 40  # with more, only the best and worst are shown at once, and there is no confusion matrix
-
-
-EXTREMES = 15
-
-
-LISTED = 1000  # classes in the list of all; more would make the file large
-
-
-PAIRS, PICTURES = 8, 4  # confused pairs, and pictures of each direction
-
-
+EXTREMES = 15  # classes shown as best, and as worst
+CONFUSED_PAIRS = 8
+IMAGES_PER_DIRECTION = 4  # of a confused pair
 MISTAKES = 24
-
-
-FEW = 10  # images of one confidence that say little
+FEW_IMAGES = 10  # a bin of the reliability diagram with fewer says little
 
 
 def write_report(
@@ -56,21 +43,21 @@ def write_report(
     remark: str | None,
     paths: Sequence[str] | None = None,
 ) -> None:
-    """Write the report of a measured network: complete or not at all.
+    """Write the report of an evaluated classifier, complete or not at all.
 
     Args:
-        path: the file; its folder is made when missing.
-        title: of the page, such as the run's name.
-        recipe_yaml: the resolved recipe; empty when there is none.
-        receipt: `results` as `classification.summary` gives them with how they were measured, and `data`; the other
-            fields of a run's receipt are shown where they are there.
-        history: the records of `metrics.jsonl`; empty for a model that was only measured.
+        path: the file; its folder is made if it is missing.
+        title: of the page, such as the name of the run.
+        recipe_yaml: the resolved recipe; empty if there is none.
+        receipt: `results` as `evaluate_classification` gives them, and `data`; other fields of a run's receipt are
+            shown if they are present.
+        history: the records of `metrics.jsonl`; empty for a model that was only evaluated.
         logits: (N, C) float32.
         labels: (N,) int64.
-        images: (N, S, S, 3) uint8, the pictures measured.
+        images: (N, S, S, 3) uint8, the images that were evaluated.
         class_names: C of them, any text.
         remark: what a reader must know about the data.
-        paths: N, what the pictures are called; None: they stay nameless.
+        paths: N, of the images; None: not known.
 
     Raises:
         InputError: logits and labels that cannot be measured, or a file that cannot be written.
@@ -90,7 +77,7 @@ def write_report(
         **headline(receipt["results"], findings),
         **confidence(findings),
         **classes(findings),
-        pairs=findings.confused(PAIRS, PICTURES),
+        pairs=findings.confused(CONFUSED_PAIRS, IMAGES_PER_DIRECTION),
         mistakes=findings.surest_mistakes(MISTAKES),
         wrong=int(findings.wrong.sum()),
     )
@@ -98,7 +85,7 @@ def write_report(
 
 
 def headline(results: dict[str, Any], findings: ClassificationFindings) -> dict[str, Any]:
-    """The numbers at the top, as text, and what to compare them with."""
+    """The numbers at the top, as text, and those to compare them with."""
     n, count = findings.logits.shape
     digits = 2 if n >= 1000 else 1
     low, high = wilson(results["top1"], n)
@@ -111,7 +98,7 @@ def headline(results: dict[str, Any], findings: ClassificationFindings) -> dict[
         "class_count": count,
         "top1": share(results["top1"]),
         "right": round(results["top1"] * n),
-        "interval": f"{100 * low:.1f} to {share(high, 1)}",
+        "interval": html.interval_words(low, high),
         "chance": share(1 / count, 1),
         "top5": share(results["top5"]) if count > 5 else None,
         "mean_class": share(results["mean_class_accuracy"]),
@@ -123,83 +110,53 @@ def headline(results: dict[str, Any], findings: ClassificationFindings) -> dict[
 
 
 def wilson(share: float, n: int) -> tuple[float, float]:
-    """The 95 % interval of a share seen in n independent images (Wilson, 1927), in 0..1.
+    """The 95 % interval of a share of n independent images (Wilson, 1927), 0 to 1.
 
     >>> tuple(round(end, 3) for end in wilson(0.5, 100))
     (0.404, 0.596)
     """
-    z = 1.96
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    reach = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return max(0.0, middle - reach), min(1.0, middle + reach)
+    from scipy.stats import binomtest
+
+    interval = binomtest(round(share * n), n).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def how_measured(results: dict[str, Any], n: int) -> list[str]:
-    """How the numbers came about, in a few words each.
+    """How the numbers were measured, in a few words each.
 
     >>> how_measured({"split": "val", "image_size": 64, "flip": False}, 1200)
     ['val split', '1,200 images', '64 × 64 pixels', 'no flip averaging']
     """
     images = f"{n:,} image{'' if n == 1 else 's'}"
-    words = [f"{results['split']} split" if "split" in results else "", images]
-    if "image_size" in results:
-        words.append(f"{results['image_size']} × {results['image_size']} pixels")
-    if "crop" in results:
-        words.append(f"{results['crop']} crop")
-    if "flip" in results:
-        words.append("averaged with the mirrored image (flip)" if results["flip"] else "no flip averaging")
-    if "weights" in results:
-        words.append(f"weights: {results['weights']}")
-    return [word for word in words if word]
+    return [*([f"{results['split']} split"] if "split" in results else []), images, *html.conditions(results)]
 
 
 def training_charts(history: Sequence[dict[str, Any]], class_count: int) -> list[tuple[str, str, Markup]]:
-    """Title, caption and chart of what was logged: accuracy, loss, learning rate and resolution over the epochs.
-
-    Of five classes and fewer, there is no top-5.
-    """
-
-    def series(kind: str, key: str) -> list[tuple[float, float]]:
-        return [(r["epoch"], r[key]) for r in history if r.get("kind") == kind and r.get(key) is not None]
-
-    plans: list[tuple[str, str, list[Line], charts.Format, bool]] = [
-        (
-            "Accuracy",
-            "On the validation images, in the precision of the training.",
-            [
-                Line("top-1", series("eval", "top1")),
-                *([Line("top-5", series("eval", "top5"))] if class_count > 5 else []),
-            ],
-            charts.percent,
-            False,
-        ),
-        (
-            "Loss",
-            "Training loss is that of augmented images, with label smoothing or mixing where the recipe has them: "
-            "the two need not meet.",
-            [Line("training", series("train", "loss")), Line("validation", series("eval", "nll"))],
-            charts.plain,
-            False,
-        ),
-        ("Learning rate", "", [Line("rate", series("train", "lr"))], charts.plain, False),
-        ("Resolution", "Side of the training images.", [Line("side", series("train", "size"))], charts.pixels, True),
-    ]
-    drawn = []
-    for title, caption, lines, form, stairs in plans:
-        about = f"{title} over the epochs of the training."
-        if chart := charts.line_chart(lines, about=about, x_name="epoch", form=form, stairs=stairs):
-            drawn.append((title, caption, chart))
-    return drawn
+    """Charts of accuracy and loss over the epochs; no top-5 for five classes or fewer."""
+    top5 = [("top-5", "eval", "top5")] if class_count > 5 else []
+    accuracy = TrainingChart(
+        "Accuracy",
+        "On the validation images, in the precision of the training.",
+        [("top-1", "eval", "top1"), *top5],
+        charts.percent,
+    )
+    loss = TrainingChart(
+        "Loss",
+        "Training loss is that of augmented images, with label smoothing or mixing where the recipe has them: "
+        "the two need not meet.",
+        [("training", "train", "loss"), ("validation", "eval", "nll")],
+    )
+    return html.training_charts(history, [accuracy, loss])
 
 
 def confidence(findings: ClassificationFindings) -> dict[str, Any]:
-    """The reliability diagram, and in words whether the network is too sure of itself."""
+    """The reliability diagram, and in words whether the network is overconfident."""
     temperature = fit_temperature(findings.logits, findings.labels)
     sure, right = float(findings.confidence.mean()), float(1 - findings.wrong.mean())
     before = reliability(np.exp(log_softmax(findings.logits)), findings.labels)
     scaled = temperature.is_fitted
     after = reliability(np.exp(log_softmax(findings.logits / temperature.value)), findings.labels) if scaled else []
-    few = min(FEW, len(findings.labels) // 50)
+    few = min(FEW_IMAGES, len(findings.labels) // 50)
     about = (
         f"Reliability diagram. Mean confidence {charts.percent(sure, 1)}, share recognised {charts.percent(right, 1)}."
     )
@@ -232,37 +189,17 @@ def classes(findings: ClassificationFindings) -> dict[str, Any]:
         "absent": count - len(known),
         "best": known[:EXTREMES] if many else None,
         "worst": known[::-1][:EXTREMES] if many else None,
-        "quartiles": quartiles(known, shares) if many else None,
-        "listed": count <= LISTED,
+        "quartiles": html.quartiles(known) if many else None,
+        "listed": count <= MAX_LISTED_CLASSES,
         "histogram": charts.histogram(shares, about="How many classes have which accuracy.") if many else None,
         "names": findings.names,
         "matrix": findings.matrix.tolist() if count <= ALL_CLASSES else None,
     }
 
 
-def quartiles(known: Sequence[ClassRow], shares: Sequence[float]) -> str:
-    """The spread of the classes in a sentence."""
-    low, middle, high = (charts.percent(float(end)) for end in np.quantile(shares, (0.25, 0.5, 0.75)))
-    best, worst = known[0], known[-1]
-    return (
-        f"Half of the classes lie between {low} and {high}, around {middle}. The best is {best.name}, "
-        f"{charts.percent(max(shares))}; the worst {worst.name}, {charts.percent(min(shares))}."
-    )
-
-
-# What is worth showing of a measured network: its classes, the pairs it confuses, the mistakes it is surest of.
-
-LARGEST = 96  # pixels of a picture's side; larger ones are made smaller
-
-
-QUALITY = 88  # of the JPEGs
-
-
 @dataclass(frozen=True)
 class ReportImage:
-    """An image that was mistaken: a data URI, its side in pixels, the network's confidence in its guess, 0..1, and its
-    path; empty where that is not known.
-    """
+    """A misclassified image: a data URI, its side in pixels, the confidence in the guess, 0 to 1, and its path."""
 
     source: str
     side: int
@@ -274,7 +211,7 @@ class ReportImage:
 
 @dataclass(frozen=True)
 class Direction:
-    """Images of one class taken for another: how many of how many, and pictures of some."""
+    """Images of one class taken for another: how many of how many, and some of them."""
 
     truth: str
     guess: str
@@ -283,19 +220,8 @@ class Direction:
     pictures: list[ReportImage]
 
 
-@dataclass(frozen=True)
-class ClassRow:
-    """A class: share right (None without images), number of images, and what it is most often taken for."""
-
-    name: str
-    share: float | None
-    images: int
-    taken_for: str | None
-    times: int
-
-
 class ClassificationFindings:
-    """What a network said of each image.
+    """The classes of a classifier, the pairs that it confuses, and its mistakes.
 
     Args:
         logits: (N, C) float32.
@@ -336,15 +262,15 @@ class ClassificationFindings:
         return sorted(rows, key=lambda row: 1.0 if row.share is None else -row.share)
 
     def surest_mistakes(self, most: int) -> list[ReportImage]:
-        """The mistakes that the network was surest of, surest first."""
+        """The mistakes of the highest confidence, in descending order."""
         return self._pictures(self.wrong, most)
 
     def confused(self, pairs: int, pictures: int) -> list[tuple[Direction, ...]]:
         """The pairs of classes taken for each other most often; the directions that occur, more frequent first.
 
         Args:
-            pairs: at most so many.
-            pictures: at most so many of each direction, the surest mistakes first.
+            pairs: at most.
+            pictures: at most, for each direction; the mistakes of the highest confidence.
         """
         found = []
         for one, other, _ in most_confused_pairs(self.logits, self.labels, pairs):
@@ -366,13 +292,4 @@ class ClassificationFindings:
         truth, guess = self.names[self.labels[row]], self.names[self.guesses[row]]
         path = self.paths[row] if self.paths is not None else ""
         side, sure = self.images.shape[1], float(self.confidence[row])
-        return ReportImage(data_uri(self.images[row]), side, truth, guess, sure, path)
-
-
-def data_uri(image: NDArray[np.uint8]) -> str:
-    """A picture, (S, S, 3) uint8, as a JPEG in a data URI, made smaller where its side is more than `LARGEST`."""
-    picture = Image.fromarray(np.asarray(image))
-    picture.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
-    file = io.BytesIO()
-    picture.save(file, "JPEG", quality=QUALITY, subsampling=0, optimize=True)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+        return ReportImage(jpeg_data_uri(self.images[row], IMAGE_SIDE), side, truth, guess, sure, path)

@@ -1,7 +1,7 @@
-"""The report of retrieval: one HTML file that needs nothing beside it, for a screen, a phone or paper.
+"""The report of retrieval: one self-contained HTML file for a screen, a phone or paper.
 
-The numbers at its top are the receipt's; everything below is drawn from the embeddings. The same inputs give the same
-bytes.
+The numbers at its top are those of the receipt; everything below is drawn from the embeddings. The same inputs give
+the same bytes.
 """
 
 from __future__ import annotations
@@ -19,18 +19,17 @@ from lookalike.errors import InputError
 from lookalike.evaluation.pair_similarity import PairSimilarities, similarities, threshold
 from lookalike.evaluation.retrieval import THRESHOLD
 from lookalike.reports import charts, html
-from lookalike.reports.charts import Line, map_chart, similarity_chart
-from lookalike.reports.classification import ClassRow, quartiles
+from lookalike.reports.charts import map_chart, similarity_chart
+from lookalike.reports.html import ALL_CLASSES, MAX_LISTED_CLASSES, ClassRow, TrainingChart
 from lookalike.reports.protocol_table import protocol_words
 from lookalike.reports.retrieval_examples import DEPTH, RetrievalFindings, chosen, layout
 
-TYPICAL, BEST, FAILING = 6, 3, 3  # queries on the wall
-ALL_CLASSES = 40  # with more, only the hardest and the best are shown at once
-EXTREMES = 12
-LISTED = 1000  # classes in the list of all; more would make the file large
-PAIRS = 12  # of wrong images
-POINTS, COLOURS, EACH = 1500, 12, 40  # on the map; classes with a colour; points of such a class where not all fit
-RATES = (0.01, 0.001)  # of false matches
+TYPICAL, BEST, FAILING = 6, 3, 3  # queries that are shown with their neighbours
+EXTREMES = 12  # classes shown as hardest, and as easiest
+WRONG_PAIRS = 12
+MAP_POINTS, MAP_COLOURS = 1500, 12  # points on the map; classes with a colour
+POINTS_PER_COLOUR = 40  # of a coloured class, if not all points fit
+FALSE_MATCH_RATES = (0.01, 0.001)
 SEED = 0
 
 
@@ -48,18 +47,18 @@ def write_retrieval_report(
     card: dict[str, Any],
     remark: str | None,
 ) -> None:
-    """Write the report of a network measured by a protocol: complete or not at all.
+    """Write the report of a network evaluated by a protocol, complete or not at all.
 
     Args:
-        path: the file; its folder is made when missing.
-        title: of the page, such as the run's name.
-        recipe_yaml: the resolved recipe; empty when there is none.
+        path: the file; its folder is made if it is missing.
+        title: of the page, such as the name of the run.
+        recipe_yaml: the resolved recipe; empty if there is none.
         receipt: `results` as `evaluate_retrieval` gives them (`recall_at_1` is required), and `data`; other fields of a
             run's receipt are shown if they are present.
-        history: the records of `metrics.jsonl`; empty for a model that was only measured.
+        history: the records of `metrics.jsonl`; empty for a model that was only evaluated.
         embeddings: (N, D) float32 of length 1, each image searched among all others.
         labels: (N,) int64.
-        images: (N, S, S, 3) uint8, the pictures measured.
+        images: (N, S, S, 3) uint8, the images that were evaluated.
         class_names: of the labels, any text.
         card: the protocol card, as `protocols.card` makes it.
         remark: what a reader must know about the data.
@@ -86,7 +85,7 @@ def write_retrieval_report(
         views=views(results),
         facts=html.facts(receipt, facts_of_retrieval(receipt)),
         depth=DEPTH,
-        pairs=findings.wrong_pairs(PAIRS),
+        pairs=findings.wrong_pairs(WRONG_PAIRS),
         **headline(results, findings),
         **wall(findings),
         **classes(rows),
@@ -139,29 +138,25 @@ def ks(results: dict[str, Any]) -> list[int]:
 
 
 def interval(results: dict[str, Any], key: str) -> str | None:
-    """The 95 % interval of a number in words, where there is one: "48.9 to 51.9 %"."""
+    """The 95 % interval of a number in words, or None if the result has none."""
     ends = results.get("intervals", {}).get(key)
-    return None if ends is None else f"{100 * ends[0]:.1f} to {charts.percent(ends[1], 1)}"
+    return None if ends is None else html.interval_words(*ends)
 
 
 def how_measured(results: dict[str, Any], card: dict[str, Any], n: int) -> list[str]:
-    """How the numbers came about, in a few words each."""
+    """How the numbers were measured, in a few words each."""
     words = [card.get("protocol"), f"{n:,} images"]
-    if size := results.get("image_size", card.get("resolution")):
-        words.append(f"{size} × {size} pixels")
     if dim := results.get("dim", card.get("dim")):
         words.append(f"{dim} dimensions")
     if view := results.get("view"):
         words.append({"embedding": "the embedding", "features": "pooled features"}.get(view, view))
-    if "flip" in results:
-        words.append("averaged with the mirrored image (flip)" if results["flip"] else "no flip averaging")
-    if "weights" in results:
-        words.append(f"weights: {results['weights']}")
-    return [word for word in words if word]
+    if "image_size" not in results and "resolution" in card:
+        results = {**results, "image_size": card["resolution"]}
+    return [word for word in (*words, *html.conditions(results)) if word]
 
 
 def facts_of_retrieval(receipt: dict[str, Any]) -> list[tuple[str, str | None]]:
-    """What only a receipt of retrieval says: test images, loss, and what the training started from."""
+    """Facts that only a receipt of retrieval has: test images, loss, and the weights that the training started from."""
     start = receipt.get("start")
     words = None if start is None else f"{start['model']}, trained on {start['dataset']}"
     return [
@@ -172,13 +167,13 @@ def facts_of_retrieval(receipt: dict[str, Any]) -> list[tuple[str, str | None]]:
 
 
 def views(results: dict[str, Any]) -> dict[str, Any]:
-    """Other ways to measure the same images, beside the one at the top: headings and (name, texts, main) rows."""
+    """Recall of other vectors of the same images: headings and (name, texts) rows."""
     main = {"embedding": "embedding", "features": "pooled features"}.get(results.get("view", ""), "as above")
     names = {
         "features": "pooled features",
         "softmax": "softmax outputs",
-        "features, flip averaged": "pooled features, averaged with the mirrored picture's",
-        "embedding, flip averaged": "embedding, averaged with the mirrored picture's",
+        "features, flip averaged": "pooled features, averaged with the mirrored image's",
+        "embedding, flip averaged": "embedding, averaged with the mirrored image's",
     }
     rows = [(main, results)]
     rows += [(names.get(name, name), view) for name, view in results.get("views", {}).items()]
@@ -197,46 +192,27 @@ def views(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def training_charts(history: Sequence[dict[str, Any]], results: dict[str, Any]) -> list[tuple[str, str, Markup]]:
-    """Title, caption and chart of what was logged: recall, loss, learning rate and resolution over the epochs."""
-
-    def series(kind: str, key: str) -> list[tuple[float, float]]:
-        return [(r["epoch"], r[key]) for r in history if r.get("kind") == kind and r.get(key) is not None]
-
+    """Charts of recall and loss over the epochs."""
     least = f"{results.get('threshold', THRESHOLD):g}"
-    plans: list[tuple[str, str, list[Line], charts.Format, bool]] = [
-        (
+    plans = [
+        TrainingChart(
             "Recall",
             "On the test classes, in the precision of the training.",
-            [Line(f"Recall@{k}", series("eval", f"recall_at_{k}")) for k in ks(results)[: len(charts.LOOKS)]],
+            [(f"Recall@{k}", "eval", f"recall_at_{k}") for k in ks(results)[: len(charts.LOOKS)]],
             charts.percent,
-            False,
         ),
-        (
+        TrainingChart(
             "Recall@1 of the softmax outputs",
             f"By rank, and with hits counted only where the cosine is above {least}.",
             [
-                Line("by rank", series("eval", "softmax_recall_at_1")),
-                Line(f"above {least}", series("eval", "softmax_threshold_recall_at_1")),
+                ("by rank", "eval", "softmax_recall_at_1"),
+                (f"above {least}", "eval", "softmax_threshold_recall_at_1"),
             ],
             charts.percent,
-            False,
         ),
-        (
-            "Loss",
-            "Of the training batches, augmented.",
-            [Line("training", series("train", "loss"))],
-            charts.plain,
-            False,
-        ),
-        ("Learning rate", "", [Line("rate", series("train", "lr"))], charts.plain, False),
-        ("Resolution", "Side of the training images.", [Line("side", series("train", "size"))], charts.pixels, True),
+        TrainingChart("Loss", "Of the training batches, augmented.", [("training", "train", "loss")]),
     ]
-    drawn = []
-    for title, caption, lines, form, stairs in plans:
-        about = f"{title} over the epochs of the training."
-        if chart := charts.line_chart(lines, about=about, x_name="epoch", form=form, stairs=stairs):
-            drawn.append((title, caption, chart))
-    return drawn
+    return html.training_charts(history, plans)
 
 
 def wall(findings: RetrievalFindings) -> dict[str, Any]:
@@ -273,8 +249,8 @@ def classes(rows: Sequence[tuple[int, ClassRow]]) -> dict[str, Any]:
         "silent": len(rows) - len(known),
         "hardest": known[::-1][:EXTREMES] if many else known[::-1],
         "easiest": known[:EXTREMES] if many else None,
-        "quartiles": quartiles(known, shares) if many else None,
-        "listed": many and len(known) <= LISTED,
+        "quartiles": html.quartiles(known) if many else None,
+        "listed": many and len(known) <= MAX_LISTED_CLASSES,
         "histogram": charts.histogram(shares, about=about, x_name="Recall@1 of a class") if many else None,
     }
 
@@ -282,11 +258,11 @@ def classes(rows: Sequence[tuple[int, ClassRow]]) -> dict[str, Any]:
 def embedding_map(findings: RetrievalFindings, rows: Sequence[tuple[int, ClassRow]]) -> dict[str, Any]:
     """The map, and the classes that have a colour on it: (number, name, Recall@1)."""
     known = [(label, row) for label, row in rows if row.share is not None]
-    few = len(known) <= COLOURS
-    hard = sorted(known, key=lambda pair: (pair[1].share or 0.0, -pair[1].images))[: COLOURS // 2]
-    coloured = known if few else [*known[: COLOURS // 2], *hard]
+    few = len(known) <= MAP_COLOURS
+    hard = sorted(known, key=lambda pair: (pair[1].share or 0.0, -pair[1].images))[: MAP_COLOURS // 2]
+    coloured = known if few else [*known[: MAP_COLOURS // 2], *hard]
     named = [label for label, _ in coloured]
-    points = chosen(findings.labels, named, most=POINTS, each=EACH, seed=SEED)
+    points = chosen(findings.labels, named, most=MAP_POINTS, each=POINTS_PER_COLOUR, seed=SEED)
     places = layout(findings.vectors[points], seed=SEED)
     if places is None:
         return {"map": None}
@@ -300,15 +276,15 @@ def embedding_map(findings: RetrievalFindings, rows: Sequence[tuple[int, ClassRo
         "points": len(points),
         "every_point": len(points) == len(findings.labels),
         "every_class": len(named) == len(set(own)),
-        "extremes": None if few else COLOURS // 2,
-        "each": EACH,
+        "extremes": None if few else MAP_COLOURS // 2,
+        "each": POINTS_PER_COLOUR,
         "seed": SEED,
     }
 
 
 def similarity(pairs: PairSimilarities) -> dict[str, Any]:
     """The histograms, and in a table what a threshold on the cosine would find."""
-    found = [(rate, threshold(pairs, rate)) for rate in RATES]
+    found = [(rate, threshold(pairs, rate)) for rate in FALSE_MATCH_RATES]
     some = [at for _, at in found if at]
     about = "Cosines of pairs of one class and of different classes."
     if some:

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from lookalike.errors import InputError
 from lookalike.evaluation.knn import nearest, unit_vectors
-from lookalike.reports.classification import ClassRow, data_uri
+from lookalike.image.encoding import jpeg_data_uri
+from lookalike.reports.html import IMAGE_SIDE, ClassRow
 
 DEPTH = 8  # neighbours that are looked at
 
@@ -169,7 +170,7 @@ class RetrievalFindings:
 
     def photo(self, row: int) -> Photo:
         """An image as it is shown."""
-        return Photo(data_uri(self.images[row]), self.images.shape[1], self.names[self.labels[row]])
+        return Photo(jpeg_data_uri(self.images[row], IMAGE_SIDE), self.images.shape[1], self.names[self.labels[row]])
 
     def _one_of_each_class(
         self, order: NDArray[np.int64], allowed: NDArray[np.bool_], most: int, without: Iterable[int]
