@@ -874,7 +874,7 @@ def test_facts(store: Store) -> None:
     assert facts["rows"] == 10
     assert isinstance(facts["bytes"], int)
     assert facts["bytes"] > 10 * DIM * 2
-    assert {"kind", "place", "covered by the approximate index"} <= facts.keys()
+    assert {"kind", "location", "covered by the approximate index"} <= facts.keys()
     assert all(isinstance(value, str | int | float) for value in facts.values())
 
 

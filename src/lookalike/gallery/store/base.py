@@ -1,7 +1,7 @@
-"""What a store is: the rows of a gallery, kept so that none is lost, and found by their vectors.
+"""The types of a gallery and the interface of a store, which keeps its items and finds them by their vectors.
 
-A store knows nothing of pictures or networks. It takes finished rows and gives them back. Both stores pass one test
-suite, `tests/gallery/test_stores.py`, which is the definition where words are not.
+A store knows nothing of images or networks. Both stores, in a folder and in PostgreSQL, pass one test suite,
+`tests/gallery/test_stores.py`.
 """
 
 from __future__ import annotations
@@ -251,52 +251,54 @@ class Problem:
 
 
 class Snapshot(Protocol):
-    """The rows of one gallery as they were at one moment, whatever is changed meanwhile. For one thread."""
+    """The items of a gallery as of one moment, whatever changes meanwhile. For one thread."""
 
     about: GalleryInfo
 
     def __len__(self) -> int:
-        """Rows."""
+        """Return the number of items."""
         ...
 
     def rows(self) -> Iterator[GalleryItem]:
-        """All rows in ascending order of id, not all in memory at once."""
+        """Yield all items in ascending order of id, without loading all of them into memory."""
         ...
 
     def get(self, ids: Sequence[int]) -> list[GalleryItem | None]:
-        """Rows in the order asked for; None for ids that are not there."""
+        """Return items in the order of the ids; None for ids that do not exist."""
         ...
 
     def vectors(self, ids: Sequence[int]) -> NDArray[np.float32]:
-        """(len(ids), D) float32, in the order asked for.
+        """Return vectors in the order of the ids, (len(ids), D) float32.
 
         Raises:
-            InputError: an id that is not there.
+            InputError: an id does not exist.
         """
         ...
 
     def thumbnails(self, ids: Sequence[int]) -> list[bytes]:
-        """The small JPEGs of rows in the order asked for; empty where there is no such row or no thumbnail."""
+        """Return thumbnails in the order of the ids; empty for ids that do not exist or have none."""
         ...
 
 
 class Store(Protocol):
-    """The rows of one gallery.
+    """The items of one gallery.
 
-    Stores are context managers; leaving one closes it. One may be used from several threads, which take turns; threads
-    that are to search at once open a store each. What a method has returned from is durable: it outlives a
-    crash of the process and of the machine. Any number of readers may be open while one writes; a reader sees whole
-    batches.
-    Every method raises `InputError` where the store is damaged, gone, full or read-only, naming the file or table, and
-    `ReplacedError`, one of these, where another gallery is in its place now. Of a change this may be found after
-    it was made, in the gallery that was there.
-    Vectors are kept as float16; scores are of the kept vectors.
+    A store is a context manager that closes it. Several threads may use one store; they take turns. To search in
+    several threads at once, open a store in each. A change is durable when the method returns: it outlives a crash of
+    the process and of the machine. Any number of readers and writers may be open; they see each other's changes as
+    whole batches.
+
+    Every method raises `InputError` if the store is damaged, gone, full or read-only; the message names the file or
+    table. It raises `ReplacedError`, a kind of `InputError`, if another gallery is now at the same location. A change
+    may have been made by then, in the gallery that was there before.
+
+    Vectors are stored as float16, and scores are those of the stored vectors.
     """
 
     about: GalleryInfo
 
     def close(self) -> None:
-        """Let it go. A writer first leaves the store fast to search, where that is not too much."""
+        """Close the store. A writer first makes searches fast, if that does not take too long."""
         ...
 
     def __enter__(self) -> Store: ...
@@ -304,56 +306,61 @@ class Store(Protocol):
     def __exit__(self, *exc: object) -> None: ...
 
     def __len__(self) -> int:
-        """Rows."""
+        """Return the number of items."""
         ...
 
     def add(self, rows: Sequence[NewItem]) -> list[int]:
-        """Keep rows, all or none; their ids. A path twice among them: the last one counts, the others' ids are its id.
+        """Add items, all or none, and return their ids.
+
+        Of several items with the same path the last one is added, and its id is returned for all of them.
 
         Raises:
-            InputError: a vector of another dimension, not of length 1 (within 1e-3) or not finite; the store is
-                open for reading, held by another writer, or its disk is full.
+            InputError: a vector has another dimension, is not finite, or does not have length 1 (within 1e-3); the
+                store is open for reading, or its disk is full.
         """
         ...
 
     def remove(self, ids: Sequence[int]) -> int:
-        """Remove rows; how many there were. Ids that are not there are no error."""
+        """Remove items and return how many existed. Other ids are ignored."""
         ...
 
     def update(self, ids: Sequence[int], label: str | None = None, metadata: Mapping[str, Value] | None = None) -> int:
-        """Change the label or metadata (whole) of rows, where not None; how many rows there were."""
+        """Set the label or the metadata of items, if not None, and return how many exist."""
         ...
 
     def get(self, ids: Sequence[int]) -> list[GalleryItem | None]:
-        """Rows in the order asked for; None for ids that are not there."""
+        """Return items in the order of the ids; None for ids that do not exist."""
         ...
 
     def thumbnail(self, id: int) -> bytes | None:
-        """The small JPEG of a row; None where there is no such row or no thumbnail."""
+        """Return the thumbnail of an item, a small JPEG; None if it has none or does not exist."""
         ...
 
     def vectors(self, ids: Sequence[int]) -> NDArray[np.float32]:
-        """(len(ids), D) float32, in the order asked for.
+        """Return vectors in the order of the ids, (len(ids), D) float32.
 
         Raises:
-            InputError: an id that is not there.
+            InputError: an id does not exist.
         """
         ...
 
     def by_path(self, paths: Sequence[str]) -> dict[str, GalleryItem]:
-        """The rows of those paths that are there."""
+        """Return the items of those paths that exist."""
         ...
 
     def by_digest(self, digests: Sequence[bytes]) -> dict[bytes, GalleryItem]:
-        """For those digests that are there, the row of the lowest id."""
+        """Return the item with the lowest id of each digest that exists."""
         ...
 
     def rows(self, after: int = 0, filter: Filter | None = None) -> Iterator[GalleryItem]:
-        """Rows of an id above `after`, in ascending order of id, not all in memory at once."""
+        """Yield the items with an id above `after` that pass a filter, in ascending order of id.
+
+        All are as of the moment of the first. Not all of them are in memory at once.
+        """
         ...
 
     def snapshot(self) -> AbstractContextManager[Snapshot]:
-        """All that is kept as of this moment, by a connection of its own, until the block is left."""
+        """Read everything as of this moment, through a connection of its own, until the block ends."""
         ...
 
     def search(
@@ -365,71 +372,73 @@ class Store(Protocol):
         threshold: float | None = None,
         exact: bool = False,
     ) -> list[SearchResult]:
-        """The rows nearest to each query.
+        """Return the items nearest to each query.
 
         Args:
             queries: (Q, D) float32 of length 1.
-            k: answers at most; fewer where fewer rows pass `filter` and `threshold`.
-            filter: only rows with this label and metadata; "label" and "path" name the row's own, any other key its
-                metadata. A filter never costs answers: filtered search is exact or as good as unfiltered.
-            threshold: only rows of at least this score.
-            exact: compare with all rows, however many there are.
+            k: number of hits; fewer if fewer items pass `filter` and `threshold`.
+            filter: only items with this label and metadata. "label" and "path" are those of the item, any other key is
+                one of its metadata. With a filter, a search is exact or finds as much as without.
+            threshold: lowest score of a hit.
+            exact: compare the query with all items.
 
         Raises:
-            InputError: queries of another dimension or not finite, or k below 1.
+            InputError: a query has another dimension, is not finite, or does not have length 1 (within 1e-3); or k is
+                below 1.
         """
         ...
 
     def count(self, filter: Filter | None = None) -> int:
-        """Rows that pass."""
+        """Return the number of items that pass a filter."""
         ...
 
     def labels(self, most: int) -> list[tuple[str, int]]:
-        """The most frequent labels and their rows, at most so many; of equally frequent ones by their code points."""
+        """Return the `most` most frequent labels with their numbers of items; equally frequent ones by code point."""
         ...
 
     def calibrated(self, about: GalleryInfo) -> None:
-        """Keep what the rows' own labels say: `about` with another `own_threshold`, `own_rows` and `own_labels`."""
+        """Store the result of a calibration: `about` with new `own_threshold`, `own_rows` and `own_labels`."""
         ...
 
     def reject(self, files: Sequence[FailedFile]) -> None:
-        """Remember files that could not be read; one entry for each path. Adding a row of that path forgets it."""
+        """Record files that could not be added, one record for each path. Adding an item of that path deletes it."""
         ...
 
     def rejected(self) -> list[FailedFile]:
-        """All of them, by path."""
+        """Return the records of files that could not be added, by path."""
         ...
 
     def forget(self, paths: Sequence[str]) -> None:
-        """Forget rejected files."""
+        """Delete the records of files that could not be added."""
         ...
 
     def compact(self) -> None:
-        """Give back the space of removed rows and make derived files anew; the store stays usable meanwhile."""
+        """Free the space of removed items and make the index again. The store stays usable meanwhile."""
         ...
 
     def check(self) -> list[Problem]:
-        """Look at everything: every row and vector, every derived file. An empty list: all is well."""
+        """Check every item, vector and index file, and return the problems."""
         ...
 
     def measure_recall(self, k: int = 10, sample: int = 200, seed: int = 0) -> float:
-        """Recall@k of the approximate search against the exact one, mean over `sample` rows as queries; 1.0 where
-        searches are exact anyway.
+        """Return recall@k of the approximate search against the exact one; 1.0 if searches are exact anyway.
+
+        It is the mean over `sample` items as queries.
         """
         ...
 
     def facts(self) -> dict[str, str | int | float]:
-        """What there is to say of the store itself: kind, place, bytes, how many rows the approximate index covers."""
+        """Return facts about the store: kind, location, bytes, number of items in the approximate index."""
         ...
 
 
-# Rows of a store in batches, with their vectors, also while somebody else removes some of them.
+# Items in batches, with their vectors, while others may remove some of them
 
 ItemT = TypeVar("ItemT")
 
 
 def batches(items: Iterable[ItemT], size: int) -> Iterator[list[ItemT]]:
-    """The items, `size` at a time; the last batch may be smaller.
+    """Yield the items in lists of `size`; the last one may be shorter.
 
     >>> list(batches(range(5), 2))
     [[0, 1], [2, 3], [4]]
@@ -440,7 +449,7 @@ def batches(items: Iterable[ItemT], size: int) -> Iterator[list[ItemT]]:
 
 
 def with_vectors(store: Store, rows: Sequence[GalleryItem]) -> tuple[list[GalleryItem], NDArray[np.float32]]:
-    """Those of the rows that are still there, and their vectors, (rows, D) float32.
+    """Return those of the items that still exist, and their vectors, (N, D) float32.
 
     Raises:
         InputError: the store cannot be read.
@@ -452,6 +461,6 @@ def with_vectors(store: Store, rows: Sequence[GalleryItem]) -> tuple[list[Galler
             return there, store.vectors(ids)
         except InputError:
             still = [row for row in store.get(ids) if row is not None]
-            if len(still) == len(there):  # none was removed: it is something else
+            if len(still) == len(there):  # none was removed: another error
                 raise
             there = still

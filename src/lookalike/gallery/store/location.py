@@ -1,4 +1,4 @@
-"""Where a gallery is kept: a folder, or a name in a PostgreSQL database, written URL#NAME."""
+"""The location of a gallery: a folder, or a name in a PostgreSQL database, written URL#NAME."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ OPTION = re.compile(r"([?&])([^?&=]*)=([^&]*)")
 
 @dataclass(frozen=True)
 class PostgresLocation:
-    """A gallery in a database: the database's URL, and the gallery's name there."""
+    """A gallery in a PostgreSQL database: the URL of the database and the name of the gallery."""
 
-    url: str = field(repr=False)  # it may hold a password
+    url: str = field(repr=False)  # may contain a password
     name: str
 
     def __str__(self) -> str:
-        """As it was given, without a password."""
+        """Return the location as it was given, without a password."""
         scheme, _, rest = OPTION.sub(_without_secret, self.url).partition("://")
         who, at, where = rest.rpartition("@")
         return f"{scheme}://{who.partition(':')[0]}{at}{where}#{self.name}"
 
 
-def parse_location(target: str | Path) -> Path | PostgresLocation:
-    """What a target means: a URL of PostgreSQL with "#" and the gallery's name at its end, else a folder.
+def parse_location(location: str | Path) -> Path | PostgresLocation:
+    """Parse a location: a PostgreSQL URL with "#" and the name of a gallery at its end, otherwise a folder.
 
     Raises:
-        InputError: such a URL without a name.
+        InputError: a URL without a name.
     """
-    text = str(target)
+    text = str(location)
     if not SERVER.match(text):
-        return Path(target).expanduser()
+        return Path(location).expanduser()
     url, _, name = text.rpartition("#")
     if not url or not name:
         shown = PostgresLocation(text.rstrip("#"), "NAME")
@@ -43,34 +43,34 @@ def parse_location(target: str | Path) -> Path | PostgresLocation:
     return PostgresLocation(url, name)
 
 
-def create_store(place: Path | PostgresLocation, about: GalleryInfo) -> Store:
-    """A new store.
+def create_store(location: Path | PostgresLocation, about: GalleryInfo) -> Store:
+    """Create an empty store and open it for writing.
 
     Raises:
-        InputError: there is one already, or none can be made there.
+        InputError: there is one already, or it cannot be created.
     """
-    if isinstance(place, PostgresLocation):
+    if isinstance(location, PostgresLocation):
         from lookalike.gallery.store.postgres import PostgresStore
 
-        return PostgresStore.create(place.url, place.name, about)
+        return PostgresStore.create(location.url, location.name, about)
     from lookalike.gallery.store.sqlite import SqliteStore
 
-    return SqliteStore.create(place, about)
+    return SqliteStore.create(location, about)
 
 
-def open_store(place: Path | PostgresLocation, *, write: bool = False) -> Store:
-    """The store that is there.
+def open_store(location: Path | PostgresLocation, *, write: bool = False) -> Store:
+    """Open an existing store.
 
     Raises:
-        InputError: none, a damaged one, or one that another process writes to.
+        InputError: there is none, it is damaged, or it cannot be written.
     """
-    if isinstance(place, PostgresLocation):
+    if isinstance(location, PostgresLocation):
         from lookalike.gallery.store.postgres import PostgresStore
 
-        return PostgresStore.open(place.url, place.name, write=write)
+        return PostgresStore.open(location.url, location.name, write=write)
     from lookalike.gallery.store.sqlite import SqliteStore
 
-    return SqliteStore.open(place, write=write)
+    return SqliteStore.open(location, write=write)
 
 
 def _without_secret(option: re.Match[str]) -> str:

@@ -88,7 +88,7 @@ def facts(link: Link, names: Names, searcher: PostgresSearcher) -> dict[str, str
         values = [db.execute("SELECT current_setting(%s)", (name,)).fetchall()[0][0] for name in settings]
         return {
             "kind": "PostgreSQL",
-            "place": link.location,
+            "location": link.location,
             "rows": rows,
             "bytes": tables + indexes,
             "bytes of tables": tables,

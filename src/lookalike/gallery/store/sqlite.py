@@ -201,7 +201,7 @@ class SqliteStore(BaseStore[SqliteReader]):
             rows = len(reader)
         return {
             "kind": "SQLite",
-            "place": str(self.folder),
+            "location": str(self.folder),
             "rows": rows,
             "bytes": _bytes_of(self.folder),
             "covered by the approximate index": (
