@@ -10,10 +10,9 @@ import json
 import os
 import re
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+from filelock import FileLock, Timeout
 
 from lookalike import __version__
 from lookalike.data.spec import HUB, Mirror, RemoteFile
@@ -98,22 +98,21 @@ def hold(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder}: cannot be made ({error.strerror}).", "Choose another folder.") from None
-    with ExitStack() as held:
-        if sys.platform != "win32":
-            import fcntl
-
-            lock = os.open(folder, os.O_RDONLY)
-            held.callback(os.close, lock)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InputError(f"{folder}: another download is under way.", "Wait for it, or stop it.") from None
-        try:
-            yield
-        finally:
-            for place in (*folder.glob("*/"), folder):
-                with suppress(OSError):  # it is not empty, or gone already
-                    place.rmdir()
+    path = folder / "download.lock"
+    lock = FileLock(path, thread_local=False)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise InputError(f"{folder}: another download is running.", "Wait until it has ended, or stop it.") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}).", "Choose another folder.") from None
+    try:
+        yield
+    finally:
+        for file in (path, *folder.glob("*/"), folder):
+            with suppress(OSError):  # a folder that is not empty; on Windows, a file that is locked
+                file.unlink() if file == path else file.rmdir()
+        lock.release()
 
 
 def _client(timeout: float) -> httpx.Client:
