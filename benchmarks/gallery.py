@@ -1,14 +1,13 @@
-"""The gallery's embedded store beside FAISS, usearch and LanceDB, on the same vectors: building, searching, filtering.
+"""Compare the store in a folder with FAISS, usearch and LanceDB on the same vectors: building, searching, filtering.
 
     python benchmarks/gallery.py [--rows 100000] [--dim 512] [--queries 300] [--threads 2] [--folder DIR]
 
-The vectors are made: a hundred around each centre, the centres' and the vectors' own variance falling with the
-dimension as an embedding's does, in float16 precision. Queries are further ones of the same kind. Every contestant runs
-in processes of its own, one after the other, and is asked for ten answers to one query at a time. The gallery answers
-with whole rows (path, label, metadata) from its folder; it builds from vectors to durable rows and index. The libraries
-answer with numbers of vectors from an index in memory, and graphs are searched with the least effort, from a list, that
-reaches a recall@10 of 0.99. Memory is the most that a process held, mapped files included (Linux). Libraries that are
-not installed are left out.
+The vectors are random, in float16 precision: a hundred around each centre, with a variance that falls with the
+dimension, as in embeddings. Queries come from the same distribution. Each library runs in processes of its own, one
+after the other, and returns ten hits for one query at a time. The gallery returns whole items (path, label, metadata)
+from its folder, and building it includes durable items and the index. The libraries return positions from an index in
+memory. Graphs are searched with the smallest ef, from a list, that reaches a recall@10 of 0.99. Memory is the maximum
+of a process, including mapped files (Linux). Libraries that are not installed are skipped.
 """
 
 from __future__ import annotations
@@ -36,9 +35,9 @@ from lookalike.run import hardware
 K = 10
 CHUNK = 10_000
 A_CLASS = 100  # vectors around a centre
-SHELVES = 100  # labels, without regard to the classes: each filters to 1 %
-EFFORTS = (32, 48, 64, 96, 128, 192, 256, 384, 512)
-ENOUGH = 0.99
+SHELVES = 100  # labels, independent of the centres: each filters to 1 %
+EF_VALUES = (32, 48, 64, 96, 128, 192, 256, 384, 512)
+MIN_RECALL = 0.99
 BATCH = 1000  # rows added to the gallery at a time
 PACKAGES = ("lookalike", "numpy", "usearch", "numkong", "faiss-cpu", "lancedb")
 
@@ -47,7 +46,7 @@ Line = dict[str, Any]
 
 
 def parts(count: int, dim: int, rows: int, seed: int) -> Iterator[Vectors]:
-    """(CHUNK, dim) float32 of length 1, as many as make `count`; the centres are those of a gallery of `rows`."""
+    """Yield (CHUNK, dim) float32 of length 1, `count` in all; the centres depend on `rows`."""
     spectrum = np.arange(1, dim + 1, dtype=np.float32) ** -0.5
     fixed = np.random.default_rng(0)
     turn = np.linalg.qr(fixed.standard_normal((dim, dim)))[0].astype(np.float32)
@@ -61,7 +60,7 @@ def parts(count: int, dim: int, rows: int, seed: int) -> Iterator[Vectors]:
 
 
 def make(folder: Path, rows: int, dim: int, queries: int) -> None:
-    """Write vectors, shelves, queries and the right answers, with and without a filter."""
+    """Write vectors, shelves, queries and the expected hits, with and without a filter."""
     vectors = np.lib.format.open_memmap(folder / "vectors.npy", "w+", np.float16, (rows, dim))
     asked = next(parts(queries, dim, rows, seed=2))
     shelves = np.random.default_rng(3).integers(0, SHELVES, rows)
@@ -79,7 +78,7 @@ def make(folder: Path, rows: int, dim: int, queries: int) -> None:
 
 
 def held() -> float:
-    """Megabytes that this process held at most."""
+    """Return the maximum memory of this process in megabytes."""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024 / 1e6
 
@@ -94,11 +93,11 @@ class Data:
         self.right, self.filtered = rest["right"], rest["filtered"]
 
     def all(self) -> Vectors:
-        """(N, D) float32 in memory, for the libraries that take nothing else."""
+        """Return (N, D) float32 in memory, for the libraries that need it."""
         return np.asarray(self.vectors, np.float32)
 
     def measured(self, what: str, ask: Callable[[int], Any], numbers: Callable[[Any], Any], right: Any = None) -> Line:
-        """Ask each query alone, once to warm up and once to measure: recall and times in milliseconds."""
+        """Search one query at a time, first to warm up, then to measure recall and times in milliseconds."""
         right = self.right if right is None else right
         for query in range(min(20, len(self.queries))):
             ask(query)
@@ -112,11 +111,11 @@ class Data:
         return {"what": what, "recall": statistics.fmean(shares), "p50": float(p50), "p95": float(p95)}
 
     def least_effort(self, what: str, set_effort: Callable[[int], None], ask: Callable[[int], Any]) -> Line:
-        """The first of `EFFORTS` that finds enough, or the last."""
-        for effort in EFFORTS:
+        """Measure with the first of `EF_VALUES` that reaches `MIN_RECALL`, or the last."""
+        for effort in EF_VALUES:
             set_effort(effort)
             line = self.measured(f"{what}, ef {effort}", ask, lambda answer: answer)
-            if line["recall"] >= ENOUGH:
+            if line["recall"] >= MIN_RECALL:
                 break
         return line
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sqlite_rows import made, vectors_of
+from sqlite_items import made, vectors_of
 
 from lookalike.errors import InputError
 from lookalike.gallery.store.sqlite import SqliteStore

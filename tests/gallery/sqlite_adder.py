@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sys
 
-from sqlite_rows import rows_of, vectors_of
+from sqlite_items import rows_of, vectors_of
 
 from lookalike.gallery.store.ann_index import HnswIndex
 from lookalike.gallery.store.sqlite import SqliteStore

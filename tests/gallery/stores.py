@@ -1,4 +1,4 @@
-"""Places for a gallery's rows, of both kinds, and rows to put there."""
+"""Locations of galleries in a folder and in a database, and items to add."""
 
 from __future__ import annotations
 

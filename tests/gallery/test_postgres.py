@@ -1,4 +1,4 @@
-"""The store in PostgreSQL: its plans, its limits, its names, and damage that it notices."""
+"""The store in PostgreSQL: query plans, limits, names, and damage."""
 
 from __future__ import annotations
 

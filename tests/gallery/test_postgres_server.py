@@ -1,4 +1,4 @@
-"""The store in PostgreSQL when others are at work: several writers, lost connections, roles, replicas, a full disk."""
+"""The store in PostgreSQL with several writers, lost connections, roles, replicas and a full disk."""
 
 from __future__ import annotations
 

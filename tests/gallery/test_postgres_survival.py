@@ -1,4 +1,4 @@
-"""The store in PostgreSQL when a client, one of the server's processes or the whole server is killed in the middle."""
+"""The store in PostgreSQL when a client, a process of the server, or the server is killed."""
 
 from __future__ import annotations
 

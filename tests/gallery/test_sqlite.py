@@ -1,4 +1,4 @@
-"""The embedded store: what it finds, what it refuses, who may write. (What every store does: `test_stores.py`.)"""
+"""The store in a folder: searches, index files, writers. `test_stores.py` tests what all stores do."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sqlite_rows import ABOUT, ids_found, made, recall, rows_of, slow_search, vectors_of
+from sqlite_items import ABOUT, ids_found, made, recall, rows_of, slow_search, vectors_of
 
 from lookalike.errors import InputError
 from lookalike.gallery.store import index_maintenance, sqlite_rows, vector_search

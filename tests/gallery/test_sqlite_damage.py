@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sqlite_rows import ids_found, made, recall, rows_of, vectors_of
+from sqlite_items import ids_found, made, recall, rows_of, vectors_of
 
 from lookalike.errors import InputError
 from lookalike.gallery.store.sqlite import SqliteStore

@@ -1,4 +1,4 @@
-"""The embedded store under what happens to programs and disks: kills, full disks, closed folders, many readers."""
+"""The store in a folder under kills, full disks, read-only folders and many readers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sqlite_rows import ABOUT, made, rows_of, vectors_of
+from sqlite_items import ABOUT, made, rows_of, vectors_of
 
 from lookalike.errors import InputError
 from lookalike.gallery.store.base import NewItem
@@ -104,7 +104,7 @@ def test_fifty_kills_lose_nothing(adder: Adder, tmp_path: Path) -> None:
 
 READER = """
 import json, sys, time
-from sqlite_rows import recall, vectors_of
+from sqlite_items import recall, vectors_of
 from lookalike.gallery.store.sqlite import SqliteStore
 folder, exact_below = sys.argv[1], int(sys.argv[2])
 queries = vectors_of(4, seed=5)
@@ -235,7 +235,7 @@ def test_a_quota_is_an_error_that_says_so(tmp_path: Path) -> None:
     code = """
 import resource, sys
 from pathlib import Path
-from sqlite_rows import ABOUT, rows_of, vectors_of
+from sqlite_items import ABOUT, rows_of, vectors_of
 from test_sqlite_survival import fill
 from lookalike.gallery.store.sqlite import SqliteStore
 with SqliteStore.create(Path(sys.argv[1]), ABOUT, exact_below=500) as store:
@@ -263,7 +263,7 @@ def in_a_closed_folder(folder: Path, code: str) -> str:
     """What a program prints that may not write there; as another user where this one is the superuser."""
     for path in [*folder.iterdir(), folder]:
         path.chmod(0o555 if path.is_dir() else 0o444)
-    program = "import os\nfrom lookalike.gallery.store.sqlite import SqliteStore\nfrom sqlite_rows import vectors_of\n"
+    program = "import os\nfrom lookalike.gallery.store.sqlite import SqliteStore\nfrom sqlite_items import vectors_of\n"
     program += "from lookalike.gallery.store import vector_search\nfrom lookalike.errors import InputError\n"
     program += "if os.geteuid() == 0:\n    os.setgid(65534)\n    os.setuid(65534)\n" + code
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])}

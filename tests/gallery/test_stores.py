@@ -1,4 +1,4 @@
-"""What a store is: every sentence of `lookalike.gallery.store.base`, held by both kinds of store."""
+"""The interface `Store` of `lookalike.gallery.store.base`, tested with both stores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Galleries made by a stranger: each is refused with the name of a file, or does no harm; none is read for ever."""
+"""Galleries in a folder that were made to do harm: each is refused with the name of a file, or does none."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sqlite_rows import DIM, made, rows_of, vectors_of
+from sqlite_items import DIM, made, rows_of, vectors_of
 
 from lookalike.errors import InputError
 from lookalike.gallery.duplicates import find_duplicates
@@ -47,7 +47,7 @@ def folder(kept: Path, tmp_path: Path) -> Path:
 
 
 def changed(folder: Path, change: Change) -> None:
-    """Change a gallery as one who knows its format."""
+    """Change a closed gallery."""
     db = sqlite3.connect(folder / "gallery.db", isolation_level=None)
     change(folder, db)
     db.close()
@@ -63,7 +63,7 @@ def sql(*statements: str) -> Change:
 
 
 def generation(**values: Any) -> Change:
-    """Other words of the derived files."""
+    """Change the record of the index files."""
 
     def change(_: Path, db: sqlite3.Connection) -> None:
         tree = json.loads(db.execute("SELECT generation FROM meta").fetchone()[0]) | values
@@ -73,7 +73,7 @@ def generation(**values: Any) -> Change:
 
 
 def about(**values: Any) -> Change:
-    """Other words of what the gallery was made with."""
+    """Change what the gallery was created with."""
 
     def change(_: Path, db: sqlite3.Connection) -> None:
         tree = json.loads(db.execute("SELECT about FROM meta").fetchone()[0]) | values
@@ -83,7 +83,7 @@ def about(**values: Any) -> Change:
 
 
 def loosened(table: str, then: Change) -> Change:
-    """Any kind of value in a table, which then says that it is strict again."""
+    """Make a change to a table that is not strict, and declare the table as strict again."""
 
     def change(folder: Path, db: sqlite3.Connection) -> None:
         (said,) = db.execute("SELECT sql FROM sqlite_schema WHERE name = ?", (table,)).fetchone()
@@ -101,7 +101,7 @@ def loosened(table: str, then: Change) -> Change:
 
 
 def row(**values: Any) -> Change:
-    """Row 3 with other values, and a checksum that fits."""
+    """Change values of item 3, with a matching checksum."""
 
     def change(_: Path, db: sqlite3.Connection) -> None:
         columns = ("id", "path", "digest", "size", "modified", "label", "metadata", "look")
@@ -117,7 +117,7 @@ def row(**values: Any) -> Change:
 
 
 def vector(numbers: Any) -> Change:
-    """Another vector of row 3, and a checksum that fits."""
+    """Change the vector of item 3, with a matching checksum."""
 
     def change(_: Path, db: sqlite3.Connection) -> None:
         data = np.asarray(numbers, "<f2").tobytes()
@@ -127,7 +127,7 @@ def vector(numbers: Any) -> Change:
 
 
 def derived(kind: str, forge: Callable[[bytes], bytes]) -> Change:
-    """Other bytes of a derived file, with a length and checksum that fit."""
+    """Change the bytes of an index file, with a matching length and checksum."""
 
     def change(folder: Path, db: sqlite3.Connection) -> None:
         (path,) = folder.glob(f"{kind}-*")
@@ -150,7 +150,7 @@ def ids_where(place: int, value: int) -> Callable[[bytes], bytes]:
 
 
 def numbers_at(place: int, kind: str, *values: int) -> Callable[[bytes], bytes]:
-    """Numbers of a graph's file, from a place after its vectors."""
+    """Change numbers in the file of a graph, at an offset from the end of its vectors."""
 
     def forge(data: bytes) -> bytes:
         first = 8 + ROWS * DIM + place
@@ -161,7 +161,7 @@ def numbers_at(place: int, kind: str, *values: int) -> Callable[[bytes], bytes]:
 
 
 def used(folder: Path, out: Path) -> list[str]:
-    """Everything that is done with a gallery; what was refused, and the files that were named."""
+    """Use every method of a store; return the messages of all errors and problems."""
 
     def search(store: SqliteStore, **how: Any) -> None:
         for found in store.search(QUERIES, **how):
@@ -301,9 +301,7 @@ STRANGE: dict[str, tuple[Change, str]] = {
 
 
 @pytest.mark.parametrize(("change", "named"), STRANGE.values(), ids=STRANGE.keys())
-def test_what_a_stranger_made_is_named_and_does_no_harm(
-    folder: Path, tmp_path: Path, change: Change, named: str
-) -> None:
+def test_a_hostile_gallery_is_named_and_does_no_harm(folder: Path, tmp_path: Path, change: Change, named: str) -> None:
     changed(folder, change)
     said = used(folder, tmp_path / "out.parquet")
     assert any(named in words for words in said), said
@@ -373,7 +371,7 @@ def test_a_derived_file_cut_short_under_a_store_does_not_matter_to_it(folder: Pa
             [hit.id for hit in found.hits] for found in before
         ]
         assert not after[0].exact
-        with SqliteStore.open(folder, exact_below=EXACT_BELOW) as other:  # reads it anew, and sees
+        with SqliteStore.open(folder, exact_below=EXACT_BELOW) as other:  # reads the file again
             assert all(found.exact for found in other.search(QUERIES))
 
 

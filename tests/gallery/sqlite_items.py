@@ -1,4 +1,4 @@
-"""Rows for the tests of the embedded store: clustered vectors, and the slow and obvious way to search them."""
+"""Items for tests of the store in a folder: clustered vectors, and a slow search to compare with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The graph of near neighbours by itself: what many threads lose is placed anew. (What it finds: `test_sqlite.py`.)"""
+"""The HNSW index: vectors that threads lose are placed again. `test_sqlite.py` tests what it finds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from sqlite_rows import DIM, vectors_of
+from sqlite_items import DIM, vectors_of
 from usearch.index import BatchMatches
 
 from lookalike.gallery.store import ann_index
