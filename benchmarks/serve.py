@@ -1,10 +1,10 @@
-"""The service under load: how soon it is ready, how fast it answers, what it does when there is too much to do.
+"""The service under load: time until ready, latency, throughput, and behaviour when overloaded.
 
     python benchmarks/serve.py [--rows 100000] [--steady 600] [--over 120] [--only ready one many steady over]
 
-A gallery of made-up vectors is served with the default model, on loopback, as `lookalike serve GALLERY` does by itself.
+A gallery of synthetic vectors is served with the default model on loopback, with the defaults of `lookalike serve`.
 The load comes from a second process (`http_load.py`): photographs of 640 x 480 pixels, as JPEG, one to a request, to
-be recognised. The plain way in the same run is `plain_service.py`. Parts:
+be classified. The plain way in the same run is `plain_service.py`. Parts:
 
     ready   from the start of the process to 200 of /ready, five times; before, once with an empty cache
     one     one client, one request after the other

@@ -1,4 +1,4 @@
-"""The page in a real Chromium, on real services: what its tests stand on."""
+"""Chromium and services for the tests of the page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of the page ask for: a browser, a page that is watched, models and galleries."""
+"""Fixtures for the tests of the page: a browser, a watched page, models and galleries."""
 
 from __future__ import annotations
 

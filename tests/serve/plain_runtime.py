@@ -1,4 +1,4 @@
-"""The slow, obvious runtime: a model's own `logits` and `embed`. The tests of the service run on it."""
+"""A slow, obvious runtime for tests: the model's own `logits` and `embed`."""
 
 from __future__ import annotations
 

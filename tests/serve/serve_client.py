@@ -1,4 +1,4 @@
-"""Who asks the service in tests, and what is sent."""
+"""A client of the service, and images to send."""
 
 from __future__ import annotations
 

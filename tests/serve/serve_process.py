@@ -1,4 +1,4 @@
-"""`lookalike serve` as a real process, for tests that start it, ask it, and end it."""
+"""`lookalike serve` as a process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The guard: keys on every route, sizes, times, other sites, and what every answer says to browsers."""
+"""Admission: keys, sizes, time limits, foreign sites, and the security headers."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def routes_of(settings: Settings) -> list[tuple[str, str]]:
     return [(method, path.replace("{id}", "3")) for method, path in {*known, *hidden}]
 
 
-def test_every_route_asks_for_the_key_that_it_should(locked: TestClient, settings: Settings) -> None:
+def test_every_route_requires_the_right_key(locked: TestClient, settings: Settings) -> None:
     routes = routes_of(settings)
     assert len(routes) >= 10
     for method, path in routes:
@@ -72,12 +72,12 @@ def test_every_route_asks_for_the_key_that_it_should(locked: TestClient, setting
     assert permission_for("POST", "/v1/items") == permission_for("DELETE", "/v1/items/3") == "write"
 
 
-def test_what_is_not_there_needs_a_key_too(locked: TestClient) -> None:
+def test_unknown_paths_require_a_key_too(locked: TestClient) -> None:
     assert locked.get("/v2/secret").status_code == 401
     assert locked.get("/v2/secret", headers=bearer(READ)).status_code == 404
 
 
-def test_refusals_say_what_to_do_and_never_the_key(locked: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+def test_errors_never_show_a_key(locked: TestClient, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     missing = locked.get("/v1/about")
     assert missing.status_code == 401
@@ -90,7 +90,7 @@ def test_refusals_say_what_to_do_and_never_the_key(locked: TestClient, caplog: p
         assert not any(key in text for key in (READ, WRITE, "secret-of-mine"))
 
 
-def test_without_a_write_key_nobody_writes_where_others_read(settings: Settings, runtime: PlainRuntime) -> None:
+def test_with_only_a_read_key_nobody_writes(settings: Settings, runtime: PlainRuntime) -> None:
     with client_of(replace(settings, read_key=SecretStr(READ)), runtime) as client:
         answer = client.post("/v1/items", content=encoded(), headers={**JPEG, **bearer(READ)})
         assert answer.status_code == 403
@@ -98,7 +98,7 @@ def test_without_a_write_key_nobody_writes_where_others_read(settings: Settings,
 
 
 @pytest.mark.parametrize("announced", [True, False])
-def test_a_body_that_is_too_large_is_not_read(settings: Settings, runtime: PlainRuntime, announced: bool) -> None:
+def test_a_body_above_the_limit_is_not_read(settings: Settings, runtime: PlainRuntime, announced: bool) -> None:
     taken = 0
 
     def endless() -> Iterator[bytes]:
@@ -135,7 +135,7 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     await PlainTextResponse(body)(scope, receive, send)
 
 
-def test_a_slow_body_is_cut_off_and_its_room_is_free_again() -> None:
+def test_a_slow_body_times_out_and_frees_its_place() -> None:
     guard = AdmissionGuard(echo, Settings(receive_seconds=0.1))
 
     async def slow() -> Any:
@@ -154,7 +154,7 @@ def test_a_slow_body_is_cut_off_and_its_room_is_free_again() -> None:
     assert (guard._requests, guard._held_bytes) == (0, 0)
 
 
-def test_where_there_is_no_room_for_images_their_bodies_are_not_waited_for() -> None:
+def test_when_full_requests_are_refused_before_their_body() -> None:
     guard = AdmissionGuard(echo, Settings(max_waiting=20), is_full=lambda: True)
     a_body = {"headers": [(b"host", b"localhost"), (b"content-length", b"3")]}
 
@@ -175,7 +175,7 @@ def test_where_there_is_no_room_for_images_their_bodies_are_not_waited_for() -> 
     assert json.loads(refused[1]["body"])["error"]["limit"] == {"name": "max_waiting", "value": 20}
 
 
-def test_too_many_at_once_are_sent_away_at_once() -> None:
+def test_requests_beyond_the_limit_are_refused_at_once() -> None:
     guard = AdmissionGuard(echo, Settings(max_requests=3))
 
     async def crowd() -> list[list[Any]]:
@@ -232,7 +232,7 @@ def test_bodies_together_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("host", ["localhost:8000", "LocalHost", "127.0.0.1", "127.0.0.2:80", "[::1]:8000"])
-def test_the_machines_own_names_are_served(reader: TestClient, host: str) -> None:
+def test_loopback_host_names_are_served(reader: TestClient, host: str) -> None:
     assert reader.get("/live", headers={"Host": host}).status_code == 200
 
 
@@ -245,7 +245,7 @@ def test_the_machines_own_names_are_served(reader: TestClient, host: str) -> Non
         "[::1%25evil.example]", "::1", "[127.0.0.1]x", "0.0.0.0", "127.0.0.1,evil.example",
     ],
 )  # fmt: skip
-def test_other_names_are_not(reader: TestClient, host: str) -> None:
+def test_other_host_names_are_refused(reader: TestClient, host: str) -> None:
     answer = reader.get("/live", headers={"Host": host})
     assert answer.status_code == 403
     own = {"Origin": f"http://{host}"}  # as of a page whose name was given this machine's address
@@ -276,7 +276,7 @@ def test_the_services_own_host_is_served(runtime: PlainRuntime) -> None:
         ({"Sec-Fetch-Site": "same-site"}, 403),
     ],
 )
-def test_pages_of_other_sites_cannot_send(reader: TestClient, headers: dict[str, str], status: int) -> None:
+def test_pages_of_other_sites_cannot_send_requests(reader: TestClient, headers: dict[str, str], status: int) -> None:
     answer = reader.post("/v1/predict", content=encoded(), headers={**JPEG, **headers})
     assert answer.status_code == status
     assert "access-control-allow-origin" not in answer.headers
@@ -285,7 +285,7 @@ def test_pages_of_other_sites_cannot_send(reader: TestClient, headers: dict[str,
 @pytest.mark.parametrize(
     "path", ["/", "/docs", "/page/app.js", "/live", "/v1/about", "/nowhere", "/v1/items/3/thumbnail"]
 )
-def test_every_answer_tells_browsers_what_not_to_do(reader: TestClient, path: str) -> None:
+def test_every_response_has_security_headers(reader: TestClient, path: str) -> None:
     answer = reader.get(path)
     for name, value in SECURITY_HEADERS.items():
         assert answer.headers[name] == value
@@ -295,7 +295,7 @@ def test_every_answer_tells_browsers_what_not_to_do(reader: TestClient, path: st
 @pytest.mark.parametrize(
     "path", ["/live", "/ready", "/v1/about", "/v1/items/3", "/metrics", "/openapi.json", "/v1/items/99"]
 )
-def test_answers_are_not_kept(reader: TestClient, path: str) -> None:
+def test_responses_are_not_cached(reader: TestClient, path: str) -> None:
     assert reader.get(path).headers["cache-control"] == "no-store"
 
 

@@ -1,4 +1,4 @@
-"""The service as a whole: how it is, what it says of itself, its errors' one shape, and what it never says."""
+"""The application: state, metrics, logs, the shape of errors, shutdown, and the OpenAPI description."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from lookalike.serve.settings import Settings
 JPEG = {"Content-Type": "image/jpeg"}
 
 
-def test_it_lives_and_is_ready(reader: TestClient) -> None:
+def test_live_and_ready(reader: TestClient) -> None:
     assert reader.get("/live").json() == {"status": "live", "reasons": []}
     ready = reader.get("/ready")
     assert (ready.status_code, ready.json()) == (200, {"status": "ready", "reasons": []})
 
 
-def test_it_says_what_it_is(reader: TestClient, runtime: PlainRuntime) -> None:
+def test_about_describes_the_service(reader: TestClient, runtime: PlainRuntime) -> None:
     about = reader.get("/v1/about").json()
     assert about["version"] == __version__
     assert about["model"] == {
@@ -54,7 +54,7 @@ def test_it_says_what_it_is(reader: TestClient, runtime: PlainRuntime) -> None:
     assert about["keys"] == {"read": False, "write": "open"}
 
 
-def test_while_it_starts_it_lives_and_is_not_ready(
+def test_a_starting_service_is_live_but_not_ready(
     settings: Settings, runtime: PlainRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service = Service(settings)
@@ -76,7 +76,7 @@ def test_while_it_starts_it_lives_and_is_not_ready(
     assert runtime.closed
 
 
-def test_a_start_that_fails_says_so(tmp_path: Path) -> None:
+def test_a_failed_start_is_reported(tmp_path: Path) -> None:
     service = Service(Settings(gallery=str(tmp_path / "none")))
     failed = threading.Event()
     with TestClient(create_service_app(service, failed.set), base_url="http://127.0.0.1:8000") as client:
@@ -86,7 +86,7 @@ def test_a_start_that_fails_says_so(tmp_path: Path) -> None:
     assert "none" in str(service.load_error)
 
 
-def test_a_runtime_that_fails_turns_ready_off_until_it_is_well(
+def test_a_failing_runtime_makes_the_service_not_ready(
     client: TestClient, runtime: PlainRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runtime, "run", lambda pictures: 1 / 0)
@@ -101,7 +101,7 @@ def test_a_runtime_that_fails_turns_ready_off_until_it_is_well(
     assert client.post("/v1/predict", content=encoded(1), headers=JPEG).status_code == 200
 
 
-def test_what_happens_is_counted(client: TestClient) -> None:
+def test_metrics_count_requests_and_batches(client: TestClient) -> None:
     for _ in range(3):
         client.post("/v1/predict", files=form(encoded(1), encoded(2)))
     client.get("/v1/items/7")
@@ -124,9 +124,7 @@ def test_what_happens_is_counted(client: TestClient) -> None:
     assert not any("secret" in line for line in lines)
 
 
-def test_the_log_has_a_line_for_each_request_and_no_secret(
-    client: TestClient, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_log_has_one_line_per_request_without_secrets(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
     key = "a-secret-key-of-somebody"
     with caplog.at_level(logging.INFO, logger="lookalike.serve.access"):
         client.post("/v1/search?id=7&label=private", headers={"Authorization": f"Bearer {key}"})
@@ -140,9 +138,7 @@ def test_the_log_has_a_line_for_each_request_and_no_secret(
     assert not re.search("secret|private|=7", caplog.text)
 
 
-def test_thumbnails_that_are_shown_have_no_line_but_are_counted(
-    client: TestClient, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_successful_thumbnails_are_counted_but_not_logged(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="lookalike.serve.access"):
         tag = client.get("/v1/items/1/thumbnail").headers["etag"]
         client.get("/v1/items/1/thumbnail", headers={"If-None-Match": tag})
@@ -182,7 +178,7 @@ def test_every_error_has_one_shape(reader: TestClient, method: str, path: str, s
     assert answer.json()["error"].keys() >= {"message", "remedy"}
 
 
-def test_a_bug_is_500_without_its_traceback(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_internal_error_is_500_without_a_traceback(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lookalike.serve.routes_items.parse_id", lambda text: 1 / 0)
     answer = client.get("/v1/items/1")
     assert answer.status_code == 500
@@ -190,7 +186,7 @@ def test_a_bug_is_500_without_its_traceback(client: TestClient, monkeypatch: pyt
     assert "division" not in answer.text
 
 
-def test_what_cannot_be_finished_in_time_is_503(settings: Settings, runtime: PlainRuntime) -> None:
+def test_requests_cut_off_by_the_shutdown_are_503(settings: Settings, runtime: PlainRuntime) -> None:
     """The server cancels what is still at work when its time is over."""
     started = threading.Event()
     sent: list[dict[str, object]] = []
@@ -231,7 +227,7 @@ def test_what_cannot_be_finished_in_time_is_503(settings: Settings, runtime: Pla
     assert b"error" in sent[1]["body"]  # type: ignore[operator]
 
 
-def test_who_goes_away_is_not_worked_for(settings: Settings, runtime: PlainRuntime) -> None:
+def test_a_disconnected_client_costs_no_inference(settings: Settings, runtime: PlainRuntime) -> None:
     app = create_app(settings, runtime)
     scope = {
         "type": "http", "method": "POST", "path": "/v1/embed", "raw_path": b"/v1/embed", "query_string": b"",
@@ -252,7 +248,7 @@ def test_who_goes_away_is_not_worked_for(settings: Settings, runtime: PlainRunti
     assert len(runtime.batches) == before
 
 
-def test_the_description_is_whole(reader: TestClient) -> None:
+def test_openapi_describes_every_route(reader: TestClient) -> None:
     tree = reader.get("/openapi.json").json()
     operations = {
         (method.upper(), path): operation

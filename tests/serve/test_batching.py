@@ -1,4 +1,4 @@
-"""The batcher: together what waits, nothing twice, nothing for nobody, and never more than there is room for."""
+"""The batcher: batches, order, cancelled requests, limits, failures."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def until(true: Callable[[], bool]) -> None:
         await asyncio.sleep(0.005)
 
 
-def test_everyone_gets_their_own(model: ImageModel) -> None:
+def test_every_request_gets_its_own_outputs(model: ImageModel) -> None:
     runtime = PlainRuntime(model)
     counts = [1, 3, 2, 20, 1, 5, 8, 1]
     asked = [pictures(count, seed) for seed, count in enumerate(counts)]
@@ -75,7 +75,7 @@ def test_everyone_gets_their_own(model: ImageModel) -> None:
     assert max(runtime.batches) <= 8
 
 
-def test_what_waits_goes_together(model: ImageModel) -> None:
+def test_waiting_images_go_through_together(model: ImageModel) -> None:
     runtime = Held(model)
 
     async def work(batcher: Batcher) -> None:
@@ -90,7 +90,7 @@ def test_what_waits_goes_together(model: ImageModel) -> None:
     assert runtime.batches == [1, 8, 3]
 
 
-def test_who_is_alone_does_not_wait(model: ImageModel) -> None:
+def test_a_single_request_does_not_wait(model: ImageModel) -> None:
     runtime = PlainRuntime(model)
 
     async def work(batcher: Batcher) -> None:
@@ -101,7 +101,7 @@ def test_who_is_alone_does_not_wait(model: ImageModel) -> None:
     assert runtime.batches == [1] * 5
 
 
-def test_what_nobody_waits_for_is_dropped(model: ImageModel) -> None:
+def test_jobs_of_cancelled_requests_are_dropped(model: ImageModel) -> None:
     runtime = Held(model)
 
     async def work(batcher: Batcher) -> None:
@@ -119,7 +119,7 @@ def test_what_nobody_waits_for_is_dropped(model: ImageModel) -> None:
     assert runtime.batches == [1, 3]
 
 
-def test_there_is_room_for_so_many(model: ImageModel) -> None:
+def test_reserve_refuses_images_beyond_the_limit(model: ImageModel) -> None:
     async def work(batcher: Batcher) -> None:
         with batcher.reserve(6):
             with batcher.reserve(4):
@@ -140,7 +140,7 @@ def test_there_is_room_for_so_many(model: ImageModel) -> None:
     ("error", "said"),
     [(RuntimeError("/secret/place: no"), "inference failed."), (MemoryError(), "not enough memory for inference.")],
 )
-def test_a_runtime_that_fails_is_tried_again(model: ImageModel, error: Exception, said: str) -> None:
+def test_a_failed_batch_does_not_stop_the_batcher(model: ImageModel, error: Exception, said: str) -> None:
     runtime = Held(model)
     runtime.error = error
     runtime.gate.set()
@@ -158,7 +158,7 @@ def test_a_runtime_that_fails_is_tried_again(model: ImageModel, error: Exception
     with_batcher(runtime, work)
 
 
-def test_closing_finishes_what_waits(model: ImageModel) -> None:
+def test_close_finishes_waiting_jobs(model: ImageModel) -> None:
     runtime = Held(model)
     batcher = Batcher(runtime, 8, 64)
 

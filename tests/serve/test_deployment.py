@@ -47,12 +47,12 @@ def seconds(text: str) -> int:
     return int(text[:-1])
 
 
-def test_every_instruction_is_one() -> None:
+def test_every_instruction_is_known() -> None:
     known = {"FROM", "ARG", "WORKDIR", "RUN", "COPY", "ENV", "USER", "VOLUME", "EXPOSE", "STOPSIGNAL", "HEALTHCHECK"}
     assert {word for word, _ in instructions()} == known | {"ENTRYPOINT", "CMD"}
 
 
-def test_what_is_copied_is_there_and_not_left_out() -> None:
+def test_copied_files_exist_and_are_not_ignored() -> None:
     sources = [word for line in of("COPY") if not line.startswith("--from") for word in line.split()[:-1]]
     let_in = {
         line.removeprefix("!") for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")
@@ -64,7 +64,7 @@ def test_what_is_copied_is_there_and_not_left_out() -> None:
     assert {build["readme"], *build["license-files"], "pyproject.toml"} <= set(sources)
 
 
-def test_what_is_installed_exists() -> None:
+def test_installed_extras_and_constraints_exist() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     (install,) = [line for line in of("RUN") if "pip install" in line]
     (extras,) = re.findall(r"'\.\[(.*)\]'", install)
@@ -77,7 +77,7 @@ def test_what_is_installed_exists() -> None:
     assert (ROOT / constraints).exists()
 
 
-def test_it_runs_as_nobody_and_ends_on_sigterm() -> None:
+def test_the_container_runs_unprivileged_and_stops_on_sigterm() -> None:
     (user,) = of("USER")
     assert any(re.search(rf"useradd .*--system .*{user}", line) for line in of("RUN"))
     words = [word for word, _ in instructions()]
@@ -86,7 +86,7 @@ def test_it_runs_as_nobody_and_ends_on_sigterm() -> None:
     assert all(line.startswith("[") for line in of("ENTRYPOINT") + of("CMD"))  # no shell between it and the signal
 
 
-def test_the_image_serves_where_it_says(runtime: PlainRuntime) -> None:
+def test_the_container_serves_on_its_port(runtime: PlainRuntime) -> None:
     entry, command = yaml.safe_load(of("ENTRYPOINT")[0]), yaml.safe_load(of("CMD")[0])
     assert entry == ["lookalike"]
     options = serve_options(command[1:])
@@ -128,7 +128,7 @@ def test_compose_gives_both_keys_and_no_secret_of_its_own() -> None:
     assert set(made.split()) == set(asked)
 
 
-def test_compose_is_closed() -> None:
+def test_compose_exposes_no_more_than_it_must() -> None:
     assert "ports" not in DATABASE
     assert SERVE["read_only"] is True
     assert SERVE["cap_drop"] == ["ALL"]
@@ -141,7 +141,7 @@ def test_compose_is_closed() -> None:
 @pytest.mark.parametrize(
     "line", re.findall(r"^docker compose run .*$", (ROOT / "docs/how-to/serve.md").read_text(), re.M)
 )
-def test_what_the_page_runs_in_the_container_parses(line: str) -> None:
+def test_container_commands_of_the_how_to_parse(line: str) -> None:
     words = shlex.split(line)
     words = words[words.index("serve") + 1 :]
     group = get_command(app).commands[words[0]]  # type: ignore[attr-defined]

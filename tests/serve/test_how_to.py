@@ -1,4 +1,4 @@
-"""What the how-to of the service shows is done as it stands there."""
+"""The commands and the program of `docs/how-to/serve.md` work."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def run(command: str, service: Running, environ: dict[str, str] | None = None) -
     return done.stdout
 
 
-def test_every_question_is_answered(service: Running, home: Path) -> None:
+def test_the_commands_of_the_how_to_work(service: Running, home: Path) -> None:
     said = {command: run(command, service) for command in lines("curl") if "Authorization" not in command}
     assert len(said) == 12
     trees = {command: json.loads(text) for command, text in said.items() if text}
@@ -71,7 +71,7 @@ def test_every_question_is_answered(service: Running, home: Path) -> None:
         assert len(gallery) == 12  # one more, and one less
 
 
-def test_the_program_runs(service: Running, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_program_of_the_how_to_runs(service: Running, capsys: pytest.CaptureFixture[str]) -> None:
     (program,) = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.DOTALL | re.MULTILINE)
     program = program.replace("http://localhost:8000", service.url.rstrip("/"))
     exec(compile(program, "serve.md", "exec"), {})
@@ -80,7 +80,7 @@ def test_the_program_runs(service: Running, capsys: pytest.CaptureFixture[str]) 
     assert all(re.match(r"-?\d\.\d{3} (cat|dog|emu) \d+$", line) for line in printed)
 
 
-def test_with_keys(home: Path) -> None:
+def test_the_how_tos_commands_with_keys_work(home: Path) -> None:
     (command,) = [line for line in lines("lookalike serve") if "--host" in line]
     (asked,) = [line for line in lines("curl") if "Authorization" in line]
     keys = {"LOOKALIKE_READ_KEY": "a-read-key-of-the-tests"}
@@ -90,7 +90,7 @@ def test_with_keys(home: Path) -> None:
         assert json.loads(run(asked.replace("-F", "-s -F"), service, keys))["hits"]
 
 
-def test_every_route_is_on_the_page(service: Running) -> None:
+def test_the_how_to_lists_every_route(service: Running) -> None:
     tree = json.loads(run("curl localhost:8000/openapi.json", service))
     for path in tree["paths"]:
         assert path.replace("{id}", "ID") in PAGE, path

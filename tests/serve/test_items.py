@@ -1,4 +1,4 @@
-"""Items over HTTP: what is added is there for everybody, what is removed is gone, and searches go on meanwhile."""
+"""`/v1/items`: add, get and remove items, while searches go on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lookalike.serve.settings import Settings
 from small_gallery import picture
 
 
-def test_what_is_added_is_found(client: TestClient, gallery_place: Path) -> None:
+def test_added_items_are_found(client: TestClient, gallery_place: Path) -> None:
     data = encoded(50)
     answer = client.post("/v1/items?label=a%20gnu", files=form(data))
     assert answer.status_code == 200
@@ -45,7 +45,7 @@ def test_the_same_bytes_are_one_item(client: TestClient, photos: Path) -> None:
     assert client.get("/v1/about").json()["gallery"]["items"] == 13
 
 
-def test_what_is_removed_is_gone(client: TestClient) -> None:
+def test_removed_items_are_gone(client: TestClient) -> None:
     assert client.delete("/v1/items/3").status_code == 204
     assert client.delete("/v1/items/3").status_code == 404
     for path in ("/v1/items/3", "/v1/items/3/thumbnail"):
@@ -56,7 +56,7 @@ def test_what_is_removed_is_gone(client: TestClient) -> None:
     assert sum(each["count"] for each in gallery["labels"]) == 11
 
 
-def test_a_thumbnail_is_a_small_jpeg_that_may_be_kept(client: TestClient) -> None:
+def test_thumbnails_are_small_jpegs_with_etags(client: TestClient) -> None:
     data = encoded(52, "PNG", (900, 600))
     (item,) = client.post("/v1/items", files=form(data)).json()["items"]
     answer = client.get(f"/v1/items/{item['id']}/thumbnail")
@@ -71,7 +71,7 @@ def test_a_thumbnail_is_a_small_jpeg_that_may_be_kept(client: TestClient) -> Non
     assert client.get(f"/v1/items/{item['id']}/thumbnail", headers={"If-None-Match": '"other"'}).status_code == 200
 
 
-def test_another_gallerys_thumbnail_is_another_one(
+def test_thumbnails_of_another_gallery_have_another_etag(
     client: TestClient, model_place: Path, tmp_path: Path, runtime: PlainRuntime
 ) -> None:
     """At the same address and of the same id: what a browser has kept of one gallery is not shown of another."""
@@ -88,7 +88,7 @@ def test_another_gallerys_thumbnail_is_another_one(
 @pytest.mark.parametrize(
     "id", ["0", "-1", "01", "1.0", "x", "..", "%2e%2e", "%00", "%2e%2e%2f1", "9" * 19, "9" * 5000, "١", "1;drop"]
 )
-def test_ids_that_are_none(reader: TestClient, id: str) -> None:
+def test_invalid_ids_are_404(reader: TestClient, id: str) -> None:
     for method, path in (
         ("GET", f"/v1/items/{id}"), ("GET", f"/v1/items/{id}/thumbnail"), ("DELETE", f"/v1/items/{id}"),
     ):  # fmt: skip
@@ -104,7 +104,7 @@ def test_ids_that_are_none(reader: TestClient, id: str) -> None:
      "zero\u200bwidth", "n\u00a0b", "soft\u00adhyphen",
      "\U000e0001tag", "private \ue000", "a\u2028b"],
 )  # fmt: skip
-def test_labels_of_every_language_are_kept_as_they_are(client: TestClient, label: str) -> None:
+def test_labels_of_every_language_are_stored_unchanged(client: TestClient, label: str) -> None:
     data = encoded(53)
     (item,) = client.post("/v1/items", params={"label": label}, files=form(data)).json()["items"]
     assert item["label"] == label
@@ -114,7 +114,7 @@ def test_labels_of_every_language_are_kept_as_they_are(client: TestClient, label
 
 
 @pytest.mark.parametrize("label", ["", "%20", "%E3%80%80", "a%0Ab", "a%00", "a%7F", "a%C2%85b", "%1B[31m", "x" * 1001])
-def test_labels_that_are_none(reader: TestClient, label: str) -> None:
+def test_invalid_labels_are_refused(reader: TestClient, label: str) -> None:
     answer = reader.post(f"/v1/items?label={label}", files=form(encoded(53)))
     assert answer.status_code == 422
     assert "label" in answer.json()["error"]["message"]

@@ -1,4 +1,4 @@
-"""The page, asked as a person asks: by dropping, pasting, choosing, walking, filtering; in a real Chromium."""
+"""The page in Chromium: drop, paste and choose images, follow hits, filter, add and remove items; and `/docs`."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def hits(url: str, query: str, data: bytes | None = None) -> list[dict[str, obje
     return found
 
 
-def test_it_says_what_it_can_do_and_keeps_its_policy(page: Page, url: str) -> None:
+def test_the_start_page_describes_the_service(page: Page, url: str) -> None:
     answer = page.goto(url)
     assert answer is not None
     policy = answer.header_value("content-security-policy") or ""
@@ -73,7 +73,7 @@ def test_it_says_what_it_can_do_and_keeps_its_policy(page: Page, url: str) -> No
     expect(page).to_have_title("Lookalike")
 
 
-def test_a_chosen_picture_is_shown_recognised_and_compared(page: Page, url: str, cat: bytes) -> None:
+def test_a_chosen_image_is_classified_and_searched(page: Page, url: str, cat: bytes) -> None:
     ask(page, url, cat)
     expect(page.locator("#image img")).to_be_visible()
     expect(page.locator("#subtitle")).to_have_text(f"photo.png · {size_of(cat)} · 64 × 64")
@@ -98,7 +98,7 @@ def size_of(data: bytes) -> str:
     return f"{max(1, round(len(data) / 1000))}\u00a0kB"
 
 
-def test_a_picture_is_dropped_anywhere(page: Page, url: str, cat: bytes) -> None:
+def test_an_image_can_be_dropped_anywhere(page: Page, url: str, cat: bytes) -> None:
     page.goto(url)
     data = transfer(page, cat, "dropped.png")
     page.dispatch_event("footer", "dragenter", {"dataTransfer": data})
@@ -110,7 +110,7 @@ def test_a_picture_is_dropped_anywhere(page: Page, url: str, cat: bytes) -> None
     expect(page.locator("#wall li").first).to_contain_text("cat")
 
 
-def test_a_picture_is_pasted(page: Page, url: str, cat: bytes) -> None:
+def test_an_image_can_be_pasted(page: Page, url: str, cat: bytes) -> None:
     page.goto(url)
     paste = "(data) => document.body.dispatchEvent(new ClipboardEvent('paste', { clipboardData: data, bubbles: true }))"
     page.evaluate(paste, transfer(page, cat, "pasted.png"))
@@ -118,7 +118,7 @@ def test_a_picture_is_pasted(page: Page, url: str, cat: bytes) -> None:
     expect(page.locator("#wall li").first).to_contain_text("cat")
 
 
-def test_what_is_dropped_or_pasted_and_is_no_picture_is_told(page: Page, url: str) -> None:
+def test_dropping_or_pasting_something_else_shows_an_error(page: Page, url: str) -> None:
     page.goto(url)
     page.evaluate("""() => {
       const data = new DataTransfer();
@@ -162,7 +162,7 @@ def test_click_through_and_back(page: Page, url: str, cat: bytes) -> None:
     expect(page.locator("#subtitle")).to_have_text(f"Item {id} in the gallery")
 
 
-def test_an_address_is_a_search(page: Page, url: str) -> None:
+def test_the_address_holds_the_search(page: Page, url: str) -> None:
     page.goto(f"{url}?id=3&label=dog&label=emu&threshold=none&k=96")
     expect(page.locator("#wall li")).to_have_count(8)
     assert set(labels(page)) == {"dog", "emu"}
@@ -176,7 +176,7 @@ def test_an_address_is_a_search(page: Page, url: str) -> None:
     assert urlsplit(page.url).query == ""
 
 
-def test_labels_are_found_chosen_and_let_go(page: Page, url: str, cat: bytes) -> None:
+def test_labels_can_be_searched_selected_and_removed(page: Page, url: str, cat: bytes) -> None:
     ask(page, url, cat)
     page.locator("#threshold").fill("0")
     expect(page.locator("#wall li:not([hidden])")).to_have_count(12)
@@ -229,7 +229,7 @@ def test_the_threshold_hides_at_once_and_is_lowered_where_nothing_is_left(page: 
     assert len(asked) == 1, "the slider has asked the server"
 
 
-def test_how_many_are_shown(page: Page, url: str) -> None:
+def test_the_number_of_hits_can_be_changed(page: Page, url: str) -> None:
     page.goto(f"{url}?id=1&threshold=none&k=5")
     expect(page.locator("#wall li")).to_have_count(5)
     page.get_by_role("button", name="Show more").click()
@@ -240,7 +240,7 @@ def test_how_many_are_shown(page: Page, url: str) -> None:
     assert parse_qs(urlsplit(page.url).query)["k"] == ["48"]
 
 
-def test_the_wall_is_walked_with_arrows(page: Page, url: str) -> None:
+def test_arrow_keys_move_between_hits(page: Page, url: str) -> None:
     page.goto(f"{url}?id=1&threshold=none")
     tiles = page.locator("#wall a")
     expect(tiles).to_have_count(11)
@@ -261,7 +261,7 @@ def test_the_wall_is_walked_with_arrows(page: Page, url: str) -> None:
     expect(page.locator("#title")).to_be_focused()
 
 
-def test_a_picture_is_added_found_and_removed(page: Page, url: str) -> None:
+def test_an_image_is_added_found_and_removed(page: Page, url: str) -> None:
     new = encoded(77, "PNG")
     ask(page, f"{url}?threshold=none", new)
     page.get_by_text("Add to the gallery", exact=True).click()
@@ -291,7 +291,7 @@ def test_a_picture_is_added_found_and_removed(page: Page, url: str) -> None:
     assert "gnu" not in labels(page)
 
 
-def test_a_picture_that_is_there_is_said_and_not_added_again(page: Page, url: str, photos: Path) -> None:
+def test_a_file_in_the_gallery_is_named_and_not_added_again(page: Page, url: str, photos: Path) -> None:
     ask(page, f"{url}?threshold=none", (photos / "cat" / "1.png").read_bytes())
     expect(page.locator("#wall li")).to_have_count(11)
     expect(page.locator("#same")).to_have_text("This file is already in the gallery: 1.png.")
@@ -301,7 +301,7 @@ def test_a_picture_that_is_there_is_said_and_not_added_again(page: Page, url: st
     assert httpx.get(f"{url}v1/about").json()["gallery"]["items"] == 12
 
 
-def test_a_picture_that_the_browser_cannot_show_is_still_compared(page: Page, url: str) -> None:
+def test_an_image_that_the_browser_cannot_show_is_still_searched(page: Page, url: str) -> None:
     page.goto(url)
     page.set_input_files("#file", file_of(encoded(5, "TIFF"), "scan.tif", "image/tiff"))
     expect(page.locator("#image")).to_have_class("missing")
@@ -316,3 +316,20 @@ def test_ctrl_click_is_left_to_the_browser(sight: Sight, url: str) -> None:
         link.click(modifiers=["ControlOrMeta"])
     expect(opened.value.locator("#subtitle")).to_have_text(f"Item {link.get_attribute('data-id')} in the gallery")
     assert urlsplit(page.url).query == "id=1&threshold=none"
+
+
+def test_docs_lists_every_route_and_sends_requests(sight: Sight, url: str, cat: bytes) -> None:
+    page, sight.may_be_refused = sight.page, True
+    page.goto(f"{url}docs")
+    paths = httpx.get(f"{url}openapi.json").json()["paths"]
+    expect(page.locator("article")).to_have_count(sum(len(methods) for methods in paths.values()))
+    search = page.locator("#post-v1-search")
+    search.locator("summary").first.click()
+    search.locator("#post-v1-search-k").fill("2")
+    search.locator("#post-v1-search-image").set_input_files(file_of(cat))
+    search.get_by_role("button", name="Send request").click()
+    expect(search.get_by_role("status")).to_contain_text("Status 200")
+    expect(search.get_by_role("status")).to_contain_text('"hits"')
+    search.locator("#post-v1-search-k").fill("0")
+    search.get_by_role("button", name="Send request").click()
+    expect(search.get_by_role("status")).to_contain_text("Status 422")

@@ -1,6 +1,6 @@
-"""How the page looks and whom it lets in: names, contrast, keyboard, phones, dark and light, nothing that jumps.
+"""The look and the accessibility of the page: names, contrast, keyboard, phones, dark and light, a stable layout.
 
-With LOOKALIKE_SCREENSHOTS the pictures of the README are written to the folder that it names.
+Set LOOKALIKE_SCREENSHOTS to a folder to write the screenshots of the README there.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def stages(page: Page, url: str, picture: bytes) -> Iterator[str]:
 @pytest.mark.parametrize(
     "viewport", [DESKTOP, PHONE, {"width": 320, "height": 640}], ids=["desktop", "phone", "narrow"]
 )
-def test_everybody_is_let_in(browser: Browser, url: str, cat: bytes, scheme: Any, viewport: Any) -> None:
+def test_the_page_is_accessible(browser: Browser, url: str, cat: bytes, scheme: Any, viewport: Any) -> None:
     """Names, sizes, references, contrast and no sideways scrolling: in each state, in both schemes, on each screen."""
     is_phone = viewport["width"] < 600
     with seen(
@@ -88,7 +88,7 @@ def test_everybody_is_let_in(browser: Browser, url: str, cat: bytes, scheme: Any
         sight.check()
 
 
-def test_the_checks_see_what_they_look_for(page: Page, url: str) -> None:
+def test_the_accessibility_checks_find_errors(page: Page, url: str) -> None:
     page.goto(url)
     expect(page.locator("#reach")).not_to_be_empty()
     page.evaluate("""() => {
@@ -104,7 +104,7 @@ def test_the_checks_see_what_they_look_for(page: Page, url: str) -> None:
     assert [text.split()[1] for text in page.evaluate("checks.faint()")] == ["pale"]
 
 
-def test_everything_is_reached_with_the_tab_key_and_seen(page: Page, url: str, cat: bytes) -> None:
+def test_every_control_is_reached_with_tab_and_shows_focus(page: Page, url: str, cat: bytes) -> None:
     page.goto(url)
     expect(page.locator("#reach")).not_to_be_empty()
     page.set_input_files("#file", file_of(cat))
@@ -123,7 +123,7 @@ def test_everything_is_reached_with_the_tab_key_and_seen(page: Page, url: str, c
     assert {"home", "again", "theme", "SUMMARY", "labels-button", "threshold", "many", "A"} <= set(reached)
 
 
-def test_dark_and_light_by_the_system_and_by_the_switch(browser: Browser, url: str) -> None:
+def test_colours_follow_the_system_and_the_switch(browser: Browser, url: str) -> None:
     ground = "getComputedStyle(document.body).backgroundColor"
     light, dark = "rgb(245, 245, 242)", "rgb(17, 19, 21)"
     with seen(browser, viewport=DESKTOP, color_scheme="dark") as sight:
@@ -142,7 +142,7 @@ def test_dark_and_light_by_the_system_and_by_the_switch(browser: Browser, url: s
         sight.check()
 
 
-def test_nothing_jumps_when_the_pictures_arrive(page: Page, url: str, cat: bytes) -> None:
+def test_the_layout_does_not_move_when_thumbnails_load(page: Page, url: str, cat: bytes) -> None:
     held: list[Route] = []
     may_pass = threading.Event()
 
@@ -170,7 +170,7 @@ def test_nothing_jumps_when_the_pictures_arrive(page: Page, url: str, cat: bytes
     assert page.evaluate(places) == before
 
 
-def test_pictures_far_below_are_not_loaded(page: Page, url: str) -> None:
+def test_thumbnails_far_below_are_not_loaded(page: Page, url: str) -> None:
     page.set_viewport_size({"width": 320, "height": 200})
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url) if request.url.endswith("thumbnail") else None)
@@ -185,7 +185,7 @@ def test_pictures_far_below_are_not_loaded(page: Page, url: str) -> None:
 
 
 @pytest.mark.skipif(not SCREENSHOTS, reason="writes pictures: set LOOKALIKE_SCREENSHOTS to a folder")
-def test_pictures_of_the_page(browser: Browser, url: str, cat: bytes) -> None:
+def test_screenshots_of_the_page(browser: Browser, url: str, cat: bytes) -> None:
     """`page-start.webp`, `page-light.webp`, `page-dark.webp` and `page-phone.webp`."""
     folder = Path(SCREENSHOTS or "")
     folder.mkdir(parents=True, exist_ok=True)

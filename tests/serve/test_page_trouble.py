@@ -1,4 +1,4 @@
-"""The page when something is amiss: keys, files that are none, a server that is busy, empty or away."""
+"""The page in trouble: missing keys, unusable files, a server that is busy, empty or gone."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def enter(page: Page, key: str) -> None:
     page.keyboard.press("Enter")
 
 
-def test_the_read_key_is_asked_for_and_kept_in_the_tab_only(sight: Sight, locked: str) -> None:
+def test_the_page_asks_for_the_read_key_and_keeps_it_in_the_tab(sight: Sight, locked: str) -> None:
     page, sight.may_be_refused = sight.page, True
     page.goto(f"{locked}?id=1&threshold=none")
     dialog = page.get_by_role("dialog", name="Key required")
@@ -78,7 +78,7 @@ def test_the_read_key_is_asked_for_and_kept_in_the_tab_only(sight: Sight, locked
     assert READ not in page.content()
 
 
-def test_the_write_key_is_asked_for_when_something_is_added_or_removed(sight: Sight, locked: str) -> None:
+def test_the_page_asks_for_the_write_key_to_change_items(sight: Sight, locked: str) -> None:
     page, sight.may_be_refused = sight.page, True
     page.goto(f"{locked}?threshold=none")
     enter(page, READ)
@@ -107,7 +107,7 @@ def test_the_write_key_opens_everything(sight: Sight, locked: str) -> None:
     expect(page.locator("#wall .frame.loaded")).to_have_count(11)
 
 
-def test_unknown_is_said_and_what_it_might_be(sight: Sight, locked: str) -> None:
+def test_an_unknown_image_shows_the_best_guesses(sight: Sight, locked: str) -> None:
     page, sight.may_be_refused = sight.page, True
     page.goto(f"{locked}?id=1")
     enter(page, READ)
@@ -133,7 +133,7 @@ def test_unknown_is_said_and_what_it_might_be(sight: Sight, locked: str) -> None
     ],
     ids=["words", "empty", "large", "cut", "wide"],
 )
-def test_files_that_cannot_be_used(sight: Sight, opened: Site, data: bytes, name: str, type: str, said: str) -> None:
+def test_unusable_files_show_an_error(sight: Sight, opened: Site, data: bytes, name: str, type: str, said: str) -> None:
     page, sight.may_be_refused = sight.page, True
     if name == "wide.png":
         data = encoded(0, "JPEG", (1001, 1000))
@@ -148,9 +148,7 @@ def test_files_that_cannot_be_used(sight: Sight, opened: Site, data: bytes, name
 
 
 @pytest.mark.parametrize("data", [b"these are words", b"", bytes(100_001)], ids=["refused", "empty", "large"])
-def test_who_listens_does_not_hear_the_last_answer_after_a_file_that_fails(
-    sight: Sight, opened: Site, data: bytes
-) -> None:
+def test_screen_readers_do_not_hear_the_last_result_after_an_error(sight: Sight, opened: Site, data: bytes) -> None:
     page, sight.may_be_refused = sight.page, True
     ask(page, opened.url, encoded(2, "PNG"))
     expect(page.locator("#live")).to_contain_text("look-alikes")
@@ -161,14 +159,14 @@ def test_who_listens_does_not_hear_the_last_answer_after_a_file_that_fails(
     expect(page.locator("#live")).to_be_empty()
 
 
-def test_an_item_that_is_not_there(sight: Sight, opened: Site) -> None:
+def test_an_unknown_item_shows_an_error(sight: Sight, opened: Site) -> None:
     page, sight.may_be_refused = sight.page, True
     page.goto(f"{opened.url}?id=99")
     expect(page.locator("#trouble")).to_contain_text("There is no item 99.")
     expect(page.locator("#wall li")).to_have_count(0)
 
 
-def test_a_server_that_is_away_and_back(sight: Sight, opened: Site) -> None:
+def test_the_page_recovers_when_the_server_returns(sight: Sight, opened: Site) -> None:
     page, sight.may_be_refused = sight.page, True
     ask(page, opened.url, encoded(3, "PNG"))
     opened.stop()
@@ -193,7 +191,7 @@ class Held(PlainRuntime):
         return super().run(pictures)
 
 
-def test_a_busy_server_is_asked_again(sight: Sight, settings: Settings, model: ImageModel) -> None:
+def test_a_busy_server_is_tried_again(sight: Sight, settings: Settings, model: ImageModel) -> None:
     page, sight.may_be_refused = sight.page, True
     held = Held(model)
     with site(Settings(gallery=settings.gallery, max_waiting=1, max_images=1), held) as busy:
@@ -223,7 +221,7 @@ def test_an_approximate_search_can_be_made_exact(
         assert "exact=true" in page.url
 
 
-def test_without_a_gallery_there_is_recognition(page: Page, runtime: PlainRuntime) -> None:
+def test_the_page_works_without_a_gallery(page: Page, runtime: PlainRuntime) -> None:
     with site(Settings(), runtime) as bare:
         page.goto(bare.url)
         expect(page.locator("#reach")).to_contain_text("There is no gallery.")
@@ -234,7 +232,7 @@ def test_without_a_gallery_there_is_recognition(page: Page, runtime: PlainRuntim
         expect(page.get_by_text("Add to the gallery", exact=True)).to_be_hidden()
 
 
-def test_an_empty_gallery_takes_its_first_picture(
+def test_an_empty_gallery_accepts_its_first_image(
     page: Page, runtime: PlainRuntime, model_place: Path, tmp_path: Path
 ) -> None:
     Gallery.create(tmp_path / "empty", model_place).close()

@@ -1,4 +1,4 @@
-"""The service on a gallery in a real PostgreSQL server, also when that goes away."""
+"""The service on a gallery in PostgreSQL, also when the server stops."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def place(postgres: Server, model_place: Path, photos: Path) -> str:
     return target
 
 
-def test_a_gallery_made_anew_under_its_name_is_what_is_served(
+def test_a_gallery_recreated_under_its_name_is_served(
     postgres: Server, place: str, model_place: Path, photos: Path, runtime: PlainRuntime
 ) -> None:
     import psycopg
@@ -65,7 +65,7 @@ def test_a_gallery_made_anew_under_its_name_is_what_is_served(
         assert len(client.post("/v1/search?id=1&k=100").json()["hits"]) == 4
 
 
-def test_it_is_served_and_well_again_after_the_server_was_away(
+def test_the_service_recovers_when_the_database_returns(
     postgres: Server, place: str, runtime: PlainRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gallery_pool, "CHECK_INTERVAL", 0.0)

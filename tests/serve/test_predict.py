@@ -1,4 +1,4 @@
-"""Recognition and vectors over HTTP: the same answers as the model gives itself, and errors that name the image."""
+"""`/v1/predict` and `/v1/embed` agree with the model, and errors name the image."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from lookalike.serve.settings import Settings
 JPEG = {"Content-Type": "image/jpeg"}
 
 
-def test_the_labels_are_those_of_the_model(reader: TestClient, model: ImageModel) -> None:
+def test_predictions_match_the_model(reader: TestClient, model: ImageModel) -> None:
     data = encoded(1)
     answer = reader.post("/v1/predict?k=2", content=data, headers=JPEG)
     assert answer.status_code == 200
@@ -53,7 +53,7 @@ def test_the_largest_photos_of_phones_are_taken(size: tuple[int, int], reader: T
     assert answer.json()["predictions"][0]["classes"][0]["label"] == expected[0].label
 
 
-def test_several_images_are_answered_in_their_order(reader: TestClient, model: ImageModel) -> None:
+def test_predictions_are_in_the_order_of_the_images(reader: TestClient, model: ImageModel) -> None:
     files = [encoded(seed) for seed in range(5)]
     tree = reader.post("/v1/predict?k=3", files=form(*files)).json()
     expected = model.predict(files, k=3)
@@ -72,7 +72,7 @@ def test_the_temperature_flattens(settings: Settings, model: ImageModel) -> None
     assert result["classes"][0]["probability"] == pytest.approx(expected[0].probability, abs=1e-6)
 
 
-def test_what_is_unlikely_is_unknown(settings: Settings, model: ImageModel) -> None:
+def test_improbable_predictions_are_unknown(settings: Settings, model: ImageModel) -> None:
     ((first, *_),) = model.predict([encoded(1)])
     for threshold, unknown in ((first.probability + 0.01, True), (first.probability - 0.01, False), (None, False)):
         runtime = PlainRuntime(model)
@@ -85,7 +85,7 @@ def test_what_is_unlikely_is_unknown(settings: Settings, model: ImageModel) -> N
         assert about["model"]["unknown_threshold"] == threshold
 
 
-def test_vectors_are_those_of_the_model(reader: TestClient, model: ImageModel) -> None:
+def test_vectors_match_the_model(reader: TestClient, model: ImageModel) -> None:
     files = [encoded(seed) for seed in range(3)]
     tree = reader.post("/v1/embed", files=form(*files)).json()
     assert tree["model"] == model.fingerprint
@@ -93,7 +93,7 @@ def test_vectors_are_those_of_the_model(reader: TestClient, model: ImageModel) -
     np.testing.assert_allclose(tree["vectors"], model.embed(files), atol=1e-6)
 
 
-def test_a_model_of_vectors_alone_recognises_nothing(tmp_path: Path, model: ImageModel) -> None:
+def test_a_model_without_classes_refuses_predict(tmp_path: Path, model: ImageModel) -> None:
     head = Head(dim=8)
     config = model.config.model_copy(update={"head": head})
     network = create_model(config.name, config.num_classes, config.options, head)
@@ -105,7 +105,7 @@ def test_a_model_of_vectors_alone_recognises_nothing(tmp_path: Path, model: Imag
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
-def test_formats_are_known_by_their_content(reader: TestClient, model: ImageModel, format: str) -> None:
+def test_formats_are_detected_by_content(reader: TestClient, model: ImageModel, format: str) -> None:
     data = encoded(2, format)
     answer = reader.post("/v1/embed", content=data, headers={"Content-Type": "application/octet-stream"})
     np.testing.assert_allclose(answer.json()["vectors"], model.embed([data]), atol=1e-6)
@@ -172,7 +172,7 @@ def test_limits_are_named(
     assert about["limits"][limit["name"]] == limit["value"]
 
 
-def test_a_picture_at_the_limit_is_taken(settings: Settings, runtime: PlainRuntime) -> None:
+def test_an_image_at_the_limit_is_accepted(settings: Settings, runtime: PlainRuntime) -> None:
     with client_of(replace(settings, max_pixels=4800, max_images=1), runtime) as client:
         assert client.post("/v1/predict?k=3", files=form(encoded(1))).status_code == 200
 
@@ -227,7 +227,7 @@ def test_forms_with_other_fields_are_refused(reader: TestClient) -> None:
         ('name="image"', 422),
     ],
 )
-def test_a_file_may_have_an_encoded_name_only(reader: TestClient, disposition: str, status: int) -> None:
+def test_a_form_file_may_have_only_an_encoded_name(reader: TestClient, disposition: str, status: int) -> None:
     head = f"--x\r\nContent-Disposition: form-data; {disposition}\r\n\r\n".encode()
     body = head + encoded(1) + b"\r\n--x--\r\n"
     answer = reader.post("/v1/embed", content=body, headers={"Content-Type": "multipart/form-data; boundary=x"})
@@ -244,7 +244,7 @@ def test_a_file_may_have_an_encoded_name_only(reader: TestClient, disposition: s
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("within", ["data", "headers", "value", "preamble"])
-def test_no_form_holds_a_thread(boundary: str, nasty: str, within: str) -> None:
+def test_no_form_takes_long_to_parse(boundary: str, nasty: str, within: str) -> None:
     unit = nasty.format(boundary=boundary, cut=boundary[:-1]).encode()
     head = b"--" + boundary.encode() + b"\r\n"
     disposition = b'Content-Disposition: form-data; name="image"; filename="a"'
@@ -261,7 +261,7 @@ def test_no_form_holds_a_thread(boundary: str, nasty: str, within: str) -> None:
     assert time.thread_time() - began < 0.4  # 1.8 s where each byte is a step; 0.02 s where none is
 
 
-def test_as_many_files_as_may_be_and_one_more() -> None:
+def test_a_form_may_hold_the_maximum_of_images() -> None:
     def body(count: int) -> bytes:
         part = b'\r\n--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\nabc'
         return part * count + b"\r\n--x--\r\n"

@@ -1,4 +1,4 @@
-"""The service as a process: how it starts and refuses to, ends and is ended, with nothing lost."""
+"""The service as a process: start, signals, exit codes; nothing acknowledged is lost."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def ends_with(*arguments: str | Path, environ: dict[str, str] | None = None) -> 
     return process.returncode, said.decode()
 
 
-def test_it_serves_and_ends_well(gallery_place: Path) -> None:
+def test_sigterm_stops_the_service_cleanly(gallery_place: Path) -> None:
     with serving(gallery_place) as service:
         answer = httpx.post(f"{service.url}v1/predict", files=form(encoded(1)))
         assert answer.status_code == 200
@@ -46,7 +46,7 @@ def test_it_serves_and_ends_well(gallery_place: Path) -> None:
             httpx.get(f"{service.url}live")
 
 
-def test_answers_are_not_held_back(gallery_place: Path) -> None:
+def test_answers_are_sent_without_delay(gallery_place: Path) -> None:
     """With Nagle's delay on the server's side, and a client that acknowledges late, each would take 40 ms more."""
     seconds = []
     with serving(gallery_place) as service, httpx.Client() as client:
@@ -57,7 +57,7 @@ def test_answers_are_not_held_back(gallery_place: Path) -> None:
     assert sorted(seconds)[10] < 0.03
 
 
-def test_the_runtime_of_choice_is_onnx_runtime(gallery_place: Path, tmp_path: Path) -> None:
+def test_runtime_auto_is_onnx_on_a_cpu(gallery_place: Path, tmp_path: Path) -> None:
     cache = {"LOOKALIKE_CACHE": str(tmp_path / "cache")}
     with serving(gallery_place, "--runtime", "auto", environ=cache) as service:
         model = httpx.get(f"{service.url}v1/about").json()["model"]
@@ -73,7 +73,7 @@ def test_the_runtime_of_choice_is_onnx_runtime(gallery_place: Path, tmp_path: Pa
     assert len(hits) == 12
 
 
-def test_what_was_accepted_is_finished(gallery_place: Path) -> None:
+def test_accepted_requests_are_finished_after_sigterm(gallery_place: Path) -> None:
     codes: list[int] = []
     bodies = [form(*(encoded(100 * seed + n, size=(1600, 1200)) for n in range(16))) for seed in range(4)]
 
@@ -109,7 +109,7 @@ STUCK = (
 )
 
 
-def test_a_picture_that_takes_long_does_not_keep_it(gallery_place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_decode_does_not_delay_the_shutdown(gallery_place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serve_process.COMMAND", [sys.executable, "-c", STUCK, "serve"])
 
     def ask(url: str) -> None:
@@ -130,7 +130,7 @@ def test_a_picture_that_takes_long_does_not_keep_it(gallery_place: Path, monkeyp
         assert "Traceback" not in service.log()
 
 
-def test_a_signal_while_it_starts_ends_it(gallery_place: Path) -> None:
+def test_a_signal_during_startup_stops_the_service(gallery_place: Path) -> None:
     with serving(gallery_place, ready=False) as service:
         service.process.send_signal(signal.SIGTERM)
         assert service.process.wait(PATIENCE) == 143
@@ -176,7 +176,7 @@ def test_kill_9_loses_nothing_that_was_acknowledged(gallery_place: Path) -> None
     assert len(acknowledged) >= 60
 
 
-def test_a_port_that_is_taken(gallery_place: Path) -> None:
+def test_a_port_in_use_exits_with_2(gallery_place: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         code, said = ends_with(gallery_place, "--port", str(taken.getsockname()[1]))
     assert code == 2
@@ -197,7 +197,7 @@ def test_a_port_that_is_taken(gallery_place: Path) -> None:
         (["--model", "x", "--read-key-file", "none"], "none: "),
     ],
 )
-def test_what_cannot_be_served(tmp_path: Path, arguments: list[str], said: str) -> None:
+def test_invalid_arguments_exit_with_2(tmp_path: Path, arguments: list[str], said: str) -> None:
     key = tmp_path / "key"
     key.write_text("0123456789abcdef\n")
     code, printed = ends_with(*(str(key) if one == "KEY" else one for one in arguments), "--port", "0")
@@ -207,7 +207,7 @@ def test_what_cannot_be_served(tmp_path: Path, arguments: list[str], said: str) 
     assert "Traceback" not in printed
 
 
-def test_a_gallery_and_a_model_that_do_not_fit(gallery_place: Path, tmp_path: Path) -> None:
+def test_a_model_that_does_not_fit_the_gallery_exits_with_2(gallery_place: Path, tmp_path: Path) -> None:
     from small_gallery import model_folder
 
     other = model_folder(tmp_path / "other", seed=1)
@@ -217,7 +217,7 @@ def test_a_gallery_and_a_model_that_do_not_fit(gallery_place: Path, tmp_path: Pa
     assert "Traceback" not in said
 
 
-def test_help_loads_nothing_of_it() -> None:
+def test_help_loads_no_heavy_packages() -> None:
     code = (
         "import sys\nsys.argv = ['lookalike', 'serve', '--help']\nfrom lookalike.cli.main import run\n"
         "try:\n    run()\nexcept SystemExit:\n    pass\n"

@@ -1,4 +1,4 @@
-"""Search over HTTP: the same answers as the gallery gives itself."""
+"""`/v1/search` agrees with the gallery, and invalid searches are refused."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_an_item_is_not_its_own_answer(reader: TestClient) -> None:
     assert 3 not in {hit["id"] for hit in tree["hits"]}
 
 
-def test_labels_filter_and_several_are_one_of_them(reader: TestClient) -> None:
+def test_several_labels_filter_by_any_of_them(reader: TestClient) -> None:
     for query, expected in (("label=cat", {"cat"}), ("label=cat&label=emu", {"cat", "emu"}), ("label=gnu", set())):
         tree = reader.post(f"/v1/search?k=100&{query}", content=encoded(1), headers=JPEG).json()
         assert {hit["label"] for hit in tree["hits"]} == expected
@@ -107,14 +107,14 @@ def test_invalid_searches_are_refused(reader: TestClient, query: str, status: in
     assert answer.json()["error"]["remedy"]
 
 
-def test_an_id_and_an_image_are_one_too_many(reader: TestClient) -> None:
+def test_an_id_and_an_image_together_are_refused(reader: TestClient) -> None:
     answer = reader.post("/v1/search?id=1", content=encoded(1), headers=JPEG)
     assert answer.status_code == 422
     two = reader.post("/v1/search", files=form(encoded(1), encoded(2)))
     assert two.json()["error"]["limit"] == {"name": "max_images", "value": 1}
 
 
-def test_names_are_not_shown_where_they_are_switched_off(settings: Settings, runtime: PlainRuntime) -> None:
+def test_no_names_hides_file_names(settings: Settings, runtime: PlainRuntime) -> None:
     with client_of(replace(settings, show_names=False), runtime) as client:
         answer = client.post("/v1/search?id=1")
         assert {hit["name"] for hit in answer.json()["hits"]} == {None}
@@ -122,7 +122,7 @@ def test_names_are_not_shown_where_they_are_switched_off(settings: Settings, run
         assert ".png" not in answer.text
 
 
-def test_without_a_gallery_only_recognition_works(runtime: PlainRuntime) -> None:
+def test_without_a_gallery_only_predict_and_embed_work(runtime: PlainRuntime) -> None:
     with client_of(Settings(), runtime) as client:
         assert client.get("/ready").status_code == 200
         assert client.get("/v1/about").json()["gallery"] is None

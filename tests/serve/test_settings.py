@@ -1,4 +1,4 @@
-"""Settings: what is refused before anything starts, and where keys come from."""
+"""Settings: invalid values are refused; sources of keys."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ KEY, OTHER = SecretStr("k" * 16), SecretStr("w" * 16)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "::1", "[::1]", "localhost"])
-def test_on_loopback_no_key_is_needed(host: str) -> None:
+def test_loopback_requires_no_key(host: str) -> None:
     assert Settings(host=host).is_loopback
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.org", "", "127.0.0.1.example.org", "0"])
-def test_beyond_loopback_a_read_key_is(host: str) -> None:
+def test_other_addresses_require_a_read_key(host: str) -> None:
     with pytest.raises(InputError) as caught:
         Settings(host=host, write_key=OTHER)
     assert caught.value.message.startswith(host)
@@ -38,7 +38,7 @@ def test_beyond_loopback_a_read_key_is(host: str) -> None:
         (Settings(host="0.0.0.0", read_key=KEY, show_names=True), True),
     ],
 )
-def test_where_names_are_shown(settings: Settings, shown: bool) -> None:
+def test_file_names_are_shown_on_loopback_only(settings: Settings, shown: bool) -> None:
     assert settings.shows_names == shown
 
 
@@ -75,7 +75,7 @@ def test_who_may_write(settings: Settings, writing: str) -> None:
         ({"read_key": KEY, "write_key": KEY}, "key"),
     ],
 )
-def test_what_cannot_be(values: dict[str, object], said: str) -> None:
+def test_invalid_settings_are_refused(values: dict[str, object], said: str) -> None:
     with pytest.raises(InputError, match=said) as caught:
         Settings(**values)  # type: ignore[arg-type]
     assert caught.value.remedy
@@ -85,7 +85,7 @@ def test_a_key_is_never_shown() -> None:
     assert KEY.get_secret_value() not in repr(Settings(read_key=KEY))
 
 
-def test_where_a_key_comes_from(tmp_path: Path) -> None:
+def test_keys_come_from_files_and_the_environment(tmp_path: Path) -> None:
     file = tmp_path / "key"
     file.write_text("of-the-file-0123456789\nand more\n")
     assert key_of(READ_KEY, environ={}) is None
@@ -97,7 +97,7 @@ def test_where_a_key_comes_from(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"\n\nx", b"\xff\xfe"])
-def test_a_file_without_a_key(tmp_path: Path, content: bytes) -> None:
+def test_a_file_without_a_key_is_refused(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "key"
     file.write_bytes(content)
     with pytest.raises(InputError, match=re.escape(str(file))):

@@ -1,1 +1,1 @@
-"""The service: what a picture is and what looks like it, over HTTP, and the page that asks."""
+"""The service: classify images and search a gallery over HTTP, with a web page."""

@@ -1,4 +1,4 @@
-"""Connections that are too slow, do not read, or are too many: the others are served, and those are closed."""
+"""Connections that are slow, do not read, or are too many are closed; the others are served."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def ended(connection: socket.socket) -> bool:
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: "])
-def test_who_sends_nothing_is_cut_off_and_others_are_served(port: int, sent: bytes) -> None:
+def test_idle_connections_are_closed_and_others_served(port: int, sent: bytes) -> None:
     with ExitStack() as stack:
         slow = [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(500)]
         for connection in slow:
@@ -64,7 +64,7 @@ def test_who_sends_nothing_is_cut_off_and_others_are_served(port: int, sent: byt
         assert all(ended(connection) for connection in slow)
 
 
-def test_a_byte_now_and_then_gives_no_more_time(port: int) -> None:
+def test_sending_a_byte_now_and_then_does_not_extend_the_time(port: int) -> None:
     with socket.create_connection(("127.0.0.1", port)) as connection:
         start = time.monotonic()
         try:
@@ -77,7 +77,7 @@ def test_a_byte_now_and_then_gives_no_more_time(port: int) -> None:
         assert time.monotonic() - start < SECONDS + 1.5
 
 
-def test_a_second_request_on_a_connection_has_its_own_time(port: int) -> None:
+def test_each_request_of_a_connection_has_its_own_time(port: int) -> None:
     ask = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with socket.create_connection(("127.0.0.1", port)) as connection:
         for _ in range(3):
@@ -92,7 +92,7 @@ def test_a_second_request_on_a_connection_has_its_own_time(port: int) -> None:
         assert time.monotonic() - start > SECONDS / 2
 
 
-def test_a_connection_is_good_after_an_answer_that_did_not_wait_for_the_body() -> None:
+def test_a_connection_stays_usable_after_an_early_answer() -> None:
     async def hasty(scope: Scope, receive: Receive, send: Send) -> None:
         await PlainTextResponse("no", 503)(scope, receive, send)
 
@@ -136,7 +136,7 @@ def drained(connection: socket.socket) -> int:
 
 
 @pytest.mark.parametrize("asked", [ASK, ASK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"), ASK * 20])
-def test_an_answer_that_is_not_read_is_cut_off(asked: bytes) -> None:
+def test_an_unread_answer_is_cut_off(asked: bytes) -> None:
     limits = ConnectionLimits()
     with server_of(PlainTextResponse(bytes(LARGE)), SECONDS, limits) as port, ExitStack() as stack:
         slow = [stack.enter_context(unread(port, asked=asked)) for _ in range(20)]
@@ -146,7 +146,7 @@ def test_an_answer_that_is_not_read_is_cut_off(asked: bytes) -> None:
         assert all(drained(connection) < LARGE for connection in slow)
 
 
-def test_a_byte_now_and_then_gives_no_more_time_to_read() -> None:
+def test_reading_a_byte_now_and_then_does_not_extend_the_time() -> None:
     limits = ConnectionLimits()
     with server_of(PlainTextResponse(bytes(LARGE)), SECONDS, limits) as port, unread(port) as connection:
         start, total = time.monotonic(), len(connection.recv(4096))
@@ -157,7 +157,7 @@ def test_a_byte_now_and_then_gives_no_more_time_to_read() -> None:
         assert total + drained(connection) < LARGE
 
 
-def test_an_answer_that_is_read_in_time_leaves_the_connection_good() -> None:
+def test_a_connection_stays_open_if_its_answer_is_read_in_time() -> None:
     app, seconds = PlainTextResponse(bytes(LARGE)), 3 * SECONDS
     with server_of(app, seconds) as port, socket.create_connection(("127.0.0.1", port), 20) as connection:
         start = time.monotonic()
@@ -175,7 +175,7 @@ def test_an_answer_that_is_read_in_time_leaves_the_connection_good() -> None:
             time.sleep(SECONDS / 3)
 
 
-def test_answers_that_wait_have_a_limit_together() -> None:
+def test_unread_answers_have_a_common_limit() -> None:
     limits = ConnectionLimits(max_unread_bytes=3 * LARGE)
     with server_of(PlainTextResponse(bytes(LARGE)), 30, limits) as port, ExitStack() as stack:
         slow = []
@@ -206,7 +206,7 @@ def received(connection: socket.socket) -> bytes:
     return answer
 
 
-def test_one_address_has_so_many_connections_and_others_are_served() -> None:
+def test_connections_per_address_are_limited() -> None:
     limits = ConnectionLimits(limit=50, limit_per_address=5)
     with server_of(PlainTextResponse("hello"), limits=limits) as port, ExitStack() as stack:
         own = [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(5)]
@@ -221,7 +221,7 @@ def test_one_address_has_so_many_connections_and_others_are_served() -> None:
         assert httpx.get(f"http://127.0.0.1:{port}/").text == "hello"
 
 
-def test_all_have_so_many_connections_together() -> None:
+def test_connections_are_limited_in_total() -> None:
     limits = ConnectionLimits(limit=10, limit_per_address=4)
     with server_of(PlainTextResponse("hello"), limits=limits) as port, ExitStack() as stack:
         for place in range(10):
@@ -233,7 +233,7 @@ def test_all_have_so_many_connections_together() -> None:
     assert limits.lingering == 0
 
 
-def test_a_flood_of_connections_is_turned_away_and_forgotten() -> None:
+def test_a_flood_of_connections_is_refused() -> None:
     limits = ConnectionLimits(limit=20, limit_per_address=20)
     with server_of(PlainTextResponse("hello"), limits=limits) as port, ExitStack() as stack:
         for _ in range(400):

@@ -1,4 +1,4 @@
-"""A gallery that fails under the service: it says so, keeps answering what it can, and is well again by itself."""
+"""A gallery that fails or is replaced while it is served: the service reports it, and recovers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def ready(client: TestClient) -> list[str]:
     return reasons
 
 
-def test_files_that_vanish_and_come_back(client: TestClient, gallery_place: Path) -> None:
+def test_the_service_recovers_when_the_gallerys_files_return(client: TestClient, gallery_place: Path) -> None:
     away = gallery_place.with_name("away")
     for _ in range(2):
         assert not ready(client)
@@ -54,7 +54,7 @@ def test_files_that_vanish_and_come_back(client: TestClient, gallery_place: Path
         assert client.post("/v1/search?id=1").status_code == 200
 
 
-def test_a_copy_put_in_its_place_is_what_is_served(client: TestClient, gallery_place: Path, photos: Path) -> None:
+def test_a_copy_in_place_of_the_gallery_is_served(client: TestClient, gallery_place: Path, photos: Path) -> None:
     copy = gallery_place.with_name("copy")
     shutil.copytree(gallery_place, copy)
     with Gallery.open(copy, write=True) as gallery:
@@ -68,7 +68,7 @@ def test_a_copy_put_in_its_place_is_what_is_served(client: TestClient, gallery_p
     assert client.post("/v1/items", files=form(encoded(71))).status_code == 200
 
 
-def test_what_is_added_goes_into_the_gallery_that_is_there_now(
+def test_items_are_added_to_the_gallery_that_replaced_another(
     client: TestClient, gallery_place: Path, model_place: Path, photos: Path
 ) -> None:
     assert client.post("/v1/items?label=first", files=form(encoded(71))).status_code == 200  # the way to write is open
@@ -87,7 +87,7 @@ def test_what_is_added_goes_into_the_gallery_that_is_there_now(
             assert not gallery.check().problems
 
 
-def test_another_models_gallery_in_its_place_is_not_searched(
+def test_a_gallery_of_another_model_is_not_searched(
     client: TestClient, gallery_place: Path, tmp_path: Path, photos: Path
 ) -> None:
     own = gallery_place.rename(tmp_path / "own")
