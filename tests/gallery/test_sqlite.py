@@ -185,7 +185,7 @@ def test_compaction_gives_space_back(tmp_path: Path) -> None:
         assert store.facts()["bytes"] < before / 3
 
 
-def test_derived_files_grow_by_what_is_new(tmp_path: Path) -> None:
+def test_index_files_grow_by_new_items(tmp_path: Path) -> None:
     with made(tmp_path / "g", 600, exact_below=EXACT_BELOW) as store:
         assert store.facts()["covered by the approximate index"] >= 400
     with SqliteStore.open(tmp_path / "g", write=True, exact_below=EXACT_BELOW) as store:

@@ -77,7 +77,7 @@ DAMAGES = {
 
 @pytest.mark.parametrize("name", ["graph", "vectors"])
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
-def test_damaged_derived_files_are_noticed_named_and_remade(
+def test_damaged_index_files_are_named_and_made_again(
     kept: tuple[Path, list[list[int]]], tmp_path: Path, name: str, damage: Callable[[Path], None]
 ) -> None:
     folder, right = tmp_path / "g", kept[1]

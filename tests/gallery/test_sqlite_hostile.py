@@ -326,7 +326,7 @@ def test_links_out_of_the_folder_are_refused(folder: Path, tmp_path: Path, name:
 
 
 @pytest.mark.parametrize("kind", ["vectors", "graph"])
-def test_a_derived_file_that_is_a_link_or_a_pipe_is_not_read(folder: Path, tmp_path: Path, kind: str) -> None:
+def test_an_index_file_that_is_a_link_or_a_pipe_is_not_read(folder: Path, tmp_path: Path, kind: str) -> None:
     (path,) = folder.glob(f"{kind}-*")
     there = outside(tmp_path, path.read_bytes())
     for make in (lambda: path.symlink_to(there), lambda: os.mkfifo(path)):
@@ -346,7 +346,7 @@ def test_a_pipe_in_the_place_of_the_lock_does_no_harm(folder: Path) -> None:
         assert store.check() == []
 
 
-def test_a_derived_file_longer_than_any_reason_is_not_read(folder: Path) -> None:
+def test_an_index_file_longer_than_any_reason_is_not_read(folder: Path) -> None:
     (path,) = folder.glob("vectors-*")
     length = 1 << 40
     with path.open("r+b") as file:
@@ -361,7 +361,7 @@ def test_a_derived_file_longer_than_any_reason_is_not_read(folder: Path) -> None
 
 
 @pytest.mark.parametrize("kind", ["vectors", "graph"])
-def test_a_derived_file_cut_short_under_a_store_does_not_matter_to_it(folder: Path, kind: str) -> None:
+def test_an_index_file_cut_short_under_a_store_does_not_matter_to_it(folder: Path, kind: str) -> None:
     with SqliteStore.open(folder, exact_below=EXACT_BELOW) as store:
         before = store.search(QUERIES)
         (path,) = folder.glob(f"{kind}-*")
@@ -384,7 +384,7 @@ def test_stores_of_a_process_share_what_they_have_read(folder: Path) -> None:
         assert first.graph is not second.graph  # usearch lets one thread search at a time
 
 
-def test_an_unreadable_record_of_the_derived_files_is_mended_by_a_writer(folder: Path) -> None:
+def test_a_writer_repairs_a_damaged_record_of_the_index_files(folder: Path) -> None:
     changed(folder, generation(token="../x"))
     with SqliteStore.open(folder, exact_below=EXACT_BELOW) as store, pytest.raises(InputError, match="compact"):
         store.search(QUERIES)
