@@ -176,12 +176,12 @@ def test_long_and_odd_names_keep_to_their_room(catalog: Catalog, page: Path) -> 
 
 
 def test_what_the_title_says(catalog: Catalog) -> None:
-    assert sheet._title(catalog, "train", 3) == ("colours", "train: 25 pictures, 3 of 5 classes shown")
-    assert sheet._title(catalog, "test", 0) == ("colours", "test: 2 pictures")
+    assert sheet._title(catalog, "train", 3) == ("colours", "train: 25 images, 3 of 5 classes shown")
+    assert sheet._title(catalog, "test", 0) == ("colours", "test: 2 images")
     remarked = Catalog(
         catalog.table, catalog.root, catalog.class_names, catalog.class_ids, "colours", remark="half of it"
     )
-    assert sheet._title(remarked, "val", 5)[1] == "val: 5 pictures, 5 of 5 classes shown; half of it"
+    assert sheet._title(remarked, "val", 5)[1] == "val: 5 images, 5 of 5 classes shown; half of it"
 
 
 def test_unlabelled_pictures_are_shown_together(catalog: Catalog, page: Path) -> None:
@@ -220,16 +220,16 @@ def test_a_class_that_does_not_exist(catalog: Catalog, page: Path) -> None:
 def test_a_split_and_a_class_without_pictures(catalog: Catalog, page: Path) -> None:
     trained = catalog.select(catalog.rows_of("train"))
     error = refusal(trained, page, split="val")
-    assert error.message == f"{catalog.root}: no pictures in val."
+    assert error.message == f"{catalog.root}: no images in val."
     assert error.remedy.endswith("there are: train.")
     error = refusal(trained.select(range(10)), page, classes=["id3"])
-    assert error.message == "train has no pictures of 'word 3'."
+    assert error.message == "train has no images of 'word 3'."
 
 
 @pytest.mark.parametrize("per_class", [0, -1, 801])
 def test_too_few_and_too_many_pictures(catalog: Catalog, page: Path, per_class: int) -> None:
     error = refusal(catalog, page, per_class=per_class)
-    assert error.message == f"{per_class} pictures of 5 classes do not fit on a page."
+    assert error.message == f"{per_class} images of 5 classes do not fit on a page."
     assert error.remedy.startswith("Choose 1 to 800 a class")
 
 

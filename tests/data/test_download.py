@@ -105,14 +105,14 @@ def test_a_broken_connection_is_taken_up_where_it_broke(site: Site, tmp_path: Pa
 def test_a_connection_may_break_often_as_long_as_something_arrives(site: Site, tmp_path: Path) -> None:
     site.pages["/set.zip"] = Page(BODY, cuts=[50_000] * 9)
     assert get(source(f"{site.address}/set.zip"), tmp_path) == BODY
-    assert len(site.requests) == 10 > downloads.TRIES
+    assert len(site.requests) == 10 > downloads.MAX_TRIES
 
 
 def test_a_connection_that_brings_nothing_new_is_given_up(site: Site, tmp_path: Path) -> None:
     site.pages["/set.zip"] = Page(BODY, cuts=[50_000, *[0] * 20])
     with pytest.raises(DownloadError, match="one: peer closed connection"):
         get(source(f"{site.address}/set.zip"), tmp_path)
-    assert len(site.requests) == 1 + downloads.TRIES
+    assert len(site.requests) == 1 + downloads.MAX_TRIES
 
 
 def test_a_stopped_download_goes_on_in_the_next_call(site: Site, tmp_path: Path) -> None:

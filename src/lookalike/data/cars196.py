@@ -121,7 +121,7 @@ class _Reader:
             rows, root=self.tree.root, class_names=classes(), name=NAME, container=self.tree.container
         )
         cropped = {split for split in SPLITS if _is_cropped(catalog, split)}
-        if cropped:  # the boxes are those of the pictures before
+        if cropped:  # the boxes are those of the images before
             rows = [replace(row, box=None) if row.split in cropped else row for row in rows]
         return Catalog.from_rows(
             rows,

@@ -203,13 +203,11 @@ class Catalog:
         try:
             if self.container == "zip":
                 if (size := self._zip.getinfo(path).file_size) > MAX_BYTES:
-                    raise InputError(f"{path}: {size / 2**20:,.0f} MiB are too many for a picture.", "Remove it.")
+                    raise InputError(f"{path}: {size / 2**20:,.0f} MiB are too many for an image.", "Remove it.")
                 return self._zip.read(path)
             data = read_regular(self.root / path, MAX_BYTES + 1)
             if len(data) > MAX_BYTES:
-                raise InputError(
-                    f"{path}: more than {MAX_BYTES // 2**20} MiB are too many for a picture.", "Remove it."
-                )
+                raise InputError(f"{path}: more than {MAX_BYTES // 2**20} MiB are too many for an image.", "Remove it.")
             return data
         except (OSError, KeyError, RuntimeError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
             raise InputError(

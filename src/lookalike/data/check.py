@@ -1,4 +1,4 @@
-"""Check a data set: decode every image, and report damaged files, copies across splits, odd classes and sizes."""
+"""Check a data set: decode every image; report damaged images, copies across splits, wrong labels and counts."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from lookalike.hardware import cores, stoppable_threads
 from lookalike.image import decode
 
 CHUNK = 256  # images read by a thread at a time
-SHOWN = 10  # findings of a kind that are printed; all of them are in the report
+MAX_PRINTED = 10  # findings of a kind that are printed; the report has all
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What `check` found.
+    """The result of `check`.
 
     Args:
         name: the data set's name.
-        root: where it lies.
+        root: its folder or zip.
         layout: the layout that was recognised.
-        remark: what the catalog says about itself, such as that it is not the whole set.
+        remark: the remark of the catalog.
         counts: images by split and class id; unlabelled ones under "".
-        sizes: images by (width, height), most common first; undecodable ones are left out.
+        sizes: images by (width, height), most common first, without undecodable ones.
         undecodable: path and reason of each image that cannot be decoded.
         duplicates: groups of paths with the same pixels, in more than one split.
         conflicts: groups of paths with the same pixels and different labels.
-        labels: what is wrong with the labels, in words.
-        differences: where the counts differ from the official ones, in words.
-        passed_over: files of each kind that are no images by name, or no regular files: `{".heic": 10}`.
-        zero_shot: of a set with a zero-shot split, the images of the classes trained on and of those tested on.
+        labels: problems with the labels, in words.
+        differences: differences from the official counts, in words.
+        passed_over: numbers of files that are not images, by kind: `{".heic": 10}`.
+        zero_shot: images of the training and of the test classes, if the data set has a zero-shot split.
     """
 
     name: str
@@ -60,12 +60,12 @@ class CheckReport:
 
     @property
     def usable(self) -> bool:
-        """Whether it can be trained on as it is: every image decodes and the labels are right."""
+        """Whether the data set can be trained on: every image decodes and the labels are right."""
         return not self.undecodable and not self.labels
 
     @property
     def verdict(self) -> str:
-        """The report in one sentence."""
+        """The result in one sentence."""
         if self.undecodable:
             return f"{len(self.undecodable)} images cannot be decoded: replace or remove them."
         if self.labels:
@@ -116,8 +116,8 @@ class CheckReport:
 
 
 @dataclass(frozen=True)
-class _Look:
-    """What one image is: the SHA-256 of its pixels, its (width, height), or why it cannot be decoded."""
+class _Checked:
+    """SHA-256 of the pixels and (width, height) of one image, or the reason why it cannot be decoded."""
 
     digest: bytes = b""
     size: tuple[int, int] | None = None
@@ -128,19 +128,16 @@ def check(catalog: Catalog, *, workers: int | None = None, progress: Progress | 
     """Read and decode every image of a catalog.
 
     Args:
-        catalog: what to check.
+        catalog: the data set.
         workers: threads; by default one per core.
         progress: called with (images done, images in all).
-
-    Returns:
-        The report; print it, or look at its fields.
     """
     starts = range(0, len(catalog), CHUNK)
-    looks: list[_Look] = []
+    looks: list[_Checked] = []
     if len(catalog) and catalog.container == "zip":
-        _ = _look(catalog, 0)  # opens the zip before several threads would
+        _ = _check_image(catalog, 0)  # opens the zip before the threads use it
     with stoppable_threads(workers or cores()) as (threads, stop):
-        for chunk in threads.map(partial(_look_at_chunk, catalog, stop), starts):
+        for chunk in threads.map(partial(_check_chunk, catalog, stop), starts):
             looks += chunk
             if progress is not None:
                 progress(len(looks), len(catalog))
@@ -165,26 +162,26 @@ def check(catalog: Catalog, *, workers: int | None = None, progress: Progress | 
     )
 
 
-def _look_at_chunk(catalog: Catalog, stop: threading.Event, start: int) -> list[_Look]:
+def _check_chunk(catalog: Catalog, stop: threading.Event, start: int) -> list[_Checked]:
     rows = range(start, min(start + CHUNK, len(catalog)))
-    return [_look(catalog, row) for row in rows if not stop.is_set()]
+    return [_check_image(catalog, row) for row in rows if not stop.is_set()]
 
 
-def _look(catalog: Catalog, row: int) -> _Look:
+def _check_image(catalog: Catalog, row: int) -> _Checked:
     path = catalog.paths[row]
     try:
         data = catalog.read_bytes(row)
         pixels = decode(data, name=path)
         height, width, _ = pixels.shape
         if (box := catalog.boxes[row]) is not None:
-            decode(data, box=box, name=path)  # refuses a box that holds nothing
+            decode(data, box=box, name=path)  # raises for a box outside of the image
     except InputError as error:
-        return _Look(fault=error.message.removeprefix(f"{path}: ").removesuffix("."))
+        return _Checked(fault=error.message.removeprefix(f"{path}: ").removesuffix("."))
     except MemoryError:
-        return _Look(fault="not enough memory to decode it")
+        return _Checked(fault="not enough memory to decode it")
     digest = hashlib.sha256(f"{width} {height}".encode())
     digest.update(pixels.data)
-    return _Look(digest.digest(), (width, height))
+    return _Checked(digest.digest(), (width, height))
 
 
 def _counts(catalog: Catalog) -> dict[Split, dict[str, int]]:
@@ -197,8 +194,8 @@ def _counts(catalog: Catalog) -> dict[Split, dict[str, int]]:
     return counts
 
 
-def _twins(looks: list[_Look]) -> list[list[int]]:
-    """Rows with the same pixels, in groups of two and more."""
+def _twins(looks: list[_Checked]) -> list[list[int]]:
+    """Return groups of two or more rows with the same pixels."""
     rows_of: dict[bytes, list[int]] = defaultdict(list)
     for row, look in enumerate(looks):
         if look.digest:
@@ -257,5 +254,5 @@ def _size_line(sizes: dict[tuple[int, int], int]) -> str:
 def _section(title: str, findings: list[str]) -> list[str]:
     if not findings:
         return []
-    more = [f"    and {len(findings) - SHOWN} more"] if len(findings) > SHOWN else []
-    return [f"  {title} ({len(findings)}):", *(f"    {finding}" for finding in findings[:SHOWN]), *more, ""]
+    more = [f"    and {len(findings) - MAX_PRINTED} more"] if len(findings) > MAX_PRINTED else []
+    return [f"  {title} ({len(findings)}):", *(f"    {finding}" for finding in findings[:MAX_PRINTED]), *more, ""]

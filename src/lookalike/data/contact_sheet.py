@@ -1,4 +1,4 @@
-"""The contact sheet: some pictures of each class on one page, to see what is in a data set."""
+"""The contact sheet: some images of each class of a data set on one page."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from lookalike.errors import InputError, nearest
 from lookalike.files import atomic_file, cannot_write
 from lookalike.image import decode
 
-TILE = 96  # pixels of a picture's side
+TILE = 96  # pixels of an image
 GAP = 6
 MARGIN = 36
-LINE = 24  # height of a class's name
+LINE = 24  # height of the name of a class
 HEADER = 84
-MAX_TILES = 4000  # more make a page that no viewer opens
-LONGEST = {".png": 2**31 - 1, ".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383}  # side in pixels that a type can have
+MAX_TILES = 4000  # viewers do not open larger pages
+MAX_SIDE = {".png": 2**31 - 1, ".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383}  # pixels, by file type
 
 PAPER, INK, FAINT = "#ffffff", "#1f2328", "#6e7781"
 
@@ -36,32 +36,31 @@ def contact_sheet(
     split: Split = "train",
     seed: int = 0,
 ) -> Path:
-    """Write a page with some pictures of each class: the name, and below it a row of pictures, in two columns.
+    """Write a page with the name and some images of each class, in two columns.
 
     Args:
-        catalog: whose pictures.
-        path: the page, a `.png`, `.jpg` or `.webp` file; its folder is made when missing.
-        classes: names or ids of classes, in the order they shall have; by default (or when empty) all that the split
-            has.
-        per_class: pictures of each class, drawn without repetition; fewer where there are fewer.
-        split: which split. Unlabelled pictures are shown together.
-        seed: which pictures.
+        catalog: the data set.
+        path: a `.png`, `.jpg` or `.webp` file; its folder is made if missing.
+        classes: names or ids of classes, in order; by default all classes of the split.
+        per_class: images of each class, drawn without repetition.
+        split: of the images. Unlabelled images form one group.
+        seed: of the choice of images.
 
     Returns:
         The path.
 
     Raises:
-        InputError: an unknown class or file type, a split without pictures, too many pictures, one that cannot be
+        InputError: an unknown class or file type, a split without images, too many images, one that cannot be
             decoded, a page that cannot be written.
     """
     path = Path(path)
     suffix = path.suffix.lower()
-    if suffix not in LONGEST:
+    if suffix not in MAX_SIDE:
         raise InputError(f"{path}: cannot write this type of file.", "Give it a name that ends in .png or .jpg.")
     rows_of = _rows_by_label(catalog, split, classes)
     if per_class < 1 or len(rows_of) * per_class > MAX_TILES:
         raise InputError(
-            f"{per_class} pictures of {len(rows_of)} classes do not fit on a page.",
+            f"{per_class} images of {len(rows_of)} classes do not fit on a page.",
             f"Choose 1 to {max(1, MAX_TILES // len(rows_of))} a class, or fewer classes.",
         )
     generator = np.random.default_rng(seed)
@@ -70,10 +69,10 @@ def contact_sheet(
         for label, rows in rows_of.items()
     ]
     page = _page(catalog, groups, _title(catalog, split, sum(label != UNLABELLED for label in rows_of)))
-    if max(page.size) > LONGEST[suffix]:
+    if max(page.size) > MAX_SIDE[suffix]:
         raise InputError(
             f"{path}: a page of {page.width} × {page.height} pixels is too large for this type of file.",
-            "Give it a name that ends in .png, or show fewer pictures.",
+            "Give it a name that ends in .png, or show fewer images.",
         )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,12 +92,12 @@ def _rows_by_label(catalog: Catalog, split: Split, classes: Sequence[str] | None
     labels = catalog.labels[rows]
     if not len(rows):
         there = ", ".join(sorted(set(catalog.splits.tolist())))
-        raise InputError(f"{catalog.root}: no pictures in {split}.", f"Choose another split; there are: {there}.")
+        raise InputError(f"{catalog.root}: no images in {split}.", f"Choose another split; there are: {there}.")
     wanted = [_label(catalog, name) for name in classes] if classes else sorted(set(labels.tolist()))
     found = {label: rows[labels == label] for label in wanted}
     for label, rows_of_label in found.items():
         if not len(rows_of_label):
-            raise InputError(f"{split} has no pictures of '{_name(catalog, label)}'.", "Choose other classes.")
+            raise InputError(f"{split} has no images of '{_name(catalog, label)}'.", "Choose other classes.")
     return found
 
 
@@ -116,7 +115,7 @@ def _name(catalog: Catalog, label: int) -> str:
 
 
 def _title(catalog: Catalog, split: Split, shown: int) -> tuple[str, str]:
-    words = f"{split}: {len(catalog.rows_of(split)):,} pictures"
+    words = f"{split}: {len(catalog.rows_of(split)):,} images"
     if shown:
         words += f", {shown} of {len(catalog.class_names)} classes shown"
     return catalog.name, f"{words}; {catalog.remark}" if catalog.remark else words

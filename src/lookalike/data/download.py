@@ -1,6 +1,6 @@
-"""Downloads that survive: resumed where they broke, checked against a published checksum, from mirrors in turn.
+"""Download files: resume partial ones, verify checksums, try mirrors in turn.
 
-A proxy is taken from HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
+HTTP_PROXY, HTTPS_PROXY and NO_PROXY are respected.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from lookalike.data.spec import HUB, Mirror, RemoteFile
 from lookalike.errors import DownloadError, InputError
 from lookalike.files import atomic_write, partial_path, rename_durably
 
-TRIES = 3  # of a mirror in a row that bring nothing new
+MAX_TRIES = 3  # in a row without progress, per mirror
 
 
 T = TypeVar("T")
@@ -45,24 +45,24 @@ def download(
     pause: float = 1.0,
     timeout: float = 30,
 ) -> tuple[Mirror, Path]:
-    """Get all files of a data set from the first mirror that gives them whole.
+    """Download all files of a data set from the first mirror that has them whole.
 
-    Interrupted at any moment, even killed, it goes on from there when called again.
+    After an interruption, even a kill, the next call continues.
 
     Args:
-        name: the data set's, for messages.
+        name: of the data set, for messages.
         mirrors: where to get it, in order; the environment may name others (see `configured_mirrors`).
-        folder: keeps what arrives; one folder for each mirror is made in it.
-        progress: called with (bytes there, bytes in all; None when that is not known).
-        pause: seconds before a mirror is tried again; doubled each time that brings nothing.
-        timeout: seconds without a byte after which a connection counts as broken.
+        folder: for the files; each mirror has a subfolder.
+        progress: called with (bytes done, bytes in all; None if unknown).
+        pause: seconds before a mirror is tried again, doubled after each try without progress.
+        timeout: seconds without data after which a connection is closed.
 
     Returns:
         The mirror, and the folder that holds its files.
 
     Raises:
-        DownloadError: no mirror gave all files; it names each with its reason.
-        InputError: no room on the disk, a folder that cannot be written, a proxy that is not one.
+        DownloadError: all mirrors failed; it names each with its reason.
+        InputError: a full disk, a folder that cannot be written, or a bad proxy.
     """
     reasons = []
     with _client(timeout) as client:
@@ -89,10 +89,10 @@ def download(
 
 @contextmanager
 def hold(folder: Path) -> Iterator[None]:
-    """Make a download folder and keep it to oneself; one that nothing arrived in is gone afterwards.
+    """Make a download folder and lock it; if it is empty at the end, it is removed.
 
     Raises:
-        InputError: another process holds it, or it cannot be made.
+        InputError: another process holds the lock, or the folder cannot be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -141,7 +141,7 @@ def _get_all(client: httpx.Client, mirror: Mirror, place: Path, progress: Progre
 
 
 def _persistently(action: Callable[[], T], pause: float, arrived: Callable[[], int] = lambda: 0) -> T:
-    """Do something until it succeeds, or for the `TRIES`th time in a row brings no more than there was at best."""
+    """Repeat an action until it succeeds, or for the `MAX_TRIES`th time in a row makes no progress."""
     vain, best = 0, arrived()
     while True:
         try:
@@ -151,21 +151,21 @@ def _persistently(action: Callable[[], T], pause: float, arrived: Callable[[], i
             there = arrived()
             vain = 0 if there > best else vain + 1
             best = max(best, there)
-            if not fault.again or vain >= TRIES:
+            if not fault.again or vain >= MAX_TRIES:
                 raise
             time.sleep(pause * 2 ** max(vain - 1, 0))
 
 
-# One file from one address: resumed where it broke, and checked against its checksum before it counts as whole.
+# One file from one mirror.
 
-HOPS = 5  # redirections followed to what the Hub announces
+MAX_REDIRECTS = 5  # to the response with the checksum of the Hub
 
 
 TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
 
 
 class MirrorError(Exception):
-    """Why a mirror did not give a file; `again` when a second try may help."""
+    """Why a mirror did not deliver a file; `again`: whether another try may help."""
 
     def __init__(self, reason: str, *, again: bool = False) -> None:
         super().__init__(reason.rstrip("."))
@@ -174,7 +174,7 @@ class MirrorError(Exception):
 
 @contextmanager
 def as_faults() -> Iterator[None]:
-    """Turn what httpx raises inside this context into a `MirrorError`."""
+    """Turn exceptions of httpx into `MirrorError`."""
     try:
         yield
     except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.TooManyRedirects) as error:
@@ -185,14 +185,14 @@ def as_faults() -> Iterator[None]:
 
 
 def announced(client: httpx.Client, file: RemoteFile) -> RemoteFile:
-    """The file with the checksum and size that the Hub announces for it, where none were published.
+    """Return the file with checksum and size from the Hub's response headers, if none are given.
 
-    The Hub's answer for a large file names the SHA-256 in X-Linked-Etag, before it leads on to the storage.
+    The Hub sends the SHA-256 of a large file in X-Linked-Etag, before it redirects to the storage.
     """
     if file.checksum:
         return file
     request: httpx.Request | None = client.build_request("HEAD", file.url)
-    for _ in range(HOPS):
+    for _ in range(MAX_REDIRECTS):
         if request is None:
             break
         response = client.send(request, follow_redirects=False)
@@ -206,7 +206,7 @@ def announced(client: httpx.Client, file: RemoteFile) -> RemoteFile:
 
 
 class Transfer:
-    """One file from one address; `report` is called with the bytes that are there."""
+    """The download of one file from one mirror; `report` is called with the number of bytes so far."""
 
     def __init__(self, client: httpx.Client, file: RemoteFile, place: Path, report: Callable[[int], None]) -> None:
         self.client = client
@@ -217,11 +217,11 @@ class Transfer:
         self.notes = place / f"{file.name}.partial.json"
 
     def arrived(self) -> int:
-        """Bytes of the partial file."""
+        """Return the length of the partial file."""
         return self.partial.stat().st_size if self.partial.exists() else 0
 
     def run(self) -> None:
-        """Fetch what is missing, check the whole, put it in its place."""
+        """Download the missing part, verify the checksum, rename the file."""
         if self.whole.exists() and self._is_right(self.whole):
             self.report(self.whole.stat().st_size)
             return
@@ -241,7 +241,7 @@ class Transfer:
         with self.client.stream("GET", self.file.url, headers=headers) as response:
             if response.status_code == 416 and have:
                 if response.headers.get("Content-Range") == f"bytes */{have}":
-                    return  # all of it is here: what was announced first was too much
+                    return  # the file is complete: the size in the notes was too large
                 self._discard()
                 raise MirrorError("it has no such part as was asked for", again=True)
             if response.status_code == 206 and have:
@@ -263,7 +263,7 @@ class Transfer:
             raise MirrorError(f"the connection ended at {have:,} of {total:,} bytes", again=have < total)
 
     def _begin(self, response: httpx.Response) -> int | None:
-        """Start from nothing: an empty partial file first, then the notes on what is to fill it."""
+        """Start anew: make an empty partial file, then the notes that belong to it."""
         length = response.headers.get("Content-Length", "")
         size = int(length) if length.isdecimal() else self.file.size_bytes
         if self.file.size_bytes is not None and size != self.file.size_bytes:
@@ -280,7 +280,7 @@ class Transfer:
         return size
 
     def _check_part(self, response: httpx.Response, have: int, notes: dict[str, Any]) -> int | None:
-        """The size of the whole, when this is the rest of what the notes speak of."""
+        """Return the size of the whole file, after checking that this response continues the partial file."""
         match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
         same_tag = response.headers.get("ETag", notes["etag"]) == notes["etag"] or not notes["etag"]
         same_size = match is not None and match[2] in {"*", str(notes["size"])}
@@ -290,7 +290,7 @@ class Transfer:
         return notes["size"]  # type: ignore[no-any-return]
 
     def _read_notes(self) -> dict[str, Any]:
-        """What the partial file belongs to; nothing when it cannot be told, and then nothing can be resumed."""
+        """Read the notes of the partial file; empty if it cannot be resumed."""
         try:
             notes = json.loads(self.notes.read_text(encoding="utf-8"))
             fits = notes["url"] == self.file.url and notes["size"] is not None and bool(notes["etag"] or notes["date"])

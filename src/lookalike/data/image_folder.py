@@ -29,20 +29,20 @@ SPLIT_NAMES: dict[str, Split] = {
     "validation": "val",
     "test": "test",
 }
-VAL_FRACTION = 0.1  # share of each class for validation, unless another is asked for
-MAX_TEXT = 64 * 2**20  # bytes of a list in a zip, once unpacked; real ones have one or two million
+VAL_FRACTION = 0.1  # default share of each class for validation
+MAX_TEXT_BYTES = 64 * 2**20  # of a list in a zip, unpacked; real ones have one or two million
 
 
 @dataclass(frozen=True)
 class Tree:
-    """The files of a folder or a zip, listed once; hidden ones and what a Mac adds to zips are left out.
+    """The files of a folder or a zip, without hidden files and `__MACOSX`.
 
     Args:
         root: the folder, or the zip file.
-        container: which of the two.
+        container: "folder" or "zip".
         files: names relative to `root`, with "/" between the parts, sorted.
-        empty_folders: names of the folders that hold nothing, likewise.
-        passed_over: how many files of each kind are no images by name, or no regular files; see `Scan`.
+        empty_folders: names of empty folders.
+        passed_over: numbers of files that are not images, by kind; see `Scan`.
     """
 
     root: Path
@@ -56,8 +56,9 @@ class Tree:
         """List a folder or a zip.
 
         Raises:
-            InputError: there is nothing at `path`, it cannot be listed, it is a file but no whole zip, or a name in it
-                is not UTF-8.
+            InputError: `path` does not exist, cannot be listed, is a file but not a whole zip, or contains a name that
+            is
+                not UTF-8.
         """
         check_names(str(path.parent), iter([path.name or path.resolve().name]))
         if path.is_dir():
@@ -86,18 +87,18 @@ class Tree:
         return cls(path, "folder", tuple(files), empty, +scan.passed_over)
 
     def read_text(self, name: str) -> str:
-        """The text of a small file (UTF-8).
+        """Read a small text file (UTF-8).
 
         Raises:
-            InputError: it is missing, cannot be read or is not text.
+            InputError: it is missing, unreadable, larger than `MAX_TEXT_BYTES` or not text.
         """
         try:
             if self.container == "folder":
                 return (self.root / name).read_text(encoding="utf-8-sig")
             with open_zip(self.root) as archive, archive.open(name) as file:
-                text = file.read(MAX_TEXT + 1)
-            if len(text) > MAX_TEXT:
-                raise ValueError(f"it unpacks to more than {MAX_TEXT // 2**20} MiB")
+                text = file.read(MAX_TEXT_BYTES + 1)
+            if len(text) > MAX_TEXT_BYTES:
+                raise ValueError(f"it unpacks to more than {MAX_TEXT_BYTES // 2**20} MiB")
             return text.decode("utf-8-sig")
         except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
             raise InputError(f"{self.root}: cannot read '{name}' ({error}).", "Restore this file.") from None
@@ -107,7 +108,7 @@ def open_zip(path: Path) -> zipfile.ZipFile:
     """Open a zip for reading.
 
     Raises:
-        InputError: it cannot be opened, is no zip, or ends before its table of contents.
+        InputError: it cannot be opened, is not a zip, or is cut short.
     """
     try:
         return zipfile.ZipFile(path)
@@ -124,21 +125,21 @@ def open_zip(path: Path) -> zipfile.ZipFile:
 def read_folder(path: str | Path, *, val_fraction: float = VAL_FRACTION, split_seed: int = 0) -> Catalog:
     """Read class folders.
 
-    `root/CLASS/...` holds one folder for each class, however deep its images lie; `root/{train,val,test}/CLASS/...`
-    gives the splits too (`valid` and `validation` are understood), and images that lie directly in `test/` have no
-    label. Without a `val/`, a share of each class's training images is taken for validation (see `with_validation`).
+    `root/CLASS/...` has a folder for each class, with images at any depth. `root/{train,val,test}/CLASS/...` has splits
+    too (`valid` and `validation` also mean val); images directly in `test/` have no label. Without a `val/`, a share of
+    each class's training images becomes the validation split (see `with_validation`).
 
     Args:
         path: the folder, or a zip of it.
-        val_fraction: share of each class's images for validation where no split is given, 0 to below 1.
-        split_seed: which ones.
+        val_fraction: share of each class's images for validation, in [0, 1), if there is no `val/`.
+        split_seed: seed of that choice.
 
     Returns:
-        The catalog: classes are the folders' names, sorted; ids are the paths below the root.
+        The catalog. Classes are the names of the folders, sorted; ids are the paths below the root.
 
     Raises:
-        InputError: no images, an empty class, one class only, an image in no class's folder, a class in `val/` or
-            `test/` that `train/` does not have, or a zip that ends early.
+        InputError: no images, an empty class, only one class, an image outside of the class folders, a class in `val/`
+            or `test/` that is not in `train/`, or a damaged zip.
     """
     tree = Tree.open(Path(path))
     images = [name for name in tree.files if is_image(name)]
@@ -169,9 +170,7 @@ def read_folder(path: str | Path, *, val_fraction: float = VAL_FRACTION, split_s
 
 
 def one_name_each(names: Iterable[str]) -> dict[str, str]:
-    """What each class is called. Names that look the same, since they differ only in how Unicode writes their letters
-    (one code point for é, or two), are one class, called by the composed form (NFC).
-    """
+    """Map folder names to class names: names that differ only in Unicode normalisation become one class (NFC)."""
     written: dict[str, set[str]] = defaultdict(set)
     for name in names:
         written[unicodedata.normalize("NFC", name)].add(name)
@@ -181,19 +180,18 @@ def one_name_each(names: Iterable[str]) -> dict[str, str]:
 def with_validation(
     rows: list[Row], fraction: float, seed: int, copies: Callable[[list[str]], list[list[int]]] | None = None
 ) -> list[Row]:
-    """Move a share of each class's training rows to validation; where there is a validation split, nothing changes.
+    """Move a share of each class's training rows to validation, unless there is a validation split.
 
-    Which ones is decided by a hash of seed and id, so it depends neither on the order of the rows nor on other classes.
-    Copies stay together, on one side, also where they are of different classes. A class keeps at least one training
-    image, and gives at least one when it has two that are no copies.
+    The choice is made by a hash of seed and id, so it depends neither on the order of the rows nor on other classes.
+    Copies stay on one side, also across classes. A class keeps at least one training image, and gives at least one if
+    it has two that are not copies.
 
     Args:
         rows: rows with splits.
-        fraction: share of each class, 0 (none at all) to below 1; rounded to whole images, and down where only a group
-            of copies could fill it.
-        seed: which images.
-        copies: gives the places of copies among some paths, in groups (see `lookalike.data.copies.same_bytes`); None:
-            there are none.
+        fraction: share of each class, in [0, 1), rounded to whole images; rounded down if only a group of copies could
+            fill it.
+        seed: of the choice.
+        copies: finds groups of copies among paths (see `lookalike.data.copies.same_bytes`); None: there are no copies.
 
     Returns:
         The rows in the same order, some with another split.
@@ -215,7 +213,7 @@ def with_validation(
 
 
 def _draw(rows: dict[int, Row], members: dict[int, list[int]], fraction: float, seed: int) -> set[int]:
-    """The places of the rows to validate on, drawn as `with_validation` says; `members` are the copies of each."""
+    """Choose the rows for validation, as `with_validation` describes; `members` are the copies of each row."""
     places_of: dict[int, list[int]] = defaultdict(list)
     for place, row in rows.items():
         places_of[row.label].append(place)
@@ -225,7 +223,7 @@ def _draw(rows: dict[int, Row], members: dict[int, list[int]], fraction: float, 
     chosen: set[int] = set()
 
     def take(place: int, limit: dict[int, int]) -> None:
-        """Take a row and its copies, if no class gives more than its limit."""
+        """Choose a row and its copies, if no class exceeds its limit."""
         more = Counter(rows[one].label for one in members[place])
         if place not in chosen and all(taken[label] + count <= limit[label] for label, count in more.items()):
             chosen.update(members[place])
@@ -240,7 +238,7 @@ def _draw(rows: dict[int, Row], members: dict[int, list[int]], fraction: float, 
                 break
             take(place, wanted)
     all_but_one = {label: count - 1 for label, count in counts.items()}
-    for label in sorted(places_of):  # those whose copies are more than their share
+    for label in sorted(places_of):  # classes with groups of copies larger than their share
         for place in sorted(places_of[label], key=lambda one: len(members[one])):
             if taken[label]:
                 break
@@ -249,9 +247,9 @@ def _draw(rows: dict[int, Row], members: dict[int, list[int]], fraction: float, 
 
 
 def with_drawn_validation(catalog: Catalog, fraction: float, seed: int) -> Catalog:
-    """A catalog with a validation split: its own, or one drawn from its training images as `with_validation` does.
+    """Return the catalog with a validation split: its own, or one drawn from its training images.
 
-    Published sets keep their official splits when they are read, and some have none for validation.
+    Readers keep the official splits of a data set, and some data sets have no validation split.
 
     Raises:
         InputError: a fraction out of range.
@@ -271,7 +269,7 @@ def with_drawn_validation(catalog: Catalog, fraction: float, seed: int) -> Catal
 
 
 def top_of(tree: Tree) -> str:
-    """What a zip's images share above their class folders: `pictures/` for `pictures/cat/1.jpg`; empty for a folder."""
+    """Return the folders above the class folders of a zip: `images/` for `images/cat/1.jpg`; "" for a folder."""
     images = [name for name in tree.files if is_image(name)]
     top = ""
     while tree.container == "zip" and all(name.removeprefix(top).count("/") >= 2 for name in images):
@@ -299,7 +297,7 @@ def _has_splits(tree: Tree, names: Iterable[str]) -> bool:
 
 
 def _place(tree: Tree, name: str, has_splits: bool) -> tuple[Split, str | None]:
-    """Split and class of an image by the folders it lies in; the class is None for an image directly in test/."""
+    """Return split and class of an image by its folders; the class is None for an image directly in test/."""
     folders = name.split("/")[:-1]
     split: Split = "train"
     if has_splits and folders:
@@ -310,7 +308,7 @@ def _place(tree: Tree, name: str, has_splits: bool) -> tuple[Split, str | None]:
 
 
 def _class_folders(tree: Tree, top: str, has_splits: bool) -> Iterator[str]:
-    """Every folder that stands for a class, with images or without, once or more."""
+    """Yield the class folders, with images or without, possibly more than once."""
     for name in (*tree.files, *(f"{folder}/nothing" for folder in tree.empty_folders)):
         folders = name.removeprefix(top).split("/")[:-1]
         if has_splits and folders:
@@ -320,7 +318,7 @@ def _class_folders(tree: Tree, top: str, has_splits: bool) -> Iterator[str]:
 
 
 def _check_classes(tree: Tree, classes: list[str], folders: Mapping[str, str]) -> None:
-    """Refuse classes without images, and too few; `folders`: the folder of each class."""
+    """Refuse classes without images, and fewer than two classes. `folders`: the folder of each class."""
     if empty := sorted(folders.keys() - set(classes)):
         there = Counter(kind_of(name) for name in tree.files if folders[empty[0]] in name.split("/")[:-1])
         kinds = f"{in_words(there)}; " * bool(there) + f"read are {', '.join(sorted(EXTENSIONS))}"

@@ -1,9 +1,7 @@
-"""Import: what people have becomes a named data set of ours, complete or absent.
+"""Import a folder, zip or Parquet copy as a data set with a name.
 
-A public set in a layout that is known (see `lookalike.data.registry`) and class folders, or a zip of either, are
-copied as
-they are. A Hugging Face Parquet copy, whose images lie inside the tables, is unpacked: into the official layout when it
-is Tiny ImageNet, else into class folders.
+A public data set (see `lookalike.data.registry`) and class folders, or a zip of either, are copied as they are. A
+Hugging Face Parquet copy is unpacked: Tiny ImageNet into its official layout, others into class folders.
 """
 
 from __future__ import annotations
@@ -29,24 +27,21 @@ Progress = Callable[[int, int], None]
 
 
 def import_dataset(source: str | Path, name: str, into: Path, *, progress: Progress | None = None) -> Path:
-    """Make a named data set of what is at `source`.
-
-    Everything is read and checked first, written into a folder beside its place and renamed when it is whole: a failure
-    or an interruption leaves nothing. What is there when this returns is on the disk.
+    """Copy a source into a new data set. The data set is complete and on the disk, or absent.
 
     Args:
-        source: the folder or zip of a known set, class folders or a zip of them, or a Hugging Face Parquet copy (one
-            file or the folder of its shards).
-        name: what to call it: letters, digits, `-`, `_` and `.`.
+        source: the folder or zip of a public data set, class folders or a zip of them, or a Hugging Face Parquet copy
+            (one file or the folder of its shards).
+        name: letters, digits, `-`, `_` and `.`.
         into: the folder of all data sets.
         progress: called with (files done, files in all).
 
     Returns:
-        The new folder, `into/name`, which `lookalike.data.registry` reads by its name.
+        The new folder, `into/name`, which `load_dataset` finds by its name.
 
     Raises:
-        InputError: a name that is no plain name or is taken, a source that cannot be read, a table (which is read where
-            it lies), a set under the name of a known one that it is not, or no space left.
+        InputError: a bad or existing name, a source that cannot be read, a table (which needs no import), the name of a
+            public data set for something else, or a full disk.
     """
     source, into = Path(source).expanduser(), Path(into)
     target = _target(name, into)
@@ -72,7 +67,7 @@ def _target(name: str, into: Path) -> Path:
 
 
 def _check(source: Path, folder: Path, name: str) -> None:
-    """Read what was written, as it will be read later."""
+    """Read the new data set, as `load_dataset` will."""
     known = recognise_dataset(folder)
     if name in DATASETS and (known is None or known.name != name):
         raise InputError(f"{source}: this is not {DATASETS[name].title}.", "Give it another name.")
@@ -80,9 +75,9 @@ def _check(source: Path, folder: Path, name: str) -> None:
 
 
 def _copy(source: Path, target: Path, progress: Progress | None) -> None:
-    """Copy a folder or unpack a zip, without the folders above its classes: images and, of a known set, its lists."""
+    """Copy a folder or unpack a zip, without the folders above its classes: images, and lists of a public data set."""
     known = recognise_dataset(source)
-    (read_folder if known is None else known.read)(source)  # refuses what could not be read later
+    (read_folder if known is None else known.read)(source)  # raises the errors that reading would raise later
     tree = Tree.open(source)
     top = (top_of_folders if known is None else known.top_of)(tree)
     is_part = is_image if known is None else known.is_part
@@ -106,7 +101,7 @@ def _copy(source: Path, target: Path, progress: Progress | None) -> None:
 
 
 def _too_large(path: Path) -> InputError:
-    return InputError(f"{path}: more than {MAX_BYTES // 2**20} MiB are too many for a picture.", "Remove it.")
+    return InputError(f"{path}: more than {MAX_BYTES // 2**20} MiB are too many for an image.", "Remove it.")
 
 
 def _write(place: Path, data: bytes) -> None:

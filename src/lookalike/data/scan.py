@@ -1,8 +1,7 @@
-"""One walk through a folder, for training, prediction and galleries alike: which files in it are images.
+"""Find the images below a folder, for training, prediction and galleries.
 
-Hidden files and folders (`.x`, also the `._x.jpg` of a Mac) and `__MACOSX` are left out. Every real folder is visited
-once, however many symbolic links lead to it, so that a loop of links ends. Pipes, sockets and devices are not opened.
-Other files that are no images by name are counted by their kind.
+Hidden files and folders (`.x`, also `._x.jpg` from macOS) and `__MACOSX` are ignored. Each folder is visited once, even
+if several symbolic links lead to it. Pipes, sockets and devices are not opened. Other files are counted by extension.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ from pathlib import Path
 from lookalike.errors import InputError
 from lookalike.image import EXTENSIONS
 
-SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini"})  # what a system keeps beside images: not worth a word
+SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini"})  # files of the system, which are not counted
 NO_EXTENSION = "(none)"
 NO_FILE = "(not a regular file)"
-KINDS_NAMED = 8  # in a sentence
+MAX_KINDS = 8  # named in a message
 FORMATS = "JPEG, PNG, WebP, BMP, GIF, TIFF and PPM"
-_MEDIA = (  # kinds that people take for images, or films of them: they come first in a sentence
+_MEDIA = (  # images and films that are not read; they come first in messages
     ".3fr .3gp .ai .arw .avi .avif .avifs .cr2 .cr3 .crw .dib .dng .eps .erf .exr .fff .hdr .heic .heics .heif .heifs "
     ".hif .ico .iiq .insp .j2k .jp2 .jpf .jpm .jpx .jxl .jxr .kdc .m2ts .m4v .mef .mkv .mos .mov .mp4 .mpeg .mpg .mpo "
     ".mrw .mts .nef .nrw .orf .pam .pbm .pcx .pdf .pef .pfm .pnm .psb .psd .qoi .raf .raw .rw2 .sr2 .srf .srw .svg "
@@ -33,28 +32,28 @@ MEDIA = frozenset(_MEDIA.split())
 
 
 def is_image(name: str) -> bool:
-    """Whether a file's name ends like an image's."""
+    """Whether a file has the extension of an image."""
     return "." in name and f".{name.rpartition('.')[2].lower()}" in EXTENSIONS
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a path, with "/" between its parts, goes through a hidden folder or names a hidden file."""
+    """Whether a path, with "/" between its parts, has a hidden part."""
     return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
 
 
 def kind_of(name: str) -> str:
-    """The kind that a file is counted under: its extension in lower case, such as ".heic"."""
+    """Return the kind of a file: its extension in lower case, such as ".heic"."""
     stem, dot, extension = name.rpartition("/")[2].rpartition(".")
     return f".{printable(extension).lower()}" if dot and stem and extension else NO_EXTENSION
 
 
 def modified_ns(about: os.stat_result) -> int:
-    """The time of change in nanoseconds since 1970, as far as 64 bits with a sign reach: the years 1677 to 2262."""
+    """Return the modification time in nanoseconds since 1970, clipped to int64 (years 1677 to 2262)."""
     return max(-(2**63), min(about.st_mtime_ns, 2**63 - 1))
 
 
 def read_regular(path: str | Path, most: int = -1) -> bytes:
-    """The bytes of a regular file, at most so many; a pipe or device is refused, not waited for. Raises OSError."""
+    """Read up to `most` bytes of a regular file. A pipe or device raises OSError instead of blocking."""
     opened = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     if not stat.S_ISREG(os.fstat(opened).st_mode):
         os.close(opened)
@@ -64,21 +63,21 @@ def read_regular(path: str | Path, most: int = -1) -> bytes:
 
 
 def count_kind(passed_over: Counter[str], name: str) -> None:
-    """Count a file that is no image by name; images and files of the system do not count."""
+    """Count a file by kind, unless it is an image or a file of the system."""
     if not is_image(name) and name.rpartition("/")[2].lower() not in SYSTEM_FILES:
         passed_over[kind_of(name)] += 1
 
 
 def printable(path: str) -> str:
-    r"""The path, with what is not UTF-8 in it written as \xff and so on."""
+    r"""Return a path with bytes that are not UTF-8 written as \xff."""
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def check_names(root: str, names: Iterator[str]) -> None:
-    r"""Refuse names that are not UTF-8: neither a catalog nor JSON can hold them.
+    r"""Refuse names that are not UTF-8, which neither a catalog nor JSON can hold.
 
     Raises:
-        InputError: naming the first one, with its bytes as `\xff`, and how many there are.
+        InputError: names the first one, with its bytes as `\xff`, and says how many there are.
     """
     bad = [name for name in names if not name.isascii() and printable(name) != name]
     if bad:
@@ -87,14 +86,14 @@ def check_names(root: str, names: Iterator[str]) -> None:
 
 
 def in_words(passed_over: Mapping[str, int]) -> str:
-    """The files that were passed over, in a sentence without a full stop; "" where there are none.
+    """Describe the files that were passed over; "" if there are none.
 
     >>> in_words({".txt": 1, ".heic": 1200, "(none)": 2})
     '1,200 .heic, 2 without an extension and 1 .txt files were left alone'
     """
     kinds = sorted(passed_over.items(), key=lambda one: (one[0] not in MEDIA, -one[1], one[0]))
-    said = [f"{count:,} {_kind_in_words(kind)}" for kind, count in kinds[:KINDS_NAMED]]
-    if rest := sum(count for _, count in kinds[KINDS_NAMED:]):
+    said = [f"{count:,} {_kind_in_words(kind)}" for kind, count in kinds[:MAX_KINDS]]
+    if rest := sum(count for _, count in kinds[MAX_KINDS:]):
         said.append(f"{rest:,} other")
     if not said:
         return ""
@@ -103,7 +102,7 @@ def in_words(passed_over: Mapping[str, int]) -> str:
 
 
 def sentence(passed_over: Mapping[str, int]) -> str:
-    """As `in_words`, with what can be read where some of the files are images of other kinds."""
+    """Like `in_words`; names the readable formats if some of the files are images in other formats."""
     said = in_words(passed_over)
     return f"{said}: only {FORMATS} are read" if MEDIA & passed_over.keys() else said
 
@@ -114,15 +113,15 @@ def _kind_in_words(kind: str) -> str:
 
 @dataclass
 class Scan:
-    """The files below a folder, depth first, by name; links to folders come last.
+    """Walk through the files below a folder, depth first, by name; linked folders come last.
 
     Args:
         root: the folder; paths begin with it.
-        wanted: which files by name; by default images.
-        passed_over: how many other files of each kind there are, as far as the scan has come.
-        faults: path and reason of folders that cannot be listed, likewise.
-        special: pipes, sockets and devices that are called like a wanted file, likewise.
-        empty: folders that hold nothing but hidden files, likewise.
+        wanted: selects files by name; by default images.
+        passed_over: numbers of other files so far, by kind.
+        faults: path and reason of folders that could not be listed so far.
+        special: pipes, sockets and devices with the name of a wanted file so far.
+        empty: folders without files so far; hidden files do not count.
     """
 
     root: str
@@ -132,10 +131,10 @@ class Scan:
     special: list[str] = field(default_factory=list)
     empty: list[str] = field(default_factory=list)
     _seen: set[tuple[int, int]] = field(default_factory=set)
-    _links: list[str] = field(default_factory=list)  # to folders; they wait until the real folders are done
+    _links: list[str] = field(default_factory=list)  # to folders, visited after the real folders
 
     def files(self) -> Iterator[str]:
-        """Paths of the wanted files; of links that lead nowhere, too: whoever reads them says what is wrong."""
+        """Yield the paths of the wanted files, and of broken links, which fail when they are read."""
         self._links = [self.root]
         while self._links:
             waiting = [self._inside(self._links.pop(0))]
@@ -149,7 +148,7 @@ class Scan:
                     yield path
 
     def _inside(self, folder: str) -> Iterator[tuple[str, bool]]:
-        """Wanted files and folders in a folder, and which of both; nothing when it was there before."""
+        """Yield wanted files and folders in a folder, and whether each is a folder; nothing on a second visit."""
         try:
             about = os.stat(folder)  # noqa: PTH116
             if (about.st_dev, about.st_ino) in self._seen:
@@ -180,7 +179,7 @@ class Scan:
 
 
 def has_image(folder: str) -> bool:
-    """Whether there is an image below a folder; it stops at the first one, and follows links once, as `Scan` does."""
+    """Whether there is an image below a folder. Stops at the first one; follows links once, as `Scan` does."""
     waiting, seen = [folder], set()
     while waiting:
         inside = waiting.pop()
@@ -198,7 +197,7 @@ def has_image(folder: str) -> bool:
                         waiting.append(one.path)
                     elif kind == "file" and is_image(one.name):
                         return True
-        except OSError:  # the scan itself will say so
+        except OSError:  # the scan reports it
             continue
     return False
 
@@ -209,6 +208,6 @@ def _kind(entry: os.DirEntry[str]) -> str:
             return "folder"
         if entry.is_file(follow_symlinks=False) or stat.S_ISREG(entry.stat().st_mode):
             return "file"
-    except OSError:  # a link that leads nowhere
+    except OSError:  # a broken link
         return "file"
     return "special"

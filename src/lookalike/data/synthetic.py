@@ -1,7 +1,7 @@
-"""The built-in data set: pictures drawn on the spot, so that everything runs with no download.
+"""The built-in data set: images drawn on the spot, so that everything runs with no download.
 
 Six families of four classes. Members of a family differ in one part or texture; colours, pose, background, light, lens
-and noise come from the same draw whatever the class. A picture depends on the seed, its split, class and number alone.
+and noise come from the same draw whatever the class. A image depends on the seed, its split, class and number alone.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ CLASS_NAMES = tuple(name for names in families().values() for name in names)
 
 
 def render(class_name: str, generator: np.random.Generator, size: int = 64) -> NDArray[np.uint8]:
-    """Draw one picture of a class.
+    """Draw one image of a class.
 
     Args:
         class_name: one of `families()`'s names, such as "beetle-striped".
         generator: where everything that varies comes from; the part that carries no label is drawn first.
-        size: side of the picture in pixels, 16 to 1024.
+        size: side of the image in pixels, 16 to 1024.
 
     Returns:
         RGB, (size, size, 3) uint8.
@@ -90,12 +90,12 @@ def catalog(
     More images per class leave the first ones as they are.
 
     Args:
-        seed: which pictures; the same seed gives the same pixels whatever the number of workers.
-        size: side of the pictures in pixels, 16 to 1024.
+        seed: which images; the same seed gives the same pixels whatever the number of workers.
+        size: side of the images in pixels, 16 to 1024.
         train_per_class: training images of each of the 24 classes.
         val_per_class: validation images of each class, or 0.
         test_per_class: test images of each class, or 0.
-        cache: folder that keeps the pictures; by default $LOOKALIKE_CACHE, else the user's cache folder.
+        cache: folder that keeps the images; by default $LOOKALIKE_CACHE, else the user's cache folder.
         progress: called with (images drawn, images in all) as drawing goes on; not at all when the cache has them.
         workers: processes that draw; by default as many as there are cores and work for them.
 
@@ -124,7 +124,7 @@ def catalog(
 
 def _check_size(size: int) -> None:
     if size not in SIZES:
-        raise InputError(f"Built-in pictures of {size} pixels cannot be drawn.", f"Give {SIZES[0]} to {SIZES[-1]}.")
+        raise InputError(f"Built-in images of {size} pixels cannot be drawn.", f"Give {SIZES[0]} to {SIZES[-1]}.")
 
 
 def _cache_folder(cache: Path | None) -> Path:
@@ -142,7 +142,7 @@ def _path(split: Split, label: int, index: int) -> str:
 
 @dataclass(frozen=True)
 class _Job:
-    """The pictures of one call and the folder that they belong in."""
+    """The images of one call and the folder that they belong in."""
 
     seed: int
     size: int
@@ -154,14 +154,14 @@ class _Job:
         return sum(self.counts.values()) * len(CLASS_NAMES)
 
     def pictures(self) -> Iterator[tuple[Split, int, int]]:
-        """(split, label, index) of every picture, in the catalog's order."""
+        """(split, label, index) of every image, in the catalog's order."""
         for split, count in self.counts.items():
             for label in range(len(CLASS_NAMES)):
                 for index in range(count):
                     yield split, label, index
 
     def is_whole(self) -> bool:
-        """Whether every picture lies in the folder."""
+        """Whether every image lies in the folder."""
         folder = Path(self.folder)
         try:
             return all((folder / _path(*picture)).stat().st_size > 0 for picture in self.pictures())
@@ -169,7 +169,7 @@ class _Job:
             return False
 
     def draw(self, part: int, parts: int) -> Generator[None, None, None]:
-        """Draw and save every `parts`-th picture from number `part` on."""
+        """Draw and save every `parts`-th image from number `part` on."""
         for number, (split, label, index) in enumerate(self.pictures()):
             if number % parts != part:
                 continue
@@ -203,10 +203,10 @@ def _draw_beside(job: _Job, workers: int, progress: Progress | None) -> None:
 
 
 def _draw_in_processes(job: _Job, workers: int) -> Generator[None, None, None]:
-    """`job.draw` shared among fresh interpreters; yields once a picture.
+    """`job.draw` shared among fresh interpreters; yields once an image.
 
     They are started by hand because multiprocessing would run the caller's script again (spawn) or copy its threads and
-    locks (fork). They report into one pipe, a line a picture: a dot, or why it cannot be written.
+    locks (fork). They report into one pipe, a line an image: a dot, or why it cannot be written.
     """
     code = "from lookalike.data.synthetic import _work; _work()"
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
@@ -227,7 +227,7 @@ def _draw_in_processes(job: _Job, workers: int) -> Generator[None, None, None]:
                 yield
             for process in processes:
                 if process.wait():
-                    raise RuntimeError(f"a process that draws pictures ended with code {process.returncode}")
+                    raise RuntimeError(f"a process that draws images ended with code {process.returncode}")
         finally:
             for process in processes:
                 process.kill()
@@ -241,6 +241,6 @@ def _work() -> None:
         for _ in _Job(**json.loads(about)).draw(int(part), int(parts)):
             os.write(1, b".\n")
     except BrokenPipeError:
-        sys.exit(1)  # nobody waits for the pictures any more
+        sys.exit(1)  # nobody waits for the images any more
     except OSError as error:
         os.write(1, f"{error}\n".encode())

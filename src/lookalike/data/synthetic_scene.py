@@ -1,8 +1,8 @@
-"""The stage of the built-in pictures: colours, backgrounds, pose, light, lens. Nothing here knows what is being drawn.
+"""The stage of the built-in images: colours, backgrounds, pose, light, lens. Nothing here knows what is being drawn.
 
 Shapes are signed distances in units of the object (negative inside), evaluated at every pixel at once; edges are
 smoothed over the width of one pixel, so no supersampling is needed. An object's relief is a height map that the parts
-leave behind, lit after Phong (Illumination for Computer Generated Pictures, 1975).
+leave behind, lit after Phong (Illumination for Computer Generated Images, 1975).
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def oklch(lightness: float, chroma: float, hue: float) -> Colour:
 
 @dataclass(frozen=True)
 class Palette:
-    """Colours of one picture. Body and trim stand out from the ground, pattern and accent from the body."""
+    """Colours of one image. Body and trim stand out from the ground, pattern and accent from the body."""
 
     ground: tuple[Colour, Colour, Colour]
     body: Colour
@@ -227,11 +227,11 @@ def _background(g: np.random.Generator, palette: Palette, u: Field, v: Field) ->
 
 
 class Scene:
-    """Everything of a picture that carries no label, drawn before the object is: same seed, same scene for every class.
+    """Everything of an image that carries no label, drawn before the object is: same seed, same scene for every class.
 
     Args:
         generator: the source of all chance.
-        size: side of the picture in pixels.
+        size: side of the image in pixels.
     """
 
     def __init__(self, generator: np.random.Generator, size: int) -> None:
@@ -287,7 +287,7 @@ class Scene:
         return shaded
 
     def photograph(self) -> NDArray[np.uint8]:
-        """The finished picture with what was painted on the canvas, (S, S, 3) uint8."""
+        """The finished image with what was painted on the canvas, (S, S, 3) uint8."""
         ground = self._shaded()
         picture = ground + (self._lit() - ground) * self.canvas.cover
         picture *= self.exposure * self.cast

@@ -1,11 +1,11 @@
-"""Tables of one's own pictures: CSV or Parquet with the columns path and label, and split, box and id where wanted.
+"""Tables of images: CSV or Parquet with the columns path and label, and optionally split, box and id.
 
 path,label,split,box
 cats/1.jpg,cat,train,10 20 110 120
 dogs/7.jpg,dog,val,
 
-Paths are relative to the table's own folder. An empty label means "not known"; such images belong to the test split. A
-box is left, top, right, bottom in pixels; what lies outside is cut off. Without a val split, one is taken from train.
+Paths are relative to the folder of the table. Images without a label belong to the test split. A box is left, top,
+right, bottom in pixels and is clipped to the image. Without a val split, one is drawn from train.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ Records = list[tuple[int, Record]]  # with the line or row that each stands in
 
 
 def read_table(path: str | Path, *, val_fraction: float = VAL_FRACTION, split_seed: int = 0) -> Catalog:
-    """Read a table of pictures, or a catalog that `Catalog.to_parquet` wrote.
+    """Read a table of images, or a catalog that `Catalog.to_parquet` wrote.
 
     Args:
         path: a `.csv` or `.tsv` file (comma, semicolon or tab; UTF-8), or a `.parquet` file.
-        val_fraction: share of each class's training images for validation where no row is in `val`.
-        split_seed: which ones.
+        val_fraction: share of each class's training images for validation, if no row is in `val`.
+        split_seed: seed of that choice.
 
     Returns:
-        The catalog. Classes are the labels in the table, sorted (as numbers when all are whole numbers); ids are the
-        `id` column, else the paths. A catalog of our own comes back as it was written, splits and all.
+        The catalog. Classes are the labels, sorted (as numbers if all are integers); ids are the `id` column or the
+        paths. A catalog of `Catalog.to_parquet` is returned unchanged.
 
     Raises:
-        InputError: not such a file, a missing or misspelt column, a row with a bad value, an image that is not there,
-            a Hugging Face copy with the images inside (it is to be imported), or fewer than two classes.
+        InputError: another kind of file, a missing or misspelt column, a bad value, a missing image, a Hugging Face
+            copy with the images inside (which must be imported), or fewer than two classes.
     """
     path = Path(path)
     if path.suffix.lower() == ".parquet":
@@ -65,10 +65,10 @@ def read_table(path: str | Path, *, val_fraction: float = VAL_FRACTION, split_se
 
 
 def read_schema(path: Path) -> pa.Schema:
-    """The columns and metadata of a Parquet file, without reading its rows.
+    """Read columns and metadata of a Parquet file.
 
     Raises:
-        InputError: it is no Parquet file, ends early, or cannot be opened.
+        InputError: not a whole Parquet file, or it cannot be opened.
     """
     try:
         return pq.read_schema(path)
@@ -77,7 +77,7 @@ def read_schema(path: Path) -> pa.Schema:
 
 
 def not_whole(path: Path, error: Exception) -> InputError:
-    """The error for a Parquet file that PyArrow cannot read, with the reason in one line."""
+    """Return the error for a Parquet file that PyArrow cannot read."""
     reason = " ".join(str(error).split())
     return InputError(f"{path}: not a whole Parquet file ({reason}).", "Write or download it again.")
 
@@ -157,13 +157,13 @@ def _catalog(path: Path, records: Records, val_fraction: float, split_seed: int)
 
 
 def _class_names(labels: Iterable[str]) -> list[str]:
-    """The different labels, sorted; "2" comes before "10" when all are whole numbers."""
+    """Return the distinct labels, sorted; as numbers if all are integers."""
     names = {label for label in labels if label}
     return sorted(names, key=lambda name: (int(name), name)) if all(map(str.isdecimal, names)) else sorted(names)
 
 
 class _Place:
-    """A row of a table, to be named in errors."""
+    """A row of a table, for error messages."""
 
     def __init__(self, path: Path, number: int) -> None:
         self.path = path
@@ -196,7 +196,7 @@ def _split(place: _Place, text: str, label: int) -> Split:
 
 
 def _box(place: _Place, value: Any) -> Box | None:
-    """Four whole numbers from a list, or from text with spaces or commas between (brackets are allowed)."""
+    """Parse four integers from a list, or from text separated by spaces or commas, with or without brackets."""
     if value is None or value == "":
         return None
     parts = value.strip("[]() ").replace(",", " ").split() if isinstance(value, str) else value
@@ -210,7 +210,7 @@ def _box(place: _Place, value: Any) -> Box | None:
 
 
 def _whole_number(value: Any) -> int:
-    """10 of 10, 10.0 and "10"; a ValueError for what is no whole number of 32 bits."""
+    """Parse 10, 10.0 or "10"; raises ValueError for anything but a 32-bit integer."""
     number = float(value)
     if not number.is_integer() or abs(number) >= 2**31:
         raise ValueError
@@ -218,7 +218,7 @@ def _whole_number(value: Any) -> int:
 
 
 def _text(value: Any) -> str:
-    """What stands in a cell; 3 for the 3.0 that a column of numbers with gaps has."""
+    """Return a cell as text; a whole float as an integer, since columns of integers with gaps are floats."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return "" if value is None else str(value).strip()

@@ -1,4 +1,4 @@
-"""Zips from anywhere, unpacked without harm: plain files, inside the target, no more of them than is sane."""
+"""Unpack zips from untrusted sources: only regular files, only inside the target, within limits of size."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class ZipLimits:
-    """What a zip may come to; counted on the bytes that come out of it, whatever its table of contents says.
+    """Limits of a zip. They are checked on the unpacked bytes, not on the sizes that the zip declares.
 
     Args:
-        files: files in it.
-        size_bytes: all of them together, unpacked.
-        ratio: their size over that of the zip. Pictures are packed already and hardly shrink.
-        small_bytes: up to this size the ratio does not matter.
+        files: number of files.
+        size_bytes: unpacked size of all files.
+        ratio: unpacked size over size of the zip. Image files are compressed already and hardly shrink.
+        small_bytes: the ratio does not apply up to this unpacked size.
     """
 
     files: int = 2_000_000
@@ -38,7 +38,7 @@ class ZipLimits:
     small_bytes: int = 64 << 20
 
     def allowed(self, packed: int) -> int:
-        """Bytes that may come out of a zip of this many."""
+        """Return the allowed unpacked size of a zip of `packed` bytes."""
         return min(self.size_bytes, max(self.small_bytes, self.ratio * packed))
 
 
@@ -50,19 +50,18 @@ def unpack_zip(
     limits: ZipLimits | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """Unpack files of a zip into an empty folder; when one of them cannot be had, the folder is empty again.
+    """Unpack files of a zip into an empty folder. After an error the folder is empty again.
 
     Args:
         path: the zip.
-        target: an empty folder. Whoever names it when it is full makes the unpacking complete or absent even when it is
-            killed: see `lookalike.data.import_dataset`.
-        places: names in the zip and where each goes, relative to the target; by default every file to its own name.
-        limits: what is too much.
+        target: an empty folder, such as one of `files.atomic_folder`.
+        places: maps names in the zip to paths relative to the target; by default each file keeps its name.
+        limits: of sizes and numbers.
         progress: called with (files done, files in all).
 
     Raises:
-        InputError: a damaged or encrypted zip; a name that leads out of the target, is a link or a device, or stands
-            twice; more than the limits allow; no room.
+        InputError: a damaged or encrypted zip; a name that leads out of the target, is a link or a device, or occurs
+            twice; exceeded limits; a full disk.
     """
     limits = limits or ZipLimits()
     try:
@@ -82,7 +81,7 @@ def unpack_zip(
 
 
 def _check(path: Path, archive: zipfile.ZipFile, places: Mapping[str, str], target: Path, limits: ZipLimits) -> None:
-    """Refuse before anything is written what the table of contents already shows."""
+    """Check the table of contents before anything is written."""
     if len(places) > limits.files:
         _refuse(path, f"{len(places):,} files, more than {limits.files:,}")
     often = Counter(archive.namelist())
@@ -96,20 +95,20 @@ def _check(path: Path, archive: zipfile.ZipFile, places: Mapping[str, str], targ
             _refuse(path, f"'{name}' is a link or a device, no plain file")
     needed = sum(archive.getinfo(name).file_size for name in places)
     if needed > limits.allowed(path.stat().st_size):
-        _refuse(path, f"{needed / 2**20:,.0f} MiB would come out of it, more than a zip of this size holds of pictures")
+        _refuse(path, f"{needed / 2**20:,.0f} MiB would come out of it, more than a zip of this size holds of images")
     if needed > (free := shutil.disk_usage(target).free):
         room = f"{needed / 2**20:,.0f} MiB are needed, {free / 2**20:,.0f} MiB are free"
         raise InputError(f"{target.parent}: {room}.", "Free some, or choose another folder.")
 
 
 def _is_inside(name: str) -> bool:
-    """Whether a name stays below the folder that it is written to, on every system."""
+    """Whether a name stays below the target folder on every operating system."""
     parts = PurePosixPath(name).parts
     return bool(parts) and "\\" not in name and not PureWindowsPath(name).anchor and ".." not in parts
 
 
 def _unpack_one(path: Path, archive: zipfile.ZipFile, name: str, place: Path, budget: int) -> int:
-    """Write one file and return its size; stop where it goes beyond what may still come out."""
+    """Write one file and return its size; refuse more than `budget` bytes."""
     written = 0
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -117,7 +116,7 @@ def _unpack_one(path: Path, archive: zipfile.ZipFile, name: str, place: Path, bu
             for chunk in _chunks(path, archive, name):
                 written += len(chunk)
                 if written > budget:
-                    _refuse(path, f"more comes out of it than a zip of this size holds of pictures, at '{name}'")
+                    _refuse(path, f"more comes out of it than a zip of this size holds of images, at '{name}'")
                 file.write(chunk)
     except (FileExistsError, NotADirectoryError):
         _refuse(path, f"'{name}' has the same place as another file in it")
