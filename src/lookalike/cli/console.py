@@ -7,7 +7,6 @@ other control characters) is shown as `\x1b` and so on, as are the bytes of a na
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import shlex
@@ -16,17 +15,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
-import typer
-
-from lookalike.cli import completion
 from lookalike.errors import InputError, without_passwords
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from lookalike.gallery.store.base import Value
     from lookalike.run import Run
     from lookalike.training.run import Callbacks
 
@@ -217,85 +212,11 @@ def resume_command(arguments: Sequence[str]) -> str:
     return without_passwords(f"{launcher} {shlex.join(words)}")
 
 
-# What the gallery's commands share: arguments, filters and thresholds as they are typed.
-
-Target = Annotated[
-    str,
-    typer.Argument(
-        metavar="GALLERY",
-        help="A folder, or postgresql://USER@HOST/DATABASE#NAME.",
-        show_default=False,
-        autocompletion=completion.galleries,
-    ),
-]
-
-
-Model = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        help="The model's folder or name on the Hub, when not where the gallery remembers it.",
-        autocompletion=completion.models,
-    ),
-]
-
-
-Filter = Annotated[
-    list[str] | None,
-    typer.Option("--filter", metavar="KEY=VALUE", help="Only rows with this; commas for one of several; repeatable."),
-]
-
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-
-OWN = ("label", "path")  # a row's own columns: text
-
-
-def parse_filter(given: Sequence[str] | None) -> dict[str, list[Value]] | None:
-    """Filters as they are typed: KEY=VALUE, KEY=ONE,OTHER, or KEY=["with, comma"]; None where there are none.
-
-    What looks like a number, true, false or null stands for the text as well as for that value.
-
-    >>> parse_filter(["label=cat,dog", "year=2012"])
-    {'label': ['cat', 'dog'], 'year': ['2012', 2012]}
-    """
-    found: dict[str, list[Value]] = {}
-    for text in given or ():
-        key, equals, value = text.partition("=")
-        if not key or not equals:
-            raise InputError(f"--filter {text}: not KEY=VALUE.", "Write it like --filter label=cat.")
-        for one in _values(text, value):
-            found.setdefault(key, []).extend([one] if key in OWN else _meanings(one))
-    return found or None
-
-
-def _values(text: str, value: str) -> list[str]:
-    if not value.startswith("["):
-        return value.split(",")
-    try:
-        several = json.loads(value)
-    except ValueError:
-        several = None
-    if not isinstance(several, list) or not several or not all(isinstance(one, str) for one in several):
-        raise InputError(f"--filter {text}: not a list of texts in JSON.", "Write it like --filter 'label=[\"a, b\"]'.")
-    return several
-
-
-def _meanings(text: str) -> list[Value]:
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return [text]
-    plain = value is None or isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
-    return [text, value] if plain else [text]
-
-
 def counted(number: int, word: str) -> str:
     """A number with its word.
 
-    >>> counted(1, "row"), counted(2000, "row")
-    ('1 row', '2,000 rows')
+    >>> counted(1, "item"), counted(2000, "item")
+    ('1 item', '2,000 items')
     """
     return f"{number:,} {word}{'' if number == 1 else 's'}"
 

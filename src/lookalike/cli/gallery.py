@@ -1,8 +1,9 @@
-"""`lookalike gallery`: a collection of pictures, kept and searched by what they look like."""
+"""`lookalike gallery`: keep a collection of images and search it by similarity."""
 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,141 +11,179 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lookalike.cli import completion
-from lookalike.cli.console import AsJson, Filter, Target, counted, echo, parse_filter, print_json, progress_bar
-from lookalike.cli.gallery_add import add, embed
+from lookalike.cli.console import counted, echo, print_json, progress_bar
+from lookalike.cli.gallery_add import add
+from lookalike.cli.gallery_options import AsJson, Filters, Ids, Location, parse_filter, parse_metadata
 from lookalike.cli.gallery_search import duplicates, search
 from lookalike.errors import InputError
 
 if TYPE_CHECKING:
     from lookalike.gallery.gallery import Gallery
 
-app = typer.Typer(name="gallery", help="Galleries: pictures found by what they look like.", no_args_is_help=True)
+app = typer.Typer(name="gallery", help="Galleries: collections of images, searched by similarity.", no_args_is_help=True)
 
 
 @app.command("create")
 def create(
-    target: Target,
+    location: Location,
     model: Annotated[
         str | None,
         typer.Option(
             "--model",
-            help="A model folder, or its name on the Hugging Face Hub.",
+            "-m",
+            help="Model folder or Hub id.",
             show_default="default",
             autocompletion=completion.models,
         ),
     ] = None,
     exported: Annotated[
-        Path | None, typer.Option("--from", metavar="FILE", help="Fill it with what 'export' or 'embed' wrote.")
+        Path | None,
+        typer.Option("--from", metavar="FILE", help="Fill it with the output of 'gallery export' or 'embed'."),
     ] = None,
 ) -> None:
-    """Make a gallery: an empty one for a model, or one out of an exported file, which names its model."""
+    """Create an empty gallery for a model, or one from an exported file, which names its model."""
     from lookalike.gallery.gallery import Gallery
 
     if exported is not None:
         with (
             progress_bar("reading") as progress,
-            Gallery.create_from(target, exported, model, progress=progress) as gallery,
+            Gallery.create_from(location, exported, model, progress=progress) as gallery,
         ):
-            echo(f"{gallery.location}: {counted(len(gallery), 'row')}")
+            echo(f"{gallery.location}: {counted(len(gallery), 'item')}")
         return
-    with Gallery.create(target, model or "default") as gallery:
-        echo(f"{gallery.location}: for vectors of {gallery.about.dim} numbers")
-        echo(f"Next: lookalike gallery add {shlex.quote(str(gallery.location))} PICTURES")
+    with Gallery.create(location, model or "default") as gallery:
+        echo(f"{gallery.location}: created for vectors of {gallery.about.dim} numbers")
+        echo(f"Next: lookalike gallery add {shlex.quote(str(gallery.location))} IMAGES")
 
 
 app.command("add")(add)
-app.command("embed")(embed)
+app.command("search")(search)
+
+
+@app.command("update")
+def update(
+    location: Location,
+    ids: Ids = None,
+    filters: Filters = None,
+    label: Annotated[str | None, typer.Option("--label", help="New label.")] = None,
+    metadata: Annotated[
+        list[str] | None,
+        typer.Option("--metadata", metavar="KEY=VALUE", help="New metadata, in place of all that an item has. Repeatable."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change the label or the metadata of items, by id or filter."""
+    from lookalike.gallery.gallery import Gallery
+
+    if not ids and not filters:
+        raise InputError("no items to update.", "Give --id or --filter.")
+    if label is None and not metadata:
+        raise InputError("nothing to change.", "Give --label or --metadata.")
+    chosen, values = parse_filter(filters), parse_metadata(metadata)
+    with Gallery.open(location, write=True) as gallery:
+        _check_ids(gallery, ids or [])
+        updated = gallery.update(ids or (), filter=chosen, label=label, metadata=values)
+        if as_json:
+            print_json({"gallery": str(gallery.location), "updated": updated, "items": len(gallery)})
+        else:
+            echo(f"{counted(updated, 'item')} updated")
 
 
 @app.command("remove")
 def remove(
-    target: Target,
+    location: Location,
     paths: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[PATH]...", help="Files, or folders for all below them, also ones that are gone."),
+        typer.Argument(metavar="[PATH]...", help="Files, or folders with all below them; they need not exist any more."),
     ] = None,
-    ids: Annotated[list[int] | None, typer.Option("--id", help="A row's id; repeatable.")] = None,
-    filters: Filter = None,
+    ids: Ids = None,
+    filters: Filters = None,
     as_json: AsJson = False,
 ) -> None:
-    """Remove rows from a gallery, by path, id or filter; the files themselves stay."""
+    """Remove items by path, id or filter. The image files stay."""
     from lookalike.gallery.gallery import Gallery
 
     if not paths and not ids and not filters:
         raise InputError("nothing to remove.", "Give paths, --id or --filter.")
     chosen = parse_filter(filters)
-    with Gallery.open(target, write=True) as gallery:
+    with Gallery.open(location, write=True) as gallery:
+        _check_ids(gallery, ids or [])
         _check_paths(gallery, paths or [])
         removed = gallery.remove(ids or (), paths=paths or (), filter=chosen)
         if as_json:
-            print_json({"gallery": str(gallery.location), "removed": removed, "rows": len(gallery)})
+            print_json({"gallery": str(gallery.location), "removed": removed, "items": len(gallery)})
         else:
-            echo(f"{counted(removed, 'row')} removed, {len(gallery):,} left")
+            echo(f"{counted(removed, 'item')} removed, {len(gallery):,} left")
 
 
-def _check_paths(gallery: Gallery, paths: list[str]) -> None:
-    """Refuse paths that nothing in the gallery has, neither a row nor a rejected file."""
-    from lookalike.gallery.row_paths import is_at, rows_at
-
-    missing = [path for path, ids in rows_at(gallery.store, paths).items() if not ids]
-    rejected = [one.path for one in gallery.store.rejected()] if missing else []
-    missing = [path for path in missing if not any(is_at(one, path) for one in rejected)]
+def _check_ids(gallery: Gallery, ids: Sequence[int]) -> None:
+    """Refuse ids that no item has."""
+    missing = [id for id, item in zip(ids, gallery.store.get(ids), strict=True) if item is None] if ids else []
     if missing:
-        more = f", nor below {len(missing) - 1:,} other paths" if len(missing) > 1 else ""
+        more = f" and {len(missing) - 1:,} more" if len(missing) > 1 else ""
         raise InputError(
-            f"{missing[0]}: the gallery has no row of this path or below it{more}; nothing was removed.",
-            "Give paths as 'gallery search' prints them, or the folders they lie in.",
+            f"--id {missing[0]}{more}: the gallery has no such item; nothing was changed.",
+            "Take ids from 'gallery search'.",
         )
 
 
-app.command("search")(search)
+def _check_paths(gallery: Gallery, paths: Sequence[str]) -> None:
+    """Refuse paths where the gallery has neither items nor failed files."""
+    from lookalike.gallery.row_paths import is_at, rows_at
+
+    missing = [path for path, ids in rows_at(gallery.store, paths).items() if not ids]
+    failed = [file.path for file in gallery.store.rejected()] if missing else []
+    missing = [path for path in missing if not any(is_at(one, path) for one in failed)]
+    if missing:
+        more = f" and {len(missing) - 1:,} more" if len(missing) > 1 else ""
+        raise InputError(
+            f"{missing[0]}{more}: the gallery has no items at this path or below it; nothing was removed.",
+            "Give paths as 'gallery search' prints them, or folders above them.",
+        )
 
 
 @app.command("calibrate")
-def calibrate(target: Target, as_json: AsJson = False) -> None:
-    """Find the threshold of a gallery by its own labels: what 1 % of the pairs of different labels reach."""
+def calibrate(location: Location, as_json: AsJson = False) -> None:
+    """Find the score that 1 % of the pairs of items with different labels reach, and store it as the threshold."""
     from lookalike.gallery.gallery import Gallery
 
-    with Gallery.open(target, write=True) as gallery:
+    with Gallery.open(location, write=True) as gallery:
         found = gallery.calibrate()
         if as_json:
             print_json({"gallery": str(gallery.location), **asdict(found)})
             return
         echo(
-            f"{gallery.location}: threshold {found.threshold:.3f}, which 1 % of the pairs of different labels "
-            f"reach and {found.found:.0%} of those of one label ({gallery.about.calibrated_on})"
+            f"{gallery.location}: threshold {found.threshold:.3f}, reached by 1 % of the pairs with different labels "
+            f"and {found.recall:.0%} of the pairs with the same label ({gallery.about.calibrated_on})"
         )
 
 
 @app.command("info")
 def info(
-    target: Target,
-    rejected: Annotated[bool, typer.Option("--rejected", help="List the files that could not be read.")] = False,
+    location: Location,
+    list_failed: Annotated[bool, typer.Option("--failed", help="List the files that could not be read.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a gallery holds: rows, its model, its store."""
+    """Print facts about a gallery: number of items, model, thresholds, storage."""
     from lookalike.gallery.gallery import Gallery
 
-    with Gallery.open(target) as gallery:
+    with Gallery.open(location) as gallery:
         tree = gallery.info()
-        files = [{"path": one.path, "reason": one.reason} for one in gallery.store.rejected()] if rejected else []
+        files = [{"path": one.path, "reason": one.reason} for one in gallery.store.rejected()] if list_failed else []
     if as_json:
-        print_json(tree | {"files": files} if rejected else tree)
+        print_json(tree | {"failed_files": files} if list_failed else tree)
         return
     model = tree["model"]
     own, of_model = tree["threshold"], model["threshold"]
-    ours, others = (f"1 % false matches on {one['calibrated_on']}" for one in (tree, model))
-    known = {
-        "threshold": "not calibrated" if own is None else f"{own:.3f}, {ours}",
-        "model's": "none" if of_model is None else f"{of_model:.3f}, {others}; not used",
-    }
+    own_note, model_note = (f"1 % false matches on {one['calibrated_on']}" for one in (tree, model))
     lines = {
         "gallery": tree["gallery"],
-        "rows": f"{tree['rows']:,}",
-        "rejected": counted(tree["rejected"], "file"),
-        "model": f"{model['place'] or 'place not known'}, {model['fingerprint'][:12]}…",
-        "vectors": f"{model['dim']} numbers, of pictures of {model['image_size']} pixels",
-        **known,
+        "items": f"{tree['items']:,}",
+        "failed": counted(tree["failed"], "file"),
+        "model": f"{model['location'] or 'location not known'}, {model['fingerprint'][:12]}…",
+        "vectors": f"{model['dim']} numbers, from images of {model['image_size']} pixels",
+        "threshold": "not calibrated" if own is None else f"{own:.3f}, {own_note}",
+        "model's": "none" if of_model is None else f"{of_model:.3f}, {model_note}; not used",
         **{key: f"{value:,}" if isinstance(value, int) else str(value) for key, value in tree["store"].items()},
     }
     width = max(map(len, lines))
@@ -156,57 +195,58 @@ def info(
 
 @app.command("check")
 def check(
-    target: Target,
+    location: Location,
     recall: Annotated[
-        bool, typer.Option("--recall", help="Compare the approximate search with the exact one.")
+        bool, typer.Option("--recall", help="Measure the recall of the approximate search against the exact one.")
     ] = False,
-    sample: Annotated[int, typer.Option(min=1, help="Rows to search for, with --recall.")] = 200,
-    seed: Annotated[int, typer.Option(min=0, help="Which ones.")] = 0,
+    sample: Annotated[int, typer.Option(min=1, help="Number of items used as queries, with --recall.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of that sample.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Verify every item and index file. The exit code is 1 if there was a problem, mended or not."""
     from lookalike.gallery.gallery import Gallery
 
-    with Gallery.open(target) as gallery:
+    with Gallery.open(location) as gallery:
         found = gallery.check(recall, sample=sample, seed=seed)
-        rows = len(gallery)
+        count = len(gallery)
         if as_json:
             problems = [asdict(problem) for problem in found.problems]
-            print_json(
-                {"gallery": str(gallery.location), "rows": rows, "problems": problems, "recall_at_10": found.recall}
-            )
+            tree = {"gallery": str(gallery.location), "items": count, "problems": problems}
+            print_json(tree | {"recall_at_10": found.recall})
         else:
             for problem in found.problems:
                 echo(f"{'mended' if problem.mended else 'problem'}: {problem.what}\n  {problem.remedy}")
             if found.recall is not None:
                 echo(f"recall@10 of the approximate search against the exact one: {found.recall:.4f}")
-            echo(f"{counted(rows, 'row')}, {counted(len(found.problems), 'problem')}")
+            echo(f"{counted(count, 'item')}, {counted(len(found.problems), 'problem')}")
     if found.problems:
         raise typer.Exit(1)
 
 
 @app.command("compact")
-def compact(target: Target) -> None:
-    """Give back the space of removed rows, and make the derived files anew."""
+def compact(location: Location) -> None:
+    """Free the space of removed items and rebuild the index."""
     from lookalike.gallery.gallery import Gallery
 
-    with Gallery.open(target, write=True) as gallery:
+    with Gallery.open(location, write=True) as gallery:
         gallery.compact()
-        echo(f"{gallery.location}: {counted(len(gallery), 'row')}")
+        echo(f"{gallery.location}: {counted(len(gallery), 'item')}")
 
 
 @app.command("export")
 def export(
-    target: Target,
-    out: Annotated[Path, typer.Argument(metavar="FILE", help="Ends in .parquet or .lance.", show_default=False)],
-    float32: Annotated[bool, typer.Option("--float32", help="Vectors for tools that do not know float16.")] = False,
+    location: Location,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FILE", help="File to write: .parquet or .lance.", show_default=False)
+    ],
+    float32: Annotated[bool, typer.Option("--float32", help="Vectors for tools that cannot read float16.")] = False,
 ) -> None:
-    """Write all rows to a file: ids, vectors, paths, labels, metadata, thumbnails, and the model's fingerprint."""
+    """Write all items to a file: ids, vectors, paths, labels, metadata, thumbnails, and the model's fingerprint."""
     from lookalike.gallery.gallery import Gallery
 
-    with Gallery.open(target) as gallery, progress_bar("writing") as progress:
-        rows = gallery.export(out, precision="float32" if float32 else "float16", progress=progress)
-    echo(f"{out}: {counted(rows, 'row')}")
+    with Gallery.open(location) as gallery, progress_bar("writing") as progress:
+        count = gallery.export(out, precision="float32" if float32 else "float16", progress=progress)
+    echo(f"{out}: {counted(count, 'item')}")
 
 
 app.command("duplicates")(duplicates)

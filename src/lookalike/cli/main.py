@@ -23,6 +23,7 @@ from lookalike import __version__
 from lookalike.cli.console import echo, shown
 from lookalike.cli.data import app as data
 from lookalike.cli.demo import demo
+from lookalike.cli.embed import embed
 from lookalike.cli.evaluate import evaluate
 from lookalike.cli.export import export
 from lookalike.cli.gallery import app as gallery
@@ -82,6 +83,7 @@ app.command("models")(models)
 app.command("train")(train)
 app.command("evaluate")(evaluate)
 app.command("predict")(predict)
+app.command("embed")(embed)
 app.command("export")(export)
 app.add_typer(gallery, name="gallery")
 app.command("serve")(serve)

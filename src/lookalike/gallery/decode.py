@@ -1,4 +1,4 @@
-"""From the bytes of a file to what a gallery keeps of it, all but the vector."""
+"""From the bytes of a file to the network's input, the thumbnail and the digest."""
 
 from __future__ import annotations
 
@@ -15,75 +15,76 @@ from lookalike.gallery.sources.base import SourceImage
 from lookalike.gallery.store.base import FailedFile
 from lookalike.image import CropMode, load_image, resize
 
-SIDE = 192  # pixels of a thumbnail's longer side, at most
-QUALITY = 80  # of its JPEG: 6 kB for a photograph of 192 × 144
-SMALL = 8192  # bytes: a JPEG no larger than this and `SIDE` is its own thumbnail
-BARE = frozenset({"jfif", "jfif_version", "jfif_unit", "jfif_density", "dpi", "progressive", "progression", "adobe",
-                  "adobe_transform"})  # what a thumbnail may carry besides its pixels: no place, no owner  # fmt: skip
+THUMBNAIL_SIDE = 192  # pixels of the longer side, at most
+THUMBNAIL_QUALITY = 80  # of the JPEG: 6 kB for a photograph of 192 × 144
+REUSED_BYTES = 8192  # a JPEG of at most this size and `THUMBNAIL_SIDE` is its own thumbnail,
+# if its metadata hold nothing but these: no place, no owner
+PLAIN_METADATA = frozenset(
+    ("jfif", "jfif_version", "jfif_unit", "jfif_density", "dpi", "progressive", "progression", "adobe", "adobe_transform")
+)
 
 
 @dataclass(frozen=True, slots=True)
 class ImageBytes:
     """A file that has been read: its bytes, and their SHA-256."""
 
-    item: SourceImage
+    source: SourceImage
     data: bytes
     digest: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class DecodedImage:
-    """A picture as it goes before the network, (size, size, 3) uint8, and its thumbnail."""
+    """The input of the network, (size, size, 3) uint8, and the thumbnail of an image."""
 
-    item: SourceImage
+    source: SourceImage
     digest: bytes
     pixels: NDArray[np.uint8]
     thumbnail: bytes
 
 
-def read_image_bytes(item: SourceImage) -> ImageBytes | FailedFile:
-    """Read a file. One that cannot be read is tried again the next time: what is amiss may lie beside the file."""
+def read_image_bytes(image: SourceImage) -> ImageBytes | FailedFile:
+    """Read a file. A file that cannot be read is tried again the next time, since the cause may lie elsewhere."""
     try:
-        data = item.load()
+        data = image.load()
     except OSError as error:
-        return FailedFile(item.path, f"cannot be read ({error.strerror or error})")
+        return FailedFile(image.path, f"cannot be read ({error.strerror or error})")
     except InputError as error:
-        return FailedFile(item.path, error.message)
+        return FailedFile(image.path, error.message)
     except MemoryError:
-        return FailedFile(item.path, "not enough memory to read it")
-    return ImageBytes(item, data, hashlib.sha256(data).digest())
+        return FailedFile(image.path, "not enough memory to read it")
+    return ImageBytes(image, data, hashlib.sha256(data).digest())
 
 
 def decode_image(content: ImageBytes, size: int, crop_mode: CropMode = "center") -> DecodedImage | FailedFile:
-    """Decode a picture once, for the network and for the eye.
+    """Decode an image once, for the network and for the thumbnail.
 
     Args:
-        content: what was read.
-        size: pixels of the side of what the network sees; the same pixels as `lookalike.image.decode` gives.
-        crop_mode: how it becomes a square.
+        content: the file.
+        size: side of the network's input in pixels; the pixels are those of `lookalike.image.decode`.
+        crop_mode: how the image becomes a square.
     """
-    item = content.item
+    source = content.source
     try:
-        image = load_image(content.data, size, name=item.path)
-        return DecodedImage(
-            item, content.digest, np.array(resize(image, size, size, crop_mode)), _thumbnail(image, content.data)
-        )
+        image = load_image(content.data, size, name=source.path)
+        pixels = np.array(resize(image, size, size, crop_mode))
+        return DecodedImage(source, content.digest, pixels, _thumbnail(image, content.data))
     except InputError as error:
-        reason = error.message.removeprefix(f"{item.path}: ").removesuffix(".")
-    except MemoryError:  # says nothing of the file: without its size and time, it is tried again
-        return FailedFile(item.path, "not enough memory to decode it")
-    return FailedFile(item.path, reason, item.size, item.modified)
+        reason = error.message.removeprefix(f"{source.path}: ").removesuffix(".")
+    except MemoryError:  # no fault of the file: without its size and time, it is tried again
+        return FailedFile(source.path, "not enough memory to decode it")
+    return FailedFile(source.path, reason, source.size, source.modified)
 
 
 def _thumbnail(image: Image.Image, data: bytes) -> bytes:
-    """A small JPEG of an upright RGB picture; never larger than the picture."""
-    fits = max(image.size) <= SIDE
-    if fits and image.format == "JPEG" and len(data) <= SMALL and image.info.keys() <= BARE:
+    """A small JPEG of an upright RGB image; never larger than the image."""
+    fits = max(image.size) <= THUMBNAIL_SIDE
+    if fits and image.format == "JPEG" and len(data) <= REUSED_BYTES and image.info.keys() <= PLAIN_METADATA:
         return data
     if not fits:
-        scale = SIDE / max(image.size)
+        scale = THUMBNAIL_SIDE / max(image.size)
         width, height = (max(1, round(scale * length)) for length in image.size)
         image = image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=2.0)
     file = io.BytesIO()
-    Image.fromarray(np.asarray(image)).save(file, "JPEG", quality=QUALITY)  # of the pixels alone
+    Image.fromarray(np.asarray(image)).save(file, "JPEG", quality=THUMBNAIL_QUALITY)  # without metadata
     return file.getvalue()

@@ -1,8 +1,8 @@
-"""The first stage of adding: what is new is told from what is there, read, and decoded.
+"""The first stage of adding images: find out what is new, read it, and decode it.
 
-Three questions, the cheap ones first. Is there a row of this path, size and time of change? Then nothing is read. Is
-there a row of the same content (SHA-256), under whatever path? Then its vector and thumbnail serve again. Only the rest
-is decoded.
+There are three cases, the cheap ones first. If an item has the file's path, size and time of change, nothing is read.
+If an item has the same content (SHA-256) under any path, its vector and thumbnail are used again. Only the other files
+are decoded.
 """
 
 from __future__ import annotations
@@ -24,77 +24,80 @@ from lookalike.gallery.store.base import FailedFile, GalleryItem, NewItem, Store
 from lookalike.hardware import cores
 from lookalike.image import CropMode
 
-LOOKED_UP = 512  # items whose paths are looked up at once
-READ = 64  # files in memory at once, and
-MOST_BYTES = 64 * 2**20  # their bytes, beyond one file
+LOOKUP_BATCH = 512  # paths looked up at once
+READ_BATCH = 64  # files in memory at once,
+READ_BYTES = 64 * 2**20  # and their bytes, unless one file is larger
 
 ItemT = TypeVar("ItemT")
 Vector = NDArray[np.float32]
 
 
 class ExistingItems(Protocol):
-    """What is there: that much of a store, or of the shards of one."""
+    """What is known already: a part of a store, or of a folder of shards."""
 
     def by_path(self, paths: Sequence[str]) -> dict[str, GalleryItem]:
-        """The rows of those paths that are there."""
+        """The items at these paths."""
         ...
 
     def rejected(self) -> list[FailedFile]:
-        """Files that could not be read, by path."""
+        """The files that could not be read, by path."""
         ...
 
 
 @dataclass
 class IngestBatch:
-    """Some files on their way into the store. Of each item that was listed there is one entry, somewhere.
+    """Some listed files on their way into the store. Each is counted in exactly one of the first six fields.
 
     Args:
-        decoded: pictures that need a vector.
-        rows: finished: their content was there already.
-        rejected: could not be read.
-        skipped: were there as they are now.
-        known: could not be read before, and have not changed.
-        young: changed so recently that they may still be being written; left for the next time.
-        forgiven: paths of files that were rejected before and are as their rows say again.
-        relabelled: id, label and metadata of rows that are there and are now listed with others.
-        before: the rows that are there, by path.
+        decoded: images that need a vector.
+        items: finished items.
+        failed: files that could not be read.
+        skipped: number of files that have not changed.
+        failed_before: number of files that had failed before and have not changed.
+        waiting: number of files that changed so recently that they may still be being written.
+        recovered: paths of skipped files that had failed before.
+        relabelled: id, label and metadata of skipped items that were listed with another label or metadata.
+        before: the existing items, by path.
+        reused: number of `items` that were not embedded.
     """
 
     decoded: list[DecodedImage] = field(default_factory=list)
-    rows: list[NewItem] = field(default_factory=list)
-    rejected: list[FailedFile] = field(default_factory=list)
+    items: list[NewItem] = field(default_factory=list)
+    failed: list[FailedFile] = field(default_factory=list)
     skipped: int = 0
-    known: int = 0
-    young: int = 0
-    forgiven: list[str] = field(default_factory=list)
+    failed_before: int = 0
+    waiting: int = 0
+    recovered: list[str] = field(default_factory=list)
     relabelled: list[tuple[int, str | None, Mapping[str, Value] | None]] = field(default_factory=list)
     before: Mapping[str, GalleryItem] = field(default_factory=dict)
-    known_content: int = 0  # of `rows`, those that came without embedding
+    reused: int = 0
 
 
 def prepare_batches(
-    store: Store,
-    listings: Iterable[ImageSource],
+    known: ExistingItems,
+    sources: Iterable[ImageSource],
     size: int,
     *,
     crop_mode: CropMode = "center",
+    reuse: Store | None = None,
     label: str | None = None,
     too_young: Callable[[SourceImage], bool] | None = None,
     unwanted: threading.Event | None = None,
 ) -> Generator[IngestBatch]:
-    """Everything that is listed, in batches of at most `LOOKED_UP` items.
+    """List, read and decode the images of sources, in batches of at most `LOOKUP_BATCH`.
 
-    A path that is listed twice counts once. Memory: the bytes of `READ` files twice (at most 128 MiB, or two files),
-    and a decoded picture for each core.
+    A path that is listed twice counts once. Memory: twice the bytes of `READ_BATCH` files (at most 128 MiB, or two
+    files), and a decoded image for each core.
 
     Args:
-        store: what is there; it is only read, and from this thread.
-        listings: what to look at.
-        size: of the pictures that the network sees.
-        crop_mode: how they become squares.
-        label: what all of them are, whatever their listing says.
-        too_young: says of which files to wait a little longer.
-        unwanted: once it is set, no further picture is decoded: this ends with an exception.
+        known: existing items; only read, and only from this thread.
+        sources: of the images.
+        size: side of the network's input in pixels.
+        crop_mode: how an image becomes a square.
+        reuse: store whose vectors are used again for files of the same content; None: decode all.
+        label: label of all images, in place of their sources' labels.
+        too_young: tells which files have to wait for the next time.
+        unwanted: once this is set, no further image is decoded and the generator ends with an exception.
     """
 
     def decode(content: ImageBytes) -> DecodedImage | FailedFile:
@@ -103,53 +106,56 @@ def prepare_batches(
         return decode_image(content, size, crop_mode)
 
     with ThreadPoolExecutor(cores(), thread_name_prefix="lookalike-decode") as threads:
-        for batch, todo in sorted_out(store, listings, label=label, too_young=too_young):
+        for batch, todo in changed_images(known, sources, label=label, too_young=too_young):
             if not todo:
                 yield batch
-            for content in _ahead_by_one(threads, todo):
-                yield _decoded(store, batch, content, decode, label, threads)
+            for contents in _read_ahead(threads, todo):
+                yield _decoded(reuse, batch, contents, decode, label, threads)
                 batch = IngestBatch(before=batch.before)
 
 
-def sorted_out(
+def changed_images(
     known: ExistingItems,
-    listings: Iterable[ImageSource],
+    sources: Iterable[ImageSource],
     *,
     label: str | None = None,
     too_young: Callable[[SourceImage], bool] | None = None,
 ) -> Generator[tuple[IngestBatch, list[SourceImage]]]:
-    """What is listed, told from what is there: batches with all that needs no reading, and the items that do.
+    """Compare the listed images with the existing items.
 
     Args:
-        known: what is there; it is only read.
-        listings: what to look at; at most `LOOKED_UP` items at a time.
-        label: what all of them are, whatever their listing says.
-        too_young: says of which files to wait a little longer.
+        known: existing items; only read.
+        sources: of the images.
+        label: label of all images, in place of their sources' labels.
+        too_young: tells which files have to wait for the next time.
+
+    Yields:
+        A batch with everything that need not be read, and the images that do.
     """
-    refused = {file.path: (file.size, file.modified) for file in known.rejected()}
+    failed = {file.path: (file.size, file.modified) for file in known.rejected()}
     seen: set[int] = set()  # hashes of paths: a path takes several times the memory
-    for found in _chunks(_all(listings), LOOKED_UP, lambda one: one.held if isinstance(one, SourceImage) else 0):
+    for found in _chunks(_all(sources), LOOKUP_BATCH, lambda one: one.held if isinstance(one, SourceImage) else 0):
         batch, todo = IngestBatch(), []
-        once = [one for one in found if _new(seen, one.path)]
+        once = [one for one in found if _is_new(seen, one.path)]
         batch.skipped = len(found) - len(once)
         batch.before = known.by_path([one.path for one in once])
         for one in once:
-            if refused.get(one.path) == (one.size, one.modified) and one.modified:
-                batch.known += 1
+            if failed.get(one.path) == (one.size, one.modified) and one.modified:
+                batch.failed_before += 1
             elif isinstance(one, FailedFile):
-                batch.rejected.append(one)
+                batch.failed.append(one)
             elif too_young is not None and too_young(one):
-                batch.young += 1
-            elif _is_there(one, batch.before.get(one.path), batch, label):
+                batch.waiting += 1
+            elif _is_unchanged(one, batch.before.get(one.path), batch, label):
                 batch.skipped += 1
-                batch.forgiven += [one.path] if one.path in refused else []
+                batch.recovered += [one.path] if one.path in failed else []
             else:
                 todo.append(one)
         yield batch, todo
 
 
 def _decoded(
-    store: Store,
+    reuse: Store | None,
     batch: IngestBatch,
     contents: list[ImageBytes | FailedFile],
     decode: Callable[[ImageBytes], DecodedImage | FailedFile],
@@ -157,73 +163,87 @@ def _decoded(
     threads: ThreadPoolExecutor,
 ) -> IngestBatch:
     """The batch with these files in it, decoded or found again."""
-    whole = [one for one in contents if isinstance(one, ImageBytes)]
-    batch.rejected += [one for one in contents if isinstance(one, FailedFile)]
-    reusable = _reusable(store, [one.digest for one in whole])
-    for one in whole:
-        if (known := reusable.get(one.digest)) is not None:
-            row, vector, thumbnail = known
-            of_path = batch.before.get(one.item.path)
-            batch.rows.append(new_row(one.item, one.digest, vector, thumbnail, row.dhash, of_path, label))
-    fresh = [one for one in whole if one.digest not in reusable]
+    readable = [one for one in contents if isinstance(one, ImageBytes)]
+    batch.failed += [one for one in contents if isinstance(one, FailedFile)]
+    reusable = _reusable(reuse, [one.digest for one in readable])
+    for one in readable:
+        if (found := reusable.get(one.digest)) is not None:
+            item, vector, thumbnail = found
+            before = batch.before.get(one.source.path)
+            batch.items.append(new_item(one.source, one.digest, vector, thumbnail, item.dhash, before, label))
+    fresh = [one for one in readable if one.digest not in reusable]
     for result in threads.map(decode, fresh):
         if isinstance(result, FailedFile):
-            batch.rejected.append(result)
+            batch.failed.append(result)
         else:
             batch.decoded.append(result)
     return batch
 
 
-def _reusable(store: Store, digests: list[bytes]) -> dict[bytes, tuple[GalleryItem, Vector, bytes]]:
-    """Of content that is there: a row, its vector and thumbnail. None of it where one of them is damaged."""
+def _reusable(store: Store | None, digests: list[bytes]) -> dict[bytes, tuple[GalleryItem, Vector, bytes]]:
+    """Item, vector and thumbnail of known content, by digest. Nothing if one of them is damaged."""
+    if store is None:
+        return {}
     try:
-        rows, vectors = with_vectors(store, list(store.by_digest(digests).values()))
+        items, vectors = with_vectors(store, list(store.by_digest(digests).values()))
         return {
-            row.digest: (row, vector, store.thumbnail(row.id) or b"") for row, vector in zip(rows, vectors, strict=True)
+            item.digest: (item, vector, store.thumbnail(item.id) or b"")
+            for item, vector in zip(items, vectors, strict=True)
         }
     except InputError:
         return {}
 
 
-def new_row(
-    item: SourceImage,
+def new_item(
+    image: SourceImage,
     digest: bytes,
     vector: Vector,
     thumbnail: bytes,
-    look: int,
+    hash: int,
     before: GalleryItem | None,
     label: str | None,
 ) -> NewItem:
-    """A row for an item. What is not said of it is taken over from the row that it replaces."""
-    had = None if before is None else before.label
-    named = _composed(next((one for one in (label, item.label, had, item.folder_label) if one is not None), None))
-    metadata = item.metadata if item.metadata is not None else before.metadata if before is not None else {}
-    return NewItem(item.path, digest, vector, item.size, item.modified, named, metadata, thumbnail, look)
+    """The item of an image. Label and metadata that are not given are taken from the item that it replaces.
+
+    Args:
+        image: from a source.
+        digest: SHA-256 of the file.
+        vector: (D,) float32 of length 1.
+        thumbnail: JPEG.
+        hash: difference hash.
+        before: the item that is replaced.
+        label: in place of the source's label.
+    """
+    old_label = None if before is None else before.label
+    candidates = (label, image.label, old_label, image.folder_label)
+    chosen = _composed(next((one for one in candidates if one is not None), None))
+    metadata = image.metadata if image.metadata is not None else before.metadata if before is not None else {}
+    return NewItem(image.path, digest, vector, image.size, image.modified, chosen, metadata, thumbnail, hash)
 
 
-def _is_there(item: SourceImage, row: GalleryItem | None, batch: IngestBatch, label: str | None) -> bool:
-    """Whether the row says all of the item; where only label and metadata differ, that is noted."""
-    if row is None or (row.size, row.modified) != (item.size, item.modified):
+def _is_unchanged(image: SourceImage, item: GalleryItem | None, batch: IngestBatch, label: str | None) -> bool:
+    """Whether the item's file has not changed. If its label or metadata have, the batch notes them."""
+    if item is None or (item.size, item.modified) != (image.size, image.modified):
         return False
-    named = label if label is not None else item.label
-    if named is None and row.label is None:
-        named = item.folder_label
-    named = _composed(named)
-    metadata = item.metadata if item.listed else None
-    if (named is not None and named != row.label) or (metadata is not None and dict(metadata) != dict(row.metadata)):
-        batch.relabelled.append((row.id, named, metadata))
+    chosen = label if label is not None else image.label
+    if chosen is None and item.label is None:
+        chosen = image.folder_label
+    chosen = _composed(chosen)
+    metadata = image.metadata if image.listed else None
+    if (chosen is not None and chosen != item.label) or (metadata is not None and dict(metadata) != dict(item.metadata)):
+        batch.relabelled.append((item.id, chosen, metadata))
     return True
 
 
 def _composed(label: str | None) -> str | None:
-    """A label as it is kept: letters composed (NFC), so that names that look the same are the same."""
+    """A label in Unicode normal form C, so that labels that look the same are equal."""
     return None if label is None else unicodedata.normalize("NFC", label)
 
 
-def _ahead_by_one(threads: ThreadPoolExecutor, items: list[SourceImage]) -> Iterator[list[ImageBytes | FailedFile]]:
-    """Files read a few at a time; the next few are being read while these are used."""
+def _read_ahead(threads: ThreadPoolExecutor, images: list[SourceImage]) -> Iterator[list[ImageBytes | FailedFile]]:
+    """Read files a few at a time; the next few are read while these are used."""
     before = None
-    for some in _chunks(iter(items), READ, lambda item: item.size, MOST_BYTES):
+    for some in _chunks(iter(images), READ_BATCH, lambda image: image.size, READ_BYTES):
         now = threads.map(read_image_bytes, some)
         if before is not None:
             yield list(before)
@@ -232,23 +252,23 @@ def _ahead_by_one(threads: ThreadPoolExecutor, items: list[SourceImage]) -> Iter
         yield list(before)
 
 
-def _all(listings: Iterable[ImageSource]) -> Iterator[ListedImage]:
-    for listing in listings:
-        yield from listing.items()
+def _all(sources: Iterable[ImageSource]) -> Iterator[ListedImage]:
+    for source in sources:
+        yield from source.items()
 
 
-def _new(seen: set[int], path: str) -> bool:
-    mark = hash(path)
-    if mark in seen:
+def _is_new(seen: set[int], path: str) -> bool:
+    key = hash(path)
+    if key in seen:
         return False
-    seen.add(mark)
+    seen.add(key)
     return True
 
 
 def _chunks(
-    items: Iterator[ItemT], most: int, weight: Callable[[ItemT], int], heaviest: int = MOST_BYTES
+    items: Iterator[ItemT], most: int, weight: Callable[[ItemT], int], heaviest: int = READ_BYTES
 ) -> Iterator[list[ItemT]]:
-    """Items in order, at most so many at once and so heavy, one item at least."""
+    """Chunks of at least one item, in order, of at most `most` items and a sum of weights up to `heaviest`."""
     chunk: list[ItemT] = []
     total = 0
     for item in items:
