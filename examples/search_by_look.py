@@ -30,7 +30,7 @@ def main() -> None:
     # A gallery takes vectors of one model only, and remembers where it is.
     with lookalike.Gallery.create(work / "pictures.gallery", model) as gallery:
         report = gallery.add(pictures)
-        print(f"{report.added} pictures added, {report.rejected} could not be read")
+        print(f"{report.added} images added, {report.failed} failed")
         threshold = gallery.calibrate().threshold  # by the labels, which are the names of the folders
 
     # Later, in another program: the model is loaded once a picture is to be understood.

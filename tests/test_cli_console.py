@@ -140,5 +140,5 @@ def test_labels_of_a_gallery_steer_no_terminal(model: Path, tmp_path: Path) -> N
     checked = run("data", "check", root)
     refused = run("gallery", "remove", place, "no\x1b[31mrow")
     assert isinstance(refused.exception, InputError)
-    outputs = [said, found, checked, run("gallery", "info", place, "--rejected", "--json")]
+    outputs = [said, found, checked, run("gallery", "info", place, "--failed", "--json")]
     assert not [text for one in outputs for text in (one.stdout, one.stderr) if {"\x1b", "\x9b", "\x07"} & set(text)]

@@ -15,7 +15,7 @@ from small_gallery import album, model_folder, picture
 PAGE = (Path(__file__).parents[1] / "docs" / "how-to" / "gallery.md").read_text()
 ELSEWHERE = {
     "lookalike gallery add photos.gallery photos/ --watch",  # never ends: tests/gallery/test_watch.py
-    "lookalike gallery create 'postgresql://ann@db.example/pictures#photos' --from photos.parquet",  # no such server
+    "lookalike gallery create 'postgresql://ann@db.example/images#photos' --from photos.parquet",  # no such server
 }
 
 
@@ -46,10 +46,10 @@ def test_every_command_does_what_it_is_shown_for(home: Path) -> None:
         result = CliRunner().invoke(app, words[1:])
         assert result.exit_code == 0, (command, result.exception)
         said[command] = result.stdout
-    assert len(said) == 18
+    assert len(said) == 19
     assert "12" in said["lookalike gallery add photos.gallery photos/"]
-    assert (home / "wall.html").read_text().count("<img") == 11
-    assert said["lookalike gallery create copy.gallery --from photos.parquet"] == "copy.gallery: 7 rows\n"
+    assert (home / "results.html").read_text().count("<img") == 11
+    assert said["lookalike gallery create copy.gallery --from photos.parquet"] == "copy.gallery: 7 items\n"
 
 
 def test_every_program_runs(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -52,7 +52,7 @@ def numbers(report: IngestReport) -> dict[str, int]:
 
 def add_and_tell(place: str, folder: str, model: str, written: int, pipe: Connection) -> None:
     """Add a folder to a gallery in few rows at a time, and tell through the pipe how many files are done."""
-    ingesting.WRITTEN = written
+    ingesting.WRITE_ITEMS = written
     with SqliteStore.open(place, write=True) as store:
         embedder = TorchRuntime(load(model), "float32")
         pipe.send(-1)

@@ -200,7 +200,7 @@ def test_a_threshold_that_is_not_known_is_missed_only_by_name(other_model: Path,
         gallery.store.add(rows(5, DIM))
         vector = gallery.store.vectors([1])[0]
         assert len(gallery.search(vector)) == 5
-        with pytest.raises(InputError, match="has no calibrated threshold"):
+        with pytest.raises(InputError, match=str(tmp_path / "g")):
             gallery.search(vector, threshold="calibrated")
         for wrong in (1.5, float("nan"), "high"):
             with pytest.raises(InputError, match=str(wrong)):
@@ -229,7 +229,7 @@ def test_what_cannot_be_asked_is_refused(query: object, words: str, gallery: Gal
 
 
 def test_k_below_one_is_refused(gallery: Gallery) -> None:
-    with pytest.raises(InputError, match="k must be at least 1, not 0"):
+    with pytest.raises(InputError, match=r"k .* 0"):
         gallery.search(1, k=0)
 
 
@@ -241,7 +241,7 @@ def test_the_model_is_remembered_and_loaded_when_a_picture_is_to_be_understood(f
         "import sys, lookalike\n"
         f"gallery = lookalike.Gallery.open({str(filled)!r})\n"
         "assert len(gallery.search(1, k=3)) == 3\n"
-        "assert not gallery.check().problems and gallery.info()['rows'] == 12\n"
+        "assert not gallery.check().problems and gallery.info()['items'] == 12\n"
         "assert 'torch' not in sys.modules, 'torch was loaded'\n"
         "picture = gallery.store.get([1])[0].path\n"
         "assert sorted(hit.id for hit in gallery.search(picture, k=12)) == [*range(2, 13)]\n"
@@ -249,7 +249,7 @@ def test_the_model_is_remembered_and_loaded_when_a_picture_is_to_be_understood(f
     )
     subprocess.run([sys.executable, "-c", code], check=True)
     with Gallery.open(filled) as gallery:
-        assert gallery.info()["model"]["place"] == str(model.resolve())
+        assert gallery.info()["model"]["location"] == str(model.resolve())
 
 
 def test_a_model_that_is_gone_or_another_now_is_named(
@@ -359,11 +359,15 @@ def test_the_same_pictures_are_not_added_twice(own: Gallery, photos: Path, tmp_p
 
 def test_info_says_what_it_is(gallery: Gallery, filled: Path, model: Path) -> None:
     tree = gallery.info()
-    assert (tree["gallery"], tree["rows"], tree["rejected"]) == (str(filled), 12, 0)
+    assert (tree["gallery"], tree["items"], tree["failed"]) == (str(filled), 12, 0)
     assert tree["model"] == {
-        "place": str(model.resolve()), "fingerprint": lookalike.load(model).fingerprint, "dim": DIM, "image_size": 32,
-        "threshold": 0.95, "calibrated_on": "images like those that the model was trained on",
-    }  # fmt: skip
+        "location": str(model.resolve()),
+        "fingerprint": lookalike.load(model).fingerprint,
+        "dim": DIM,
+        "image_size": 32,
+        "threshold": 0.95,
+        "calibrated_on": "images like those that the model was trained on",
+    }
     assert (tree["threshold"], tree["calibrated_on"]) == (None, None)
     assert tree["store"]["bytes"] > 0
 

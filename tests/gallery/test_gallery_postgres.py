@@ -71,7 +71,7 @@ def test_pictures_are_added_found_and_removed(postgres: Server, filled: Path, mo
     assert tree_of("add", place, photos)["skipped"] == 12
     assert tree_of("info", place)["model"] == tree_of("info", filled)["model"]
     removed = tree_of("remove", place, "--filter", "label=dog")
-    assert (removed["removed"], removed["rows"]) == (4, 8)
+    assert (removed["removed"], removed["items"]) == (4, 8)
     assert tree_of("duplicates", place)["groups"] == []
     assert tree_of("check", place, "--recall")["recall_at_10"] == 1.0
 

@@ -18,7 +18,7 @@ from lookalike.data.registry import load_dataset
 from lookalike.errors import InputError
 from lookalike.gallery.ingest import ingest
 from lookalike.gallery.sources.base import SourceImage
-from lookalike.gallery.sources.resolve import listings_of, resolve_source
+from lookalike.gallery.sources.resolve import resolve_source, resolve_sources
 from lookalike.gallery.store.base import FailedFile
 from lookalike.gallery.store.sqlite import SqliteStore
 from lookalike.models.pretrained import load
@@ -111,7 +111,7 @@ def test_a_list_gives_labels_and_metadata_and_its_bad_rows_are_named(
         (tmp_path / "a" / f"000{i}.png").rename(tmp_path / "a" / f"{i}.png")
     table = tmp_path / "list.csv"
     table.write_text(TABLE, encoding="utf-8-sig")
-    assert numbers(ingest(store, embedder, table)) == {"added": 3, "skipped": 1, "rejected": 3}
+    assert numbers(ingest(store, embedder, table)) == {"added": 3, "skipped": 1, "failed": 3}
     rows = {Path(path).name: (row.label, dict(row.metadata)) for path, row in rows_of(store).items()}
     assert rows == {
         "1.png": ("cat", {"year": "2012", "note": "one, two"}),
@@ -124,7 +124,7 @@ def test_a_list_gives_labels_and_metadata_and_its_bad_rows_are_named(
         str(tmp_path / "missing.png"): "cannot be read (No such file or directory)",
     }
     table.write_text(TABLE.replace("cat,2012", "lynx,2012").replace("emu,2016", "emu,2017"))
-    assert numbers(ingest(store, embedder, table)) == {"skipped": 4, "rejected": 3, "relabelled": 2}
+    assert numbers(ingest(store, embedder, table)) == {"skipped": 4, "failed": 3, "relabelled": 2}
     rows = {Path(path).name: (row.label, dict(row.metadata)) for path, row in rows_of(store).items()}
     assert rows["1.png"] == ("lynx", {"year": "2012", "note": "one, two"})
     assert rows["4.png"] == ("emu", {"year": "2017", "note": "it's fine"})
@@ -177,12 +177,12 @@ def test_parquet_with_pictures_needs_neither_labels_nor_whole_rows(
     table = pa.table({"jpg": [encoded(1), None, b"no picture", encoded(2)], "width": [40, 41, 42, 43]})
     file = tmp_path / "shard.parquet"
     pq.write_table(table, file)
-    assert numbers(ingest(store, embedder, file)) == {"added": 2, "rejected": 2}
+    assert numbers(ingest(store, embedder, file)) == {"added": 2, "failed": 2}
     assert [(row.path, dict(row.metadata)) for row in store.rows()] == [
         (f"{file}#0", {"width": 40}), (f"{file}#3", {"width": 43}),
     ]  # fmt: skip
     assert [one.path for one in store.rejected()] == [f"{file}#1", f"{file}#2"]
-    assert numbers(ingest(store, embedder, file)) == {"skipped": 2, "rejected": 2, "known": 2}
+    assert numbers(ingest(store, embedder, file)) == {"skipped": 2, "failed": 2, "failed_before": 2}
 
 
 def test_a_catalog_of_a_folder_or_zip(store: SqliteStore, embedder: TorchRuntime, tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_an_archive_is_no_image_and_it_is_said_what_to_do(name: str, tmp_path: P
     archive = zip_of(class_folders(tmp_path / "pets"), tmp_path / "my files" / name)
     for sources in ([archive], [tmp_path / "pets", str(archive)]):
         with pytest.raises(InputError, match="archive") as error:
-            listings_of(sources)
+            resolve_sources(sources)
         assert str(archive) in error.value.message
         assert "Unpack it" in error.value.remedy
         assert (f"lookalike data import '{archive}' --name NAME" in error.value.remedy) == name.lower().endswith(".zip")
@@ -216,7 +216,7 @@ def test_an_archive_among_all_that_a_folder_holds_is_passed_over(tmp_path: Path)
     folder = class_folders(tmp_path / "pets")
     zip_of(folder / "cat", folder / "cats.zip")
     for labelled in (True, False):
-        listings = listings_of([str(path) for path in folder.iterdir()], folder_labels=labelled)
+        listings = resolve_sources([str(path) for path in folder.iterdir()], folder_labels=labelled)
         assert {Path(one.path).suffix for listing in listings for one in listing.items()} == {".jpg"}
         assert sum((listing.passed_over for listing in listings), Counter()) == {".zip": 1}
 

@@ -162,7 +162,7 @@ def test_two_thousand_odd_files_are_all_accounted_for(embedder: TorchRuntime, tm
         rows, rejected = rows_of(store), {one.path: one for one in store.rejected()}
         assert report.total == total
         assert len(rows) == report.added
-        assert len(rejected) == report.rejected
+        assert len(rejected) == report.failed
         assert len(rows) + len(rejected) == total
         assert set(good) <= rows.keys()
         assert {*bad, *special} <= rejected.keys()
@@ -181,7 +181,11 @@ def test_two_thousand_odd_files_are_all_accounted_for(embedder: TorchRuntime, tm
         assert store.check() == []
         again = ingest(store, embedder, folder)
         no_file = sum(one.modified == 0 for one in rejected.values())
-        assert numbers(again) == {"skipped": len(rows), "rejected": len(rejected), "known": len(rejected) - no_file}
+        assert numbers(again) == {
+            "skipped": len(rows),
+            "failed": len(rejected),
+            "failed_before": len(rejected) - no_file,
+        }
     (folder / "special" / "closed").chmod(0o700)
 
 
@@ -206,7 +210,7 @@ def test_a_file_larger_than_any_picture_is_not_read(
     with large.open("wb") as file:
         file.truncate(2**40)  # takes no room on the disk
     with SqliteStore.create(tmp_path / "g", about(embedder)) as store:
-        assert numbers(ingest(store, embedder, large)) == {"rejected": 1}
+        assert numbers(ingest(store, embedder, large)) == {"failed": 1}
         assert "1,048,576 MiB are too many" in store.rejected()[0].reason
 
 

@@ -17,14 +17,14 @@ import pytest
 from ingesting import about, encoded, numbers, rows_of
 from typer.testing import CliRunner
 
-from lookalike.cli.gallery import app
+from lookalike.cli.main import app
 from lookalike.data.image_folder import read_folder
 from lookalike.errors import InputError
 from lookalike.gallery import ingest as ingesting
 from lookalike.gallery import ray as with_ray
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.ingest import ingest
-from lookalike.gallery.parquet_shards import Written, write_shards
+from lookalike.gallery.parquet_shards import ExistingShards, write_shards
 from lookalike.gallery.ray import Cluster
 from lookalike.gallery.sources.resolve import resolve_source
 from lookalike.gallery.store.base import Store
@@ -91,14 +91,14 @@ def test_the_rows_are_those_of_one_machine(nodes: Any, loaded: ImageModel, tmp_p
         ingest(one, TorchRuntime(loaded), photos)
         with Cluster(nodes.address) as cluster:
             report = ingest(many, TorchRuntime(loaded), photos, cluster=cluster)
-            assert numbers(report) == {"added": 13, "rejected": 1}
-            assert [fault.path for fault in report.faults] == [str(photos / "cat" / "broken.jpg")]
+            assert numbers(report) == {"added": 13, "failed": 1}
+            assert [fault.path for fault in report.failed_files] == [str(photos / "cat" / "broken.jpg")]
             same(one, many)
             assert one.rejected() == many.rejected()
             (photos / "dog" / "0.png").write_bytes(encoded(77))
             (photos / "emu" / "3.png").unlink()
             report = ingest(many, TorchRuntime(loaded), photos, cluster=cluster, sync=True)
-        assert numbers(report) == {"replaced": 1, "skipped": 11, "rejected": 1, "known": 1, "removed": 1}
+        assert numbers(report) == {"replaced": 1, "skipped": 11, "failed": 1, "failed_before": 1, "removed": 1}
         ingest(one, TorchRuntime(loaded), photos, sync=True)
         same(one, many)
 
@@ -144,8 +144,8 @@ def processes(name: str) -> list[int]:
 def test_a_lost_worker_and_a_lost_machine_cost_no_picture(
     nodes: Any, loaded: ImageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(with_ray, "BLOCK", 4)
-    monkeypatch.setattr(ingesting, "WRITTEN", 4)  # so that what is done is said early
+    monkeypatch.setattr(with_ray, "TASK_IMAGES", 4)
+    monkeypatch.setattr(ingesting, "WRITE_ITEMS", 4)  # so that what is done is said early
     photos = tmp_path / "photos"
     photos.mkdir()
     for number in range(120):
@@ -175,20 +175,20 @@ def test_a_lost_worker_and_a_lost_machine_cost_no_picture(
 def test_shards_are_written_once_and_fill_a_gallery(
     nodes: Any, model: Path, loaded: ImageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(with_ray, "BLOCK", 5)
+    monkeypatch.setattr(with_ray, "TASK_IMAGES", 5)
     photos, shards = album(tmp_path / "photos"), tmp_path / "shards"
     (photos / "cat" / "broken.jpg").write_bytes(b"\xff\xd8 cut off")
     with Cluster(nodes.address) as cluster:
-        done = write_shards(cluster, loaded, [photos], shards, where=str(model))
-        assert (done.added, done.skipped, done.rejected) == (12, 0, 1)
+        done = write_shards(loaded, [photos], shards, location=str(model), cluster=cluster)
+        assert (done.added, done.skipped, done.failed) == (12, 0, 1)
         assert len(list(shards.glob("*.parquet"))) == done.files >= 2
         assert "broken.jpg" in json.loads((shards / "rejected.jsonl").read_text())["path"]
         before = {file.name: file.stat().st_mtime_ns for file in shards.glob("*.parquet")}
         (photos / "dog" / "0.png").write_bytes(encoded(77))  # changed
         (photos / "dog" / "new.png").write_bytes(encoded(78))
         next(iter(sorted(shards.glob("*.parquet")))).unlink()  # as if a machine had not come to it
-        again = write_shards(cluster, loaded, [photos], shards, where=str(model))
-        assert again.rejected == 1
+        again = write_shards(loaded, [photos], shards, location=str(model), cluster=cluster)
+        assert again.failed == 1
         assert again.added + again.skipped == 13
         assert 3 <= again.added <= 7
         kept = {file.name: file.stat().st_mtime_ns for file in shards.glob("*.parquet") if file.name in before}
@@ -196,8 +196,8 @@ def test_shards_are_written_once_and_fill_a_gallery(
         assert kept.items() <= before.items()
         assert not [*shards.glob(".*")]
         other = load(model_folder(tmp_path / "other", seed=3))
-        with pytest.raises(InputError, match="rows of the model"):
-            write_shards(cluster, other, [photos], shards)
+        with pytest.raises(InputError, match=str(shards)):
+            write_shards(other, [photos], shards, cluster=cluster)
     with (
         Gallery.create_from(tmp_path / "made", shards) as made,
         Gallery.create(tmp_path / "plain", model) as plain,
@@ -213,10 +213,10 @@ def test_other_files_of_the_same_gallery_may_lie_beside_the_shards(model: Path, 
     with Gallery.create(tmp_path / "g", model) as gallery:
         gallery.add(photos)
         gallery.export(rows / "exported.parquet")
-        known = Written(rows, gallery.about)
+        known = ExistingShards(rows, gallery.about)
     paths = [str(file) for file in photos.rglob("*.png")]
     assert sorted(known.by_path(paths)) == sorted(paths)
-    assert known.turn == 0
+    assert known.last_run == 0
 
 
 def test_the_command_line(nodes: Any, model: Path, tmp_path: Path) -> None:
@@ -225,18 +225,19 @@ def test_the_command_line(nodes: Any, model: Path, tmp_path: Path) -> None:
     def run(*arguments: object) -> Any:
         return CliRunner().invoke(app, [str(one) for one in arguments])
 
-    assert run("create", place, "--model", model).exit_code == 0
-    said = run("add", place, photos, "--engine", "ray", "--ray-address", nodes.address)
+    assert run("gallery", "create", place, "--model", model).exit_code == 0
+    said = run("gallery", "add", place, photos, "--backend", "ray", "--ray-address", nodes.address)
     assert said.exit_code == 0, said.output
     assert said.stdout.startswith("12 added")
-    said = run("embed", photos, "--into", tmp_path / "shards", "--model", model, "--ray-address", nodes.address)
+    shards = tmp_path / "shards"
+    said = run("embed", photos, "-o", shards, "--model", model, "--backend", "ray", "--ray-address", nodes.address)
     assert said.stdout.splitlines() == [
-        "12 written",
+        "12 embedded",
         f"Next: lookalike gallery create GALLERY --from {tmp_path / 'shards'}",
     ]
-    assert isinstance(run("add", place, photos, "--ray-address", "here:1").exception, InputError)
-    assert isinstance(run("add", place, photos, "--watch", "--engine", "ray").exception, InputError)
-    nobody = run("add", place, photos, "--engine", "ray", "--ray-address", "127.0.0.1:1")
+    assert isinstance(run("gallery", "add", place, photos, "--ray-address", "here:1").exception, InputError)
+    assert isinstance(run("gallery", "add", place, photos, "--watch", "--backend", "ray").exception, InputError)
+    nobody = run("gallery", "add", place, photos, "--backend", "ray", "--ray-address", "127.0.0.1:1")
     assert isinstance(nobody.exception, InputError)
     assert "no Ray cluster answers" in nobody.exception.message
 
@@ -247,7 +248,7 @@ def test_a_cluster_of_ones_own_is_quiet_and_goes_away(model: Path, tmp_path: Pat
     subprocess.run([*lookalike, "create", place, "--model", model], check=True, capture_output=True)
     before = set(processes("ray::"))
     done = subprocess.run(
-        [*lookalike, "add", place, photos, "--engine", "ray", "--json"],
+        [*lookalike, "add", place, photos, "--backend", "ray", "--json"],
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},

@@ -61,7 +61,7 @@ def test_thresholds(tmp_path: Path, photos: Path, model_place: Path) -> None:
     with client_of(Settings(gallery=str(tmp_path / "g")), PlainRuntime(calibrated)) as client:
         about = client.get("/v1/about").json()["gallery"]
         assert about["threshold"] == about["model_threshold"] == 0.9
-        assert about["calibrated_on"] == "12 labelled rows of this gallery, 3 labels"
+        assert about["calibrated_on"] == "12 labelled items of this gallery with 3 labels"
         assert about["model_calibrated_on"] == "images like those that the model was trained on"
         for text, least, bound in (
             ("calibrated", 0.9, 0.9), ("none", None, -1), ("-0.5", -0.5, -0.5), ("1", 1.0, 1.0),

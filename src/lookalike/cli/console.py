@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
-from lookalike.errors import InputError, without_passwords
+from lookalike.errors import without_passwords
 
 if TYPE_CHECKING:
     from rich.console import Console

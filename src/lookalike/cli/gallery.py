@@ -20,7 +20,9 @@ from lookalike.errors import InputError
 if TYPE_CHECKING:
     from lookalike.gallery.gallery import Gallery
 
-app = typer.Typer(name="gallery", help="Galleries: collections of images, searched by similarity.", no_args_is_help=True)
+app = typer.Typer(
+    name="gallery", help="Galleries: collections of images, searched by similarity.", no_args_is_help=True
+)
 
 
 @app.command("create")
@@ -68,7 +70,9 @@ def update(
     label: Annotated[str | None, typer.Option("--label", help="New label.")] = None,
     metadata: Annotated[
         list[str] | None,
-        typer.Option("--metadata", metavar="KEY=VALUE", help="New metadata, in place of all that an item has. Repeatable."),
+        typer.Option(
+            "--metadata", metavar="KEY=VALUE", help="New metadata, in place of all that an item has. Repeatable."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -94,7 +98,9 @@ def remove(
     location: Location,
     paths: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[PATH]...", help="Files, or folders with all below them; they need not exist any more."),
+        typer.Argument(
+            metavar="[PATH]...", help="Files, or folders with all below them; they need not exist any more."
+        ),
     ] = None,
     ids: Ids = None,
     filters: Filters = None,
@@ -129,9 +135,9 @@ def _check_ids(gallery: Gallery, ids: Sequence[int]) -> None:
 
 def _check_paths(gallery: Gallery, paths: Sequence[str]) -> None:
     """Refuse paths where the gallery has neither items nor failed files."""
-    from lookalike.gallery.row_paths import is_at, rows_at
+    from lookalike.gallery.item_paths import is_at, items_at
 
-    missing = [path for path, ids in rows_at(gallery.store, paths).items() if not ids]
+    missing = [path for path, ids in items_at(gallery.store, paths).items() if not ids]
     failed = [file.path for file in gallery.store.rejected()] if missing else []
     missing = [path for path in missing if not any(is_at(one, path) for one in failed)]
     if missing:

@@ -1,1 +1,1 @@
-"""Search: pictures become vectors, vectors are kept in a store, and a gallery finds what looks alike."""
+"""Galleries: images become vectors, a store keeps them, and a search finds the most similar ones."""

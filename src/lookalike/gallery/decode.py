@@ -20,7 +20,17 @@ THUMBNAIL_QUALITY = 80  # of the JPEG: 6 kB for a photograph of 192 × 144
 REUSED_BYTES = 8192  # a JPEG of at most this size and `THUMBNAIL_SIDE` is its own thumbnail,
 # if its metadata hold nothing but these: no place, no owner
 PLAIN_METADATA = frozenset(
-    ("jfif", "jfif_version", "jfif_unit", "jfif_density", "dpi", "progressive", "progression", "adobe", "adobe_transform")
+    (
+        "jfif",
+        "jfif_version",
+        "jfif_unit",
+        "jfif_density",
+        "dpi",
+        "progressive",
+        "progression",
+        "adobe",
+        "adobe_transform",
+    )
 )
 
 

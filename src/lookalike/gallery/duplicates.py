@@ -1,9 +1,9 @@
-"""Copies in a gallery: the same file twice, and pictures that are nearly the same (re-encoded, scaled, retouched).
+"""Duplicates in a gallery: identical files, and near-duplicate images (re-encoded, scaled, retouched).
 
-Two pictures are near copies if their difference hashes differ in few bits and their vectors are nearly parallel; either
-alone would call different pictures the same. Hashes within 5 bits agree wholly in at least one of 6 parts of them, so
-only those that share a part are compared (a pigeonhole; G. S. Manku et al., "Detecting near-duplicates for web
-crawling", WWW 2007, section 3).
+Two images are near-duplicates if their difference hashes differ in few bits and their vectors are nearly parallel;
+either criterion alone would match different images. Hashes that differ in at most 5 bits agree in at least one of 6
+parts, so only hashes that share a part are compared (a pigeonhole; G. S. Manku et al., "Detecting near-duplicates for
+web crawling", WWW 2007, section 3).
 """
 
 from __future__ import annotations
@@ -11,166 +11,153 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.cluster.hierarchy import DisjointSet
 
 from lookalike.errors import InputError
 from lookalike.gallery.store.base import GalleryItem, Snapshot, Store, batches
 
-BITS = 5  # of 64 that may differ
-COSINE = 0.9  # of the vectors of near copies, at least
-TILE = 1024  # hashes compared with as many others at a time
-PAIRS = 8192  # pairs whose vectors are in memory at a time
-ALL = (1 << 64) - 1
-PARTS = ((0, 11), (11, 11), (22, 11), (33, 11), (44, 10), (54, 10))  # of a hash: lowest bit, bits; one more than BITS
+MAX_BITS = 5  # of 64 that may differ
+MIN_COSINE = 0.9  # of the vectors of near-duplicates
+HASH_BATCH = 1024  # hashes compared with as many others at a time
+PAIR_BATCH = 8192  # pairs whose vectors are in memory at a time
+UINT64_MASK = (1 << 64) - 1
+PARTS = ((0, 11), (11, 11), (22, 11), (33, 11), (44, 10), (54, 10))  # of a hash: lowest bit, width; MAX_BITS + 1
 
-Cosines = NDArray[np.float32]
 Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
-class Group:
-    """Pictures that are copies of one another, the lowest id first. `exact`: their files are the same byte for byte."""
+class DuplicateGroup:
+    """Items that are duplicates of one another, the lowest id first. `exact`: their files have the same bytes."""
 
-    rows: list[GalleryItem]
+    items: list[GalleryItem]
     exact: bool
 
     @property
     def copy_of(self) -> dict[int, int]:
-        """Of each row whose file is the same byte for byte as that of a row with a lower id, that id; by its own id."""
+        """For the id of each item whose file has the same bytes as that of an item with a lower id: that id."""
         firsts: dict[bytes, int] = {}
-        found = {row.id: firsts.setdefault(row.digest, row.id) for row in sorted(self.rows, key=lambda row: row.id)}
+        ordered = sorted(self.items, key=lambda item: item.id)
+        found = {item.id: firsts.setdefault(item.digest, item.id) for item in ordered}
         return {id: first for id, first in found.items() if id != first}
 
 
-def find_duplicates(store: Store, *, bits: int = BITS, cosine: float = COSINE) -> list[Group]:
-    """All groups of copies as of one moment; who is a copy of a copy is in the group, too.
+def find_duplicates(store: Store, *, bits: int = MAX_BITS, cosine: float = MIN_COSINE) -> list[DuplicateGroup]:
+    """Find all groups of duplicates, as of one moment. A duplicate of a duplicate is in the same group.
 
-    Memory: some 100 bytes a row, and the vectors of 8192 pairs. Time grows with the pairs that share a part of their
-    hash; of many pictures with one and the same hash, all are compared with one another. A picture without any edge has
-    the hash 0, as has a row that came without a picture; those count as copies only if their files are the same.
+    Memory: about 50 bytes per item, and the vectors of 8192 pairs. The time grows with the number of pairs that share a
+    part of their hash; images with equal hashes are all compared with one another. An image without any edges has the
+    hash 0, like an item that was added without an image; these are duplicates only if their files are identical.
 
     Args:
-        store: the gallery's.
-        bits: of the 64 of the difference hash that may differ, 0 to 5.
-        cosine: of the vectors, at least, -1..1.
+        store: of the gallery.
+        bits: bits of the 64-bit difference hash that may differ, 0 to 5.
+        cosine: lowest cosine of the vectors, -1 to 1.
 
     Returns:
-        Groups of two rows or more, by their lowest id.
+        Groups of at least two items, ordered by their lowest id.
 
     Raises:
-        InputError: limits out of range, or a store that cannot be read.
+        InputError: `bits` or `cosine` is out of range, or the store cannot be read.
     """
-    if not 0 <= bits <= BITS:
-        raise InputError(f"{bits} bits cannot be searched for.", f"Allow 0 to {BITS} bits of the hash to differ.")
+    if not 0 <= bits <= MAX_BITS:
+        raise InputError(f"bits: {bits} is not supported.", f"Allow 0 to {MAX_BITS} bits of the hash to differ.")
     if not -1 <= cosine <= 1:
-        raise InputError(f"{cosine} is no cosine.", "Give a number from -1 to 1, such as 0.9.")
-    with store.snapshot() as kept:
-        return _groups(kept, bits, cosine)
+        raise InputError(f"cosine: {cosine} is not a cosine.", "Give a number from -1 to 1, such as 0.9.")
+    with store.snapshot() as snapshot:
+        return _find_groups(snapshot, bits, cosine)
 
 
-def _groups(kept: Snapshot, bits: int, cosine: float) -> list[Group]:
-    ids, looks, digests = _columns(kept)
-    groups = Chains(len(ids))
-    for rows in _equal(digests):
-        groups.join(rows[:-1], rows[1:])
-    firsts = np.flatnonzero(
-        (groups.parent == np.arange(len(ids))) & (looks != 0)
-    )  # one of each set of equal files: they look equal
-    for one, other in _alike(firsts, looks[firsts], bits):
-        apart = groups.roots(one) != groups.roots(other)
+def _find_groups(snapshot: Snapshot, bits: int, cosine: float) -> list[DuplicateGroup]:
+    ids, hashes, digests = _columns(snapshot)
+    groups = DisjointSet()  # of indexes into `ids`; only those that have a duplicate are in it
+    is_first = np.ones(len(ids), bool)  # of each set of identical files, one is compared with others
+    for copies in _equal(digests):
+        _join(groups, copies[:-1], copies[1:])
+        is_first[copies[1:]] = False
+    firsts = np.flatnonzero(is_first & (hashes != 0))
+    for one, other in _similar_hashes(firsts, hashes[firsts], bits):
+        apart = np.array(
+            [not _connected(groups, *pair) for pair in zip(one.tolist(), other.tolist(), strict=True)], bool
+        )
         one, other = one[apart], other[apart]
-        near = _cosines(kept, ids, one, other) >= cosine
-        groups.join(one[near], other[near])
-    return list(_as_groups(kept, ids, groups))
+        near = _cosines(snapshot, ids, one, other) >= cosine
+        _join(groups, one[near], other[near])
+    return [_as_group(snapshot, ids[members]) for members in sorted(map(sorted, groups.subsets()))]
 
 
-class Chains:
-    """Which of `count` rows hang together, by pairs that do."""
-
-    def __init__(self, count: int) -> None:
-        self.parent = np.arange(count)
-
-    def root(self, row: int) -> int:
-        """The lowest row of the row's chain."""
-        parent = self.parent
-        while parent[row] != row:
-            parent[row] = parent[parent[row]]
-            row = int(parent[row])
-        return row
-
-    def roots(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The lowest row of the chain of each, of the shape of `rows`."""
-        found = self.parent[rows]
-        while (higher := self.parent[found] != found).any():
-            found[higher] = self.parent[found[higher]]
-        return found
-
-    def join(self, one: NDArray[np.int64], other: NDArray[np.int64]) -> None:
-        """Make one chain of the two rows of each pair."""
-        for a, b in zip(one.tolist(), other.tolist(), strict=True):
-            low, high = sorted((self.root(a), self.root(b)))
-            self.parent[high] = low
+def _join(groups: Any, one: NDArray[np.int64], other: NDArray[np.int64]) -> None:
+    """Merge the groups of the two members of each pair."""
+    for a, b in zip(one.tolist(), other.tolist(), strict=True):
+        groups.add(a)
+        groups.add(b)
+        groups.merge(a, b)
 
 
-def _columns(kept: Snapshot) -> tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.void]]:
-    """Id, hash and 16 bytes that stand for the digest of each row, in ascending order of id."""
-    ids, looks, digests = [np.empty(0, np.int64)], [np.empty(0, np.uint64)], [np.empty(0, "V16")]
-    for rows in batches(kept.rows(), TILE):
-        ids.append(np.array([row.id for row in rows], np.int64))
-        looks.append(np.array([row.dhash & ALL for row in rows], np.uint64))
-        short = b"".join(hashlib.blake2b(row.digest, digest_size=16).digest() for row in rows)
+def _connected(groups: Any, one: int, other: int) -> bool:
+    return one in groups and other in groups and groups.connected(one, other)
+
+
+def _columns(snapshot: Snapshot) -> tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.void]]:
+    """Id, difference hash, and a 16-byte hash of the digest of each item, in ascending order of id."""
+    ids, hashes, digests = [np.empty(0, np.int64)], [np.empty(0, np.uint64)], [np.empty(0, "V16")]
+    for items in batches(snapshot.rows(), HASH_BATCH):
+        ids.append(np.array([item.id for item in items], np.int64))
+        hashes.append(np.array([item.dhash & UINT64_MASK for item in items], np.uint64))
+        short = b"".join(hashlib.blake2b(item.digest, digest_size=16).digest() for item in items)
         digests.append(np.frombuffer(short, "V16"))
-    return np.concatenate(ids), np.concatenate(looks), np.concatenate(digests)
+    return np.concatenate(ids), np.concatenate(hashes), np.concatenate(digests)
 
 
-def _equal(values: NDArray[np.generic]) -> Iterator[NDArray[np.int64]]:
-    """The places of each value that is there more than once, in ascending order."""
-    if values.dtype.kind == "V":
-        values = values.view([("high", np.uint64), ("low", np.uint64)])
-    order = np.argsort(values, kind="stable")
-    changes = np.flatnonzero(values[order][1:] != values[order][:-1]) + 1
-    for places in np.split(order, changes):
-        if len(places) > 1:
-            yield places
+def _equal(values: NDArray[np.void]) -> Iterator[NDArray[np.int64]]:
+    """The indexes of each value that occurs more than once, in ascending order."""
+    comparable = values.view([("high", np.uint64), ("low", np.uint64)])
+    order = np.argsort(comparable, kind="stable")
+    changes = np.flatnonzero(comparable[order][1:] != comparable[order][:-1]) + 1
+    for indexes in np.split(order, changes):
+        if len(indexes) > 1:
+            yield indexes
 
 
-def _alike(rows: NDArray[np.int64], looks: NDArray[np.uint64], bits: int) -> Iterator[Pairs]:
-    """Pairs of rows, at most `PAIRS` at a time, whose hashes differ in at most `bits` bits."""
-    order = np.argsort(looks, kind="stable")
-    kinds, starts, sizes = np.unique(looks[order], return_index=True, return_counts=True)
-    for one, other in _alike_kinds(kinds, sizes, bits):
+def _similar_hashes(items: NDArray[np.int64], hashes: NDArray[np.uint64], bits: int) -> Iterator[Pairs]:
+    """Pairs of items, at most `PAIR_BATCH` at a time, whose hashes differ in at most `bits` bits."""
+    order = np.argsort(hashes, kind="stable")
+    values, starts, sizes = np.unique(hashes[order], return_index=True, return_counts=True)
+    for one, other in _similar_values(values, sizes, bits):
         counts = sizes[one] * sizes[other]
         ends = np.cumsum(counts)
-        for low in range(0, int(counts.sum()), PAIRS):
-            places = np.arange(low, min(low + PAIRS, int(ends[-1])))
-            pair = np.searchsorted(ends, places, side="right")
-            within = places - (ends - counts)[pair]
+        for low in range(0, int(counts.sum()), PAIR_BATCH):
+            numbers = np.arange(low, min(low + PAIR_BATCH, int(ends[-1])))
+            pair = np.searchsorted(ends, numbers, side="right")
+            within = numbers - (ends - counts)[pair]
             across = sizes[other][pair]
             a = starts[one][pair] + within // across
             b = starts[other][pair] + within % across
-            once = a < b  # a hash with itself gives each pair twice
-            yield rows[order[a[once]]], rows[order[b[once]]]
+            once = a < b  # a value paired with itself gives each pair twice
+            yield items[order[a[once]]], items[order[b[once]]]
 
 
-def _alike_kinds(kinds: NDArray[np.uint64], sizes: NDArray[np.int64], bits: int) -> Iterator[Pairs]:
-    """Pairs of places in `kinds`, ascending and each once: hashes that several rows have, and those that are near."""
+def _similar_values(values: NDArray[np.uint64], sizes: NDArray[np.int64], bits: int) -> Iterator[Pairs]:
+    """Pairs of indexes into `values`, ascending and each once: values that several items have, and similar ones."""
     several = np.flatnonzero(sizes > 1)
     yield several, several
     for number, (lowest, width) in enumerate(PARTS if bits else ()):
-        order = np.argsort(_part(kinds, lowest, width), kind="stable")
-        keys = _part(kinds, lowest, width)[order]
+        order = np.argsort(_part(values, lowest, width), kind="stable")
+        keys = _part(values, lowest, width)[order]
         for bucket in np.split(order, np.flatnonzero(keys[1:] != keys[:-1]) + 1):
-            for top in range(0, len(bucket), TILE):
-                for left in range(top, len(bucket), TILE):
-                    one, other = bucket[top : top + TILE], bucket[left : left + TILE]
-                    agreement = _signs(kinds[one]) @ _signs(kinds[other]).T  # 64 - 2 × bits that differ, exactly
+            for top in range(0, len(bucket), HASH_BATCH):
+                for left in range(top, len(bucket), HASH_BATCH):
+                    one, other = bucket[top : top + HASH_BATCH], bucket[left : left + HASH_BATCH]
+                    agreement = _signs(values[one]) @ _signs(values[other]).T  # 64 - 2 × bits that differ, exactly
                     rows, columns = np.nonzero(agreement >= 64 - 2 * bits)
                     a, b = one[rows], other[columns]
-                    differ = kinds[a] ^ kinds[b]
+                    differ = values[a] ^ values[b]
                     new = a < b
-                    for earlier in PARTS[:number]:  # those were found in that part already
+                    for earlier in PARTS[:number]:  # pairs that agree in an earlier part were found there
                         new &= _part(differ, *earlier) != 0
                     yield a[new], b[new]
 
@@ -181,21 +168,21 @@ def _part(hashes: NDArray[np.uint64], lowest: int, width: int) -> NDArray[np.uin
 
 
 def _signs(hashes: NDArray[np.uint64]) -> NDArray[np.float32]:
-    """(N, 64) of -1 and 1: the bits of each hash."""
+    """The bits of each hash as -1 and 1, (N, 64)."""
     bits = np.unpackbits(np.ascontiguousarray(hashes).view(np.uint8).reshape(-1, 8), axis=1)
     return bits.astype(np.float32) * 2 - 1
 
 
-def _cosines(kept: Snapshot, ids: NDArray[np.int64], one: NDArray[np.int64], other: NDArray[np.int64]) -> Cosines:
-    """Of the vectors of pairs of rows, (P,) float32."""
+def _cosines(
+    snapshot: Snapshot, ids: NDArray[np.int64], one: NDArray[np.int64], other: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """The cosines of the vectors of pairs of items, (P,)."""
     wanted, places = np.unique(np.concatenate([one, other]), return_inverse=True)
-    vectors = kept.vectors(ids[wanted].tolist())
-    cosines: Cosines = np.einsum("nd,nd->n", vectors[places[: len(one)]], vectors[places[len(one) :]])
+    vectors = snapshot.vectors(ids[wanted].tolist())
+    cosines: NDArray[np.float32] = np.einsum("nd,nd->n", vectors[places[: len(one)]], vectors[places[len(one) :]])
     return cosines
 
 
-def _as_groups(kept: Snapshot, ids: NDArray[np.int64], groups: Chains) -> Iterator[Group]:
-    roots = groups.roots(np.arange(len(ids)))
-    for places in _equal(roots):
-        rows = [row for row in kept.get(ids[places].tolist()) if row is not None]
-        yield Group(rows, exact=len({row.digest for row in rows}) == 1)
+def _as_group(snapshot: Snapshot, ids: NDArray[np.int64]) -> DuplicateGroup:
+    items = [item for item in snapshot.get(ids.tolist()) if item is not None]
+    return DuplicateGroup(items, exact=len({item.digest for item in items}) == 1)

@@ -1,8 +1,8 @@
-"""A gallery as one Parquet file or Lance data set, for other tools and for another store; and back.
+"""Export a gallery to a Parquet file or Lance data set, for other tools or another store, and import it again.
 
-One row is one picture. The columns are `SCHEMA` and `vector`, a list of fixed length of float16 (what a gallery keeps,
-so nothing is lost) or float32. The schema's metadata hold, under "lookalike.gallery", JSON of `About` and of the
-format's version.
+Each row is an item. The columns are `SCHEMA` and `vector`, a list of fixed length of float16 (as a gallery stores it,
+so nothing is lost) or float32. The schema's metadata have, under "lookalike.gallery", the fields of `GalleryInfo` and
+the version of the format, as JSON.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,10 +27,10 @@ from lookalike.gallery.store.base import GalleryInfo, GalleryItem, NewItem, Stor
 from lookalike.gallery.store.location import PostgresLocation, create_store
 from lookalike.gallery.store.sqlite_rows import metadata_of
 
-BATCH = 2048  # rows in memory at a time
+READ_BATCH = 2048  # rows in memory at a time
 KEY = b"lookalike.gallery"
 FORMAT = 1
-UNSIGNED = (1 << 64) - 1
+UINT64_MASK = (1 << 64) - 1
 SCHEMA = (
     pa.field("id", pa.int64(), nullable=False),
     pa.field("path", pa.string(), nullable=False),
@@ -37,13 +38,13 @@ SCHEMA = (
     pa.field("size", pa.int64(), nullable=False),
     pa.field("modified", pa.int64(), nullable=False),
     pa.field("label", pa.string()),
-    pa.field("metadata", pa.string(), nullable=False),  # JSON of an object
+    pa.field("metadata", pa.string(), nullable=False),  # a JSON object
     pa.field("look", pa.uint64(), nullable=False),  # `dhash` of an item
     pa.field("thumbnail", pa.binary(), nullable=False),
 )
 
 TEXTS = tuple(field for field in SCHEMA if field.type in {pa.string(), pa.binary()})
-UNIT = 4e-3  # by how much the square of a vector's length may differ from 1
+UNIT_TOLERANCE = 4e-3  # of the square of a vector's length, which is 1
 _TRUSTED = "Use an export from a source that you trust."
 
 Precision = Literal["float16", "float32"]
@@ -52,13 +53,13 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class ExportLimits:
-    """What an export may come to; counted on what comes out of it, whatever it says of itself.
+    """Limits of an export that is read; they apply to the decompressed data, whatever the file declares.
 
     Args:
-        rows: of all its files.
-        value_bytes: of one path, label or thumbnail, or of the metadata of one row.
-        ratio: bytes of a file's rows over those of the file. Vectors and thumbnails hardly shrink.
-        small_bytes: up to this size the ratio does not matter.
+        rows: number of rows in all files.
+        value_bytes: size of one path, label or thumbnail, or of the metadata of one row.
+        ratio: decompressed size over the size of the file. Vectors and thumbnails hardly shrink.
+        small_bytes: decompressed size up to which the ratio does not matter.
     """
 
     rows: int = 1 << 31
@@ -67,35 +68,35 @@ class ExportLimits:
     small_bytes: int = 64 << 20
 
     def allowed(self, packed: int) -> int:
-        """Bytes that may come out of a file of this many."""
+        """The decompressed size that a file of this size may have."""
         return max(self.small_bytes, self.ratio * packed)
 
 
 def schema_of(about: GalleryInfo, precision: Precision = "float16") -> pa.Schema:
-    """The columns of a gallery of this kind, with what it was made with."""
+    """The columns of an export of a gallery, with its `GalleryInfo` as metadata."""
     number = pa.float16() if precision == "float16" else pa.float32()
     vector = pa.field("vector", pa.list_(number, about.dim), nullable=False)
     return pa.schema([*SCHEMA, vector], {KEY: json.dumps({"format": FORMAT, **asdict(about)})})
 
 
 def batch_of(
-    schema: pa.Schema, rows: Sequence[GalleryItem], vectors: NDArray[np.float32], thumbnails: Sequence[bytes]
+    schema: pa.Schema, items: Sequence[GalleryItem], vectors: NDArray[np.float32], thumbnails: Sequence[bytes]
 ) -> pa.RecordBatch:
-    """Rows as a record batch.
+    """Items as a record batch.
 
     Args:
-        schema: `schema_of` their gallery.
-        rows: N of them.
+        schema: `schema_of` the gallery.
+        items: N items.
         vectors: (N, D).
-        thumbnails: N, in the same order; empty where there is none.
+        thumbnails: N JPEGs; empty if an item has none.
     """
     columns: dict[str, list[Any]] = {
-        field.name: [getattr(row, field.name) for row in rows]
+        field.name: [getattr(item, field.name) for item in items]
         for field in SCHEMA
         if field.name not in {"look", "thumbnail"}
     }
-    columns["look"] = [row.dhash & UNSIGNED for row in rows]
-    columns["metadata"] = [json.dumps(dict(row.metadata), ensure_ascii=False) for row in rows]
+    columns["look"] = [item.dhash & UINT64_MASK for item in items]
+    columns["metadata"] = [json.dumps(dict(item.metadata), ensure_ascii=False) for item in items]
     columns["thumbnail"] = list(thumbnails)
     vector = schema.field("vector").type
     numbers = pa.array(vectors.astype(vector.value_type.to_pandas_dtype()).reshape(-1))
@@ -106,22 +107,22 @@ def batch_of(
 
 
 def export_rows(store: Store, path: Path, *, precision: Precision = "float16", progress: Progress | None = None) -> int:
-    """Write all rows of a store: a Parquet file or, where the name ends in .lance, a Lance data set.
+    """Write all items of a store to a Parquet file or, if the name ends in .lance, a Lance data set.
 
-    It is written beside its place and renamed into it, and is on the disk when this returns. It holds the gallery as of
-    one moment, whatever is changed meanwhile.
+    The file is complete or absent, and on the disk when this returns. It has the items as of one moment, even if the
+    gallery is changed meanwhile.
 
     Args:
-        store: the gallery's.
-        path: of the file; what is there is not replaced.
-        precision: of the vectors; "float32" for tools that do not know float16.
-        progress: called with (rows written, rows in all).
+        store: of the gallery.
+        path: the file; an existing one is not replaced.
+        precision: of the vectors; "float32" for tools that cannot read float16.
+        progress: called with (items written, items in all).
 
     Returns:
-        How many rows.
+        Number of items.
 
     Raises:
-        InputError: another ending, something is there already, no such folder, no space left; or, for Lance, the
+        InputError: another extension, the path exists, its folder does not, or the disk is full; or, for Lance, the
             package pylance is not installed.
     """
     lance = _lance_for(path)
@@ -134,13 +135,13 @@ def export_rows(store: Store, path: Path, *, precision: Precision = "float16", p
 
     def counted() -> Iterator[pa.RecordBatch]:
         nonlocal written
-        with store.snapshot() as kept:
-            for rows in batches(kept.rows(), BATCH):
-                ids = [row.id for row in rows]
-                yield batch_of(schema, rows, kept.vectors(ids), kept.thumbnails(ids))
-                written += len(rows)
+        with store.snapshot() as snapshot:
+            for items in batches(snapshot.rows(), READ_BATCH):
+                ids = [item.id for item in items]
+                yield batch_of(schema, items, snapshot.vectors(ids), snapshot.thumbnails(ids))
+                written += len(items)
                 if progress is not None:
-                    progress(written, len(kept))
+                    progress(written, len(snapshot))
 
     if lance is not None:
         with atomic_folder(path, durable=True) as folder:
@@ -153,14 +154,14 @@ def export_rows(store: Store, path: Path, *, precision: Precision = "float16", p
 
 
 class Exported:
-    """What `export_rows` wrote: one file or data set, or a folder of Parquet files of one gallery, in order of name.
+    """What `export_rows` wrote: a file or data set, or a folder of Parquet files of one gallery, ordered by name.
 
     Args:
-        path: of it.
-        limits: what is too much.
+        path: the file or folder.
+        limits: for its size.
 
     Raises:
-        InputError: nothing there, or it is not the export of a gallery, or more than the limits allow.
+        InputError: the path does not exist, is no export of a gallery, or exceeds the limits.
     """
 
     def __init__(self, path: Path, limits: ExportLimits | None = None) -> None:
@@ -175,57 +176,57 @@ class Exported:
             if not part.exists():
                 raise InputError(f"{part}: no such file.", "Point at an exported gallery.")
             if not (part.is_dir() if part.suffix == ".lance" else part.is_file()):
-                raise InputError(f"{part}: no plain file.", "Point at an exported gallery.")
+                raise InputError(f"{part}: not a regular file.", "Point at an exported gallery.")
         self.about = self._about(self.parts[0])
         for part in self.parts[1:]:
             if self._about(part) != self.about:
-                raise InputError(f"{part}: of another gallery than {self.parts[0].name}.", "Keep them apart.")
+                raise InputError(
+                    f"{part}: another gallery than {self.parts[0].name}.", "Keep them in separate folders."
+                )
         self.count = sum(self._count(part) for part in self.parts)
         if self.count > self.limits.rows:
             raise InputError(f"{path}: {self.count:,} rows, more than {self.limits.rows:,}.", _TRUSTED)
 
     def rows(self) -> Iterator[list[NewItem]]:
-        """All rows, some thousands at a time, in the order of the file.
+        """All items, some thousands at a time, in the order of the file.
 
         Raises:
-            InputError: a damaged file.
+            InputError: a file is damaged or exceeds the limits.
         """
         for part in self.parts:
-            with _Naming(part):
+            with _naming_errors(part):
                 left = self.limits.allowed(_bytes(part))
                 for batch in self._batches(part):
                     left -= batch.nbytes
                     if left < 0:
-                        raise InputError(
-                            f"{part}: far more comes out of it than an export of its size holds.", _TRUSTED
-                        )
-                    yield _rows_of(batch, self.about.dim, self.limits)
+                        raise InputError(f"{part}: decompresses to far more than an export of its size has.", _TRUSTED)
+                    yield _items_of(batch, self.about.dim, self.limits)
 
     def _batches(self, part: Path) -> Iterator[pa.RecordBatch]:
         lance = _lance_for(part)
         if lance is not None:
-            yield from lance.dataset(str(part)).to_batches(batch_size=BATCH)
+            yield from lance.dataset(str(part)).to_batches(batch_size=READ_BATCH)
         else:
-            # Values that a file holds once and names often stay so until their lengths have been looked at.
+            # Repeated values stay in dictionaries until their lengths have been checked.
             with pq.ParquetFile(part, read_dictionary=[field.name for field in TEXTS]) as file:
                 declared = sum(file.metadata.row_group(i).total_byte_size for i in range(file.num_row_groups))
                 if declared > self.limits.allowed(_bytes(part)):
-                    raise InputError(f"{part}: {declared:,} bytes would come out of it, far too many.", _TRUSTED)
-                yield from file.iter_batches(batch_size=BATCH)
+                    raise InputError(f"{part}: decompresses to {declared:,} bytes, far too many.", _TRUSTED)
+                yield from file.iter_batches(batch_size=READ_BATCH)
 
     def _schema(self, part: Path) -> pa.Schema:
         lance = _lance_for(part)
-        with _Naming(part):
+        with _naming_errors(part):
             return lance.dataset(str(part)).schema if lance is not None else pq.read_schema(part)
 
     def _count(self, part: Path) -> int:
         lance = _lance_for(part)
-        with _Naming(part):
+        with _naming_errors(part):
             whole = lance.dataset(str(part)).count_rows() if lance is not None else pq.read_metadata(part).num_rows
             return int(whole)
 
     def _about(self, part: Path) -> GalleryInfo:
-        """What the part's gallery was made with, once its columns have been found to be all there."""
+        """The `GalleryInfo` in a part's metadata, after a check of its columns."""
         schema = self._schema(part)
         try:
             tree = json.loads((schema.metadata or {})[KEY])
@@ -233,7 +234,7 @@ class Exported:
             about = GalleryInfo.from_tree(tree)
         except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
             raise InputError(
-                f"{part}: not the export of a gallery: its metadata do not say which model made the vectors.",
+                f"{part}: not the export of a gallery: its metadata do not name the model.",
                 "Point at a file that 'lookalike gallery export' wrote.",
             ) from None
         if version != FORMAT:
@@ -249,31 +250,33 @@ class Exported:
         return about
 
 
-def create_filled(place: Path | PostgresLocation, source: Exported, progress: Progress | None = None) -> None:
-    """A new store with all rows of an export. A folder is complete or absent. For a database the file is read through
-    before the first row is sent; if the connection breaks later, what has arrived stays.
+def create_filled(location: Path | PostgresLocation, source: Exported, progress: Progress | None = None) -> None:
+    """Create a store with all items of an export.
+
+    A folder is complete or absent. For a database the file is validated before the first item is sent; if the
+    connection breaks later, the items that have arrived stay.
 
     Args:
-        place: of the store.
+        location: of the store.
         source: the export.
-        progress: called with (rows done, rows in all).
+        progress: called with (items done, items in all).
 
     Raises:
-        InputError: there is one already, none can be made there, or the file is damaged.
+        InputError: the location exists or cannot be created, or the file is damaged.
     """
-    if isinstance(place, PostgresLocation):
+    if isinstance(location, PostgresLocation):
         for _ in source.rows():
             pass
-        _fill(place, source, progress)
+        _fill(location, source, progress)
         return
-    if place.exists():
-        raise InputError(f"{place}: already exists.", "Choose another name, or remove it.")
-    with atomic_folder(place, durable=True) as folder:
+    if location.exists():
+        raise InputError(f"{location}: already exists.", "Choose another name, or remove it.")
+    with atomic_folder(location, durable=True) as folder:
         _fill(folder, source, progress)
 
 
-def _fill(place: Path | PostgresLocation, source: Exported, progress: Progress | None) -> None:
-    with create_store(place, source.about) as store:
+def _fill(location: Path | PostgresLocation, source: Exported, progress: Progress | None) -> None:
+    with create_store(location, source.about) as store:
         done = 0
         for rows in source.rows():
             done += len(store.add(rows))
@@ -281,24 +284,20 @@ def _fill(place: Path | PostgresLocation, source: Exported, progress: Progress |
                 progress(done, source.count)
 
 
-class _Naming:
-    """Turns what pyarrow and Lance raise on a damaged file into an error that names it."""
-
-    def __init__(self, part: Path) -> None:
-        self.part = part
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, MemoryError):
-            raise InputError(f"{self.part}: does not fit into memory.", _TRUSTED) from None
-        if isinstance(error, pa.ArrowException | OSError | ValueError | TypeError | LookupError):
-            first = str(error).partition("\n")[0]
-            raise InputError(f"{self.part}: damaged or cut short ({first}).", "Export the gallery again.") from None
+@contextmanager
+def _naming_errors(part: Path) -> Iterator[None]:
+    """Turn what pyarrow and Lance raise for a damaged file into an error that names the file."""
+    try:
+        yield
+    except MemoryError:
+        raise InputError(f"{part}: does not fit into memory.", _TRUSTED) from None
+    except (pa.ArrowException, OSError, ValueError, TypeError, LookupError) as error:
+        first = str(error).partition("\n")[0]
+        raise InputError(f"{part}: damaged or cut short ({first}).", "Export the gallery again.") from None
 
 
 def _bytes(part: Path) -> int:
-    """Of a file, or of all files of a Lance data set."""
+    """The size of a file, or of all files of a Lance data set."""
     return sum(path.lstat().st_size for path in (part.rglob("*") if part.is_dir() else (part,)))
 
 
@@ -307,11 +306,11 @@ def _same_list(one: pa.DataType, other: pa.DataType) -> bool:
     return bool(alike and one.value_type == other.value_type)
 
 
-def _rows_of(batch: pa.RecordBatch, dim: int, limits: ExportLimits) -> list[NewItem]:
-    """Rows of an export, once they are known to be ones.
+def _items_of(batch: pa.RecordBatch, dim: int, limits: ExportLimits) -> list[NewItem]:
+    """The items of a record batch.
 
     Raises:
-        ValueError: they are not.
+        ValueError: a value is missing, too large or not valid.
     """
     for column, field in zip(batch.columns, batch.schema, strict=True):
         if field.name != "label" and column.null_count:
@@ -324,7 +323,7 @@ def _rows_of(batch: pa.RecordBatch, dim: int, limits: ExportLimits) -> list[NewI
     columns = {field.name: batch.column(field.name).to_pylist() for field in SCHEMA if field.name != "id"}
     flat = batch.column("vector").flatten().to_numpy(zero_copy_only=False)
     vectors = flat.astype(np.float32).reshape(len(batch), dim)
-    good = np.abs(np.einsum("nd,nd->n", vectors, vectors) - 1) < UNIT  # false of NaN
+    good = np.abs(np.einsum("nd,nd->n", vectors, vectors) - 1) < UNIT_TOLERANCE  # false of NaN
     if not good.all():
         raise ValueError(f"{(~good).sum()} vectors that are not of length 1")
     columns["metadata"] = [metadata_of(text) for text in columns["metadata"]]
@@ -337,18 +336,18 @@ def _rows_of(batch: pa.RecordBatch, dim: int, limits: ExportLimits) -> list[NewI
 
 
 def _lance_for(path: Path) -> Any:
-    """The package, where the name ends in .lance; None for Parquet.
+    """The package `lance` if the name ends in .lance; None for Parquet.
 
     Raises:
-        InputError: another ending, or it is not installed.
+        InputError: another extension, or the package is not installed.
     """
     if path.suffix == ".parquet":
         return None
     if path.suffix != ".lance":
-        raise InputError(f"{path}: '{path.suffix}' is no format of an export.", "End the name in .parquet or .lance.")
+        raise InputError(f"{path}: the extension '{path.suffix}' is not supported.", "Use .parquet or .lance.")
     try:
         return importlib.import_module("lance")
     except ImportError:
         raise InputError(
-            f"{path}: the package pylance is not installed.", "Run 'pip install pylance', or end the name in .parquet."
+            f"{path}: the package pylance is not installed.", "Run 'pip install pylance', or use .parquet."
         ) from None

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from lookalike.errors import InputError
 from lookalike.extras import missing
+from lookalike.gallery.item_paths import forget_failed, items_at
 from lookalike.gallery.query import (
     Query,
     QueryVector,
@@ -35,7 +36,6 @@ from lookalike.gallery.query import (
     resolve_threshold,
     search_store,
 )
-from lookalike.gallery.row_paths import forget_rejected, rows_at
 from lookalike.gallery.store.base import Filter, GalleryInfo, Problem, SearchResult, Store, Value, batches
 from lookalike.gallery.store.location import PostgresLocation, create_store, open_store, parse_location
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from lookalike.gallery.calibration import Calibrated
-    from lookalike.gallery.duplicates import Group
+    from lookalike.gallery.duplicates import DuplicateGroup
     from lookalike.gallery.export import Precision, Progress
     from lookalike.gallery.ingest import IngestReport
     from lookalike.gallery.ray import Cluster
@@ -361,8 +361,8 @@ class Gallery:
         """
         chosen = [*ids]
         if named := [str(path) for path in paths]:
-            chosen += [id for found in rows_at(self.store, named).values() for id in found]
-            forget_rejected(self.store, named)
+            chosen += [id for found in items_at(self.store, named).values() for id in found]
+            forget_failed(self.store, named)
         if filter is not None:
             chosen += self._ids(filter)
         return sum(self.store.remove(some) for some in batches(dict.fromkeys(chosen), CHANGE_BATCH))
@@ -442,10 +442,10 @@ class Gallery:
         about = self.about
         return {
             "gallery": str(self.location),
-            "rows": len(self.store),
-            "rejected": len(self.store.rejected()),
+            "items": len(self.store),
+            "failed": len(self.store.rejected()),
             "model": {
-                "place": about.model,
+                "location": about.model,
                 "fingerprint": about.fingerprint,
                 "dim": about.dim,
                 "image_size": about.image_size,
@@ -467,7 +467,7 @@ class Gallery:
 
         return export_rows(self.store, Path(path), precision=precision, progress=progress)
 
-    def duplicates(self, *, bits: int | None = None, cosine: float | None = None) -> list[Group]:
+    def duplicates(self, *, bits: int | None = None, cosine: float | None = None) -> list[DuplicateGroup]:
         """Find groups of identical files and near-duplicate images.
 
         Args:
@@ -477,10 +477,10 @@ class Gallery:
         Raises:
             InputError: see `lookalike.gallery.duplicates.find_duplicates`.
         """
-        from lookalike.gallery.duplicates import BITS, COSINE, find_duplicates
+        from lookalike.gallery.duplicates import MAX_BITS, MIN_COSINE, find_duplicates
 
         return find_duplicates(
-            self.store, bits=BITS if bits is None else bits, cosine=COSINE if cosine is None else cosine
+            self.store, bits=MAX_BITS if bits is None else bits, cosine=MIN_COSINE if cosine is None else cosine
         )
 
     def write_results_page(

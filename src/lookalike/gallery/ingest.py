@@ -175,8 +175,8 @@ def ingest(
 def remove_gone(store: Store, folders: Sequence[str], *, allow_empty: bool = False) -> int:
     """Remove the items, and forget the failed files, of files in these folders that are gone.
 
-    A file that cannot be examined, for lack of permission for example, is not gone. An image in a zip or Parquet file is
-    gone if that file is gone or does not contain it any more.
+    A file that cannot be examined, for lack of permission for example, is not gone. An image in a zip or Parquet file
+    is gone if that file is gone or does not contain it any more.
 
     Args:
         store: open for writing.

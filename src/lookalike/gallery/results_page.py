@@ -1,4 +1,4 @@
-"""A wall of results: one HTML file that needs nothing beside it, for a screen, a phone or paper."""
+"""The results of a search as one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -18,57 +18,63 @@ from lookalike.gallery.query import describe_model, id_of, is_batch, is_vector, 
 from lookalike.gallery.store.base import Hit, SearchResult, Store
 from lookalike.image import decode
 
-HERE = Path(__file__).parent
-SIDE = 320  # pixels of a query's picture
-QUALITY = 85
+TEMPLATE = Path(__file__).parent / "results_page.html.j2"
+QUERY_SIDE = 320  # pixels of a query's image
+QUERY_QUALITY = 85  # of its JPEG
 
 
 @dataclass(frozen=True)
 class QueryResult:
-    """A query and its answers.
+    """A query and its result.
 
     Args:
-        name: what to call it: a path, "row 17", "a vector".
-        picture: JPEG; empty where there is none to show.
-        found: the answers.
+        name: a path, "item 17", or "vector 0".
+        image: JPEG; empty if there is none.
+        result: of the search.
     """
 
     name: str
-    picture: bytes
-    found: SearchResult
+    image: bytes
+    result: SearchResult
 
 
 @dataclass(frozen=True)
 class Tile:
-    """An answer as it is shown: a data URI, empty without a thumbnail, and the words below it."""
+    """A hit on the page.
+
+    Args:
+        source: data URI of the thumbnail; empty if there is none.
+        hit: the hit.
+        above_threshold: whether its score reaches the calibrated threshold.
+    """
 
     source: str
     hit: Hit
-    sure: bool
+    above_threshold: bool
 
     @property
     def name(self) -> str:
-        """The last part of its path."""
+        """The file name."""
         return last_part(self.hit.path)
 
     @property
     def facts(self) -> str:
-        """Its metadata in a line."""
+        """The metadata in one line."""
         return " · ".join(f"{key} {value}" for key, value in self.hit.metadata.items())
 
 
 def last_part(path: str) -> str:
-    """The last part of a path, however its parts are kept apart.
+    """The last part of a path, with either kind of slash.
 
-    >>> [last_part(path) for path in ("/photos/a.jpg", "photos/cat/", "row 17")]
-    ['a.jpg', 'cat', 'row 17']
+    >>> [last_part(path) for path in ("/photos/a.jpg", "photos/cat/", "item 17")]
+    ['a.jpg', 'cat', 'item 17']
     """
     return path.replace("\\", "/").rstrip("/").rpartition("/")[2]
 
 
 def write_results_page(
     path: Path,
-    asked: Sequence[QueryResult],
+    queries: Sequence[QueryResult],
     thumbnail: Callable[[int], bytes | None],
     *,
     title: str,
@@ -76,44 +82,44 @@ def write_results_page(
     calibrated: float | None = None,
     calibrated_on: str = "",
 ) -> None:
-    """Write the wall: complete or not at all.
+    """Write the page.
 
     Args:
         path: the file, in a folder that exists.
-        asked: queries and their answers, in the order shown.
-        thumbnail: the JPEG of a row by its id, or None.
+        queries: queries and their results, in the order shown.
+        thumbnail: returns the JPEG of an item by its id, or None.
         title: of the page, such as the gallery's name.
-        notes: what was searched and how, a few words each.
-        calibrated: the cosine from which on an answer is framed, which 1 % of the pairs of different labels reach.
-        calibrated_on: what that was measured on, in words.
+        notes: short remarks: what was searched, and how.
+        calibrated: threshold from which on a hit is framed, if there is one.
+        calibrated_on: what the threshold was measured on, in words.
 
     Raises:
         InputError: the file cannot be written.
     """
-    pictures: dict[int, str] = {}  # a row that answers several queries is read once
+    sources: dict[int, str] = {}  # an item that is a hit of several queries is read once
 
     def tile(hit: Hit) -> Tile:
-        if hit.id not in pictures:
-            pictures[hit.id] = data_uri(thumbnail(hit.id) or b"")
-        return Tile(pictures[hit.id], hit, calibrated is not None and hit.score >= calibrated)
+        if hit.id not in sources:
+            sources[hit.id] = data_uri(thumbnail(hit.id) or b"")
+        return Tile(sources[hit.id], hit, calibrated is not None and hit.score >= calibrated)
 
     shown = [
         (
             one.name,
-            data_uri(one.picture),
-            one.found.exact,
-            one.found.same,
-            [tile(hit) for hit in one.found],
+            data_uri(one.image),
+            one.result.exact,
+            one.result.same,
+            [tile(hit) for hit in one.result],
         )
-        for one in asked
+        for one in queries
     ]
-    template = (HERE / "wall.html.j2").read_text(encoding="utf-8")
+    template = TEMPLATE.read_text(encoding="utf-8")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["last_part"] = last_part
     text = environment.from_string(template).render(
-        title=title, notes=notes, asked=shown, calibrated=calibrated, calibrated_on=calibrated_on
+        title=title, notes=notes, queries=shown, calibrated=calibrated, calibrated_on=calibrated_on
     )
     atomic_write(path, printable(text), remedy="Name a file in a folder that exists.")
 
@@ -122,52 +128,52 @@ def results_page_of(
     store: Store,
     path: Path,
     query: Any,
-    found: SearchResult | list[SearchResult],
+    results: SearchResult | list[SearchResult],
     *,
     title: str,
     notes: Sequence[str] = (),
 ) -> None:
-    """Write the wall of a search.
+    """Write the page of a search.
 
     Args:
         store: that was searched.
-        path: of the HTML file.
+        path: the file.
         query: as it was given to `Gallery.search`.
-        found: what that returned.
+        results: what that returned.
         title: of the page.
-        notes: what else to say at the top, a few words each.
+        notes: short remarks shown at the top.
 
     Raises:
         InputError: the file cannot be written.
     """
     queries = list(query) if is_batch(query) else [query]
-    answers = found if isinstance(found, list) else [found]
-    asked = [
-        QueryResult(name_of(each, place), _picture_of(each, store), answer)
-        for place, (each, answer) in enumerate(zip(queries, answers, strict=True))
+    several = results if isinstance(results, list) else [results]
+    shown = [
+        QueryResult(name_of(one, position), _image_of(one, store), result)
+        for position, (one, result) in enumerate(zip(queries, several, strict=True))
     ]
     write_results_page(
         path,
-        asked,
+        shown,
         store.thumbnail,
         title=title,
-        notes=[f"{len(store):,} pictures", describe_model(store.about), *notes],
+        notes=[f"{len(store):,} items", describe_model(store.about), *notes],
         calibrated=store.about.own_threshold,
         calibrated_on=store.about.calibrated_on or "",
     )
 
 
-def _picture_of(query: Any, store: Store) -> bytes:
-    """A query as a JPEG, the square that the model sees; empty where there is no picture."""
+def _image_of(query: Any, store: Store) -> bytes:
+    """A query as a JPEG of the square that the model sees; empty for a vector."""
     if (id := id_of(query)) is not None:
         return store.thumbnail(id) or b""
     if is_vector(query):
         return b""
     file = io.BytesIO()
-    Image.fromarray(decode(query, SIDE)).save(file, "JPEG", quality=QUALITY, optimize=True)
+    Image.fromarray(decode(query, QUERY_SIDE)).save(file, "JPEG", quality=QUERY_QUALITY, optimize=True)
     return file.getvalue()
 
 
 def data_uri(jpeg: bytes) -> str:
-    """A JPEG as the address of a picture; empty stays empty."""
+    """A JPEG as a data URI; empty stays empty."""
     return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}" if jpeg else ""

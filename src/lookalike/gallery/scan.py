@@ -230,7 +230,9 @@ def _is_unchanged(image: SourceImage, item: GalleryItem | None, batch: IngestBat
         chosen = image.folder_label
     chosen = _composed(chosen)
     metadata = image.metadata if image.listed else None
-    if (chosen is not None and chosen != item.label) or (metadata is not None and dict(metadata) != dict(item.metadata)):
+    if (chosen is not None and chosen != item.label) or (
+        metadata is not None and dict(metadata) != dict(item.metadata)
+    ):
         batch.relabelled.append((item.id, chosen, metadata))
     return True
 

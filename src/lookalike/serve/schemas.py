@@ -153,7 +153,7 @@ class GalleryResponse(StrictResponse):
 
     items: int = Field(examples=[400])
     threshold: float | None = Field(examples=[0.71])
-    calibrated_on: str | None = Field(examples=["400 labelled rows of this gallery, 2 labels"])
+    calibrated_on: str | None = Field(examples=["400 labelled items of this gallery with 2 labels"])
     model_threshold: float | None = Field(examples=[0.48])
     model_calibrated_on: str = Field(examples=["images of tiny-imagenet"])
     labels: list[LabelCount]

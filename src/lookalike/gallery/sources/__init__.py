@@ -1,1 +1,1 @@
-"""Where the images of a gallery come from: files, folders, tables and remote stores."""
+"""Sources of images: files, folders, patterns, tables, data sets and remote stores."""

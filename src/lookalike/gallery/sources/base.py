@@ -1,4 +1,4 @@
-"""What a source of images is, and one file on disk as an image of it."""
+"""The types `ImageSource` and `SourceImage`, and how a file on disk becomes a `SourceImage`."""
 
 from __future__ import annotations
 
@@ -11,34 +11,30 @@ from functools import partial
 from pathlib import Path
 
 from lookalike.data.catalog import Catalog
-from lookalike.data.scan import (
-    modified_ns,
-    printable,
-    read_regular,
-)
+from lookalike.data.scan import modified_ns, printable, read_regular
 from lookalike.gallery.sources.folder_labels import FolderLabels
 from lookalike.gallery.store.base import FailedFile, Value
 from lookalike.image import MAX_BYTES
 
-TABLES = frozenset({".csv", ".tsv", ".parquet"})
-
+TABLES = frozenset({".csv", ".tsv", ".parquet"})  # extensions of lists of images
 
 Source = str | Path | Catalog
 
 
 @dataclass(frozen=True, slots=True)
 class SourceImage:
-    """A picture to add.
+    """An image file to be read.
 
     Args:
-        path: what it is known by in the gallery.
-        size, modified: bytes, and the time of change in nanoseconds, as far as they are known without reading it.
-        load: reads the file; raises OSError, or InputError.
-        label: what it is, as somebody wrote down; None: not said.
-        metadata: what else is known; None: not said.
-        listed: label and metadata hold for a row that is there already, too.
-        held: bytes that it keeps in memory.
-        folder_label: what its folders say that it is; for a row that has no label.
+        path: unique; the path of its item in the gallery.
+        size: bytes of the file; 0 if not known without reading it.
+        modified: time of the file's last change in nanoseconds since 1970; 0 if not known.
+        load: reads the file; raises OSError or InputError.
+        label: from a list or data set; None if it names none.
+        metadata: from a list or data set; None if it has none.
+        listed: whether label and metadata also replace those of an existing item.
+        held: bytes that this object keeps in memory.
+        folder_label: the name of its class folder; used if the item has no label.
     """
 
     path: str
@@ -57,17 +53,17 @@ ListedImage = SourceImage | FailedFile
 
 @dataclass(frozen=True)
 class ImageSource:
-    """One source, looked at and known to be there.
+    """A source of images that is known to exist.
 
     Args:
-        name: as the person gave it.
-        items: lists it from the beginning; what cannot be read comes as rejected.
-        count: how many there will be, without looking closely.
-        folder: its absolute path, of a source that is a folder of files.
-        labels: what its folders say of the images in them.
-        is_list: somebody wrote down what its images are: a table, a data set, Parquet with images inside.
-        passed_over: how many files of each kind are no images by name, as far as it has been listed.
-        notes: what a person should know about it, likewise.
+        name: as it was given.
+        items: lists all images; files that cannot be read are listed as `FailedFile`.
+        count: estimates their number without examining them.
+        folder: absolute path, if the source is a folder of files.
+        labels: labels of the images by their folders.
+        is_list: whether the source itself has labels: a table, a data set, or Parquet files with images.
+        passed_over: number of files that are no images by name, by extension; complete after `items`.
+        notes: remarks for a person; complete after `items`.
     """
 
     name: str
@@ -83,7 +79,7 @@ class ImageSource:
 def file_image(
     path: str, *, folder_label: str | None = None, metadata: Mapping[str, Value] | None = None
 ) -> ListedImage:
-    """A file on disk as an item, or why it can be none. Its path becomes absolute; links in it are kept."""
+    """Look up a file on disk. Its path is made absolute; symbolic links in it are kept."""
     path = os.path.abspath(path)  # noqa: PTH100  (Path.resolve would follow links, Path.absolute keep "..")
     try:
         about = os.stat(path)  # noqa: PTH116
@@ -95,10 +91,10 @@ def file_image(
     if not stat.S_ISREG(about.st_mode):
         return FailedFile(path, "not a regular file", size, modified)
     if size > MAX_BYTES:
-        return FailedFile(path, f"{size / 2**20:,.0f} MiB are too many for a picture", size, modified)
+        return FailedFile(path, f"{size / 2**20:,.0f} MiB are too many for an image", size, modified)
     return SourceImage(path, size, modified, partial(read_file, path), None, metadata, folder_label=folder_label)
 
 
 def read_file(path: str) -> bytes:
-    """The bytes of a file on disk, `MAX_BYTES` at most. Raises OSError."""
+    """Read at most `MAX_BYTES` bytes of a file on disk. Raises OSError."""
     return read_regular(path, MAX_BYTES)

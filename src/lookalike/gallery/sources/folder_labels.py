@@ -1,12 +1,13 @@
-"""What the folders that an image lies in say of it: its class, and in a known data set its split.
+"""Labels from folders: the class of an image, and its split in a known data set.
 
     cat/1.jpg, cat/kittens/2.jpg       cat
     train/cat/1.jpg, val/cat/2.jpg     cat: the first folders are splits, as there are class folders in them
-    train/1.jpg beside bus/1.jpg       train: a folder with images directly in it is a class, whatever it is called
-    images/cat/1.jpg                   cat, where all images lie in images/
-    tiny-imagenet-200/val/images/1.JPEG   what val_annotations.txt says; likewise for the other public sets
+    train/1.jpg beside bus/1.jpg       train: a folder with images directly in it is a class, whatever its name
+    images/cat/1.jpg                   cat, if all images are in images/
+    tiny-imagenet-200/val/images/1.JPEG   from val_annotations.txt; similarly for the other public data sets
 
-`lookalike.data.image_folder` reads class folders for training by the same rules, and refuses where this has to choose.
+`lookalike.data.image_folder` reads class folders for training by the same rules, and raises an error if they are
+ambiguous.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from lookalike.data.registry import homes_near
 from lookalike.data.scan import has_image, is_hidden, printable
 from lookalike.errors import InputError
 
-# Folders that hold the images of a set and are no class, where nothing but such folders lies beside them
+# Names of folders that contain all images of a data set and are no classes, if no other folders are beside them
 CONTAINERS = frozenset({"images", "image", "imgs", "img", "jpegimages", "car_ims", "cars_train", "cars_test"})
-DEEPEST = 4  # folders that may stand above the classes
-FEW = 20  # folders beside one another that are looked into
-LISTS = frozenset({".txt", ".mat", ".csv", ".m", ".md"})  # what the lists of a known set are called
+MAX_DEPTH = 4  # of the folders above the classes
+MAX_SCANNED = 20  # folders beside one another that are scanned for images
+LIST_EXTENSIONS = frozenset({".txt", ".mat", ".csv", ".m", ".md"})  # of the lists of known data sets
 
-Children = Callable[[str], set[str]]  # from a folder to those in it with images in them, however deep; "" is the root
+Children = Callable[[str], set[str]]  # from a folder ("" is the root) to its subfolders with images at any depth
 
 
 class FolderLabels:
@@ -39,7 +40,7 @@ class FolderLabels:
         root: the folder, absolute.
 
     Attributes:
-        notes: what a person should know about them; filled when the first label is asked for.
+        notes: remarks for a person; complete after the first label.
     """
 
     def __init__(self, root: str) -> None:
@@ -47,7 +48,7 @@ class FolderLabels:
         self.notes: list[str] = []
 
     def of(self, path: str) -> tuple[str | None, str | None]:
-        """Class and split of an image; None where it is not known.
+        """Class and split of an image; None if not known.
 
         Args:
             path: of a file below the root.
@@ -59,7 +60,7 @@ class FolderLabels:
 
     @property
     def is_known(self) -> bool:
-        """Whether a public data set, which is known by its lists, lies at, above or just below the root."""
+        """Whether a public data set with lists of labels is at, above or directly below the root."""
         return bool(self._homes)
 
     @cached_property
@@ -82,7 +83,9 @@ class FolderLabels:
             try:
                 catalog = known.read(home)
             except InputError as error:
-                self.notes.append(f"{known.title}: labels are by folder, as its lists cannot be used: {error.message}")
+                self.notes.append(
+                    f"{known.title}: labels are taken from folders, since its lists cannot be used: {error.message}"
+                )
                 continue
             homes.append(str(home).rstrip("/"))
             for name, label, split in zip(catalog.paths, catalog.labels.tolist(), catalog.splits, strict=True):
@@ -97,13 +100,13 @@ class FolderLabels:
                 inside = [one.name for one in entries if not is_hidden(one.name) and _is_dir(one)]
         except OSError:
             return set()
-        if len(inside) > FEW and not any(name.lower() in CONTAINERS | SPLIT_NAMES.keys() for name in inside):
-            return set(inside)  # classes, whether or not each has images
+        if len(inside) > MAX_SCANNED and not any(name.lower() in CONTAINERS | SPLIT_NAMES.keys() for name in inside):
+            return set(inside)  # class folders, even if some have no images
         return {name for name in inside if has_image(f"{folder.rstrip('/')}/{name}")}
 
 
 def class_folder(inside: str, tops: Iterable[str]) -> str | None:
-    """The class that folders name: the first folder that does not stand above the classes; None where there is none.
+    """The class in a path: the first folder that is not above the classes; None if there is none.
 
     Args:
         inside: the path of an image relative to the root.
@@ -118,29 +121,29 @@ def class_folder(inside: str, tops: Iterable[str]) -> str | None:
 
 
 def tops_of(children: Children, notes: list[str]) -> frozenset[str]:
-    """The folders that stand above the class folders: splits, `images/`, and a folder that holds only such.
+    """The folders above the class folders: splits, `images/`, and folders that contain only such.
 
     Args:
-        children: what there is.
-        notes: gets a line where folders are called like splits and are taken for classes.
+        children: of the folders.
+        notes: gets a remark if a folder has the name of a split and counts as a class.
     """
     return frozenset(_tops(children, "", notes, None, 0))
 
 
 def children_of(names: Iterable[str]) -> Children:
-    """The folders of images whose paths, relative to the root, are all known."""
+    """The subfolders of each folder, from the paths of all images relative to the root."""
     inside: dict[str, set[str]] = defaultdict(set)
     for name in names:
         parts = name.split("/")[:-1]
-        for end in range(min(len(parts), DEEPEST)):
+        for end in range(min(len(parts), MAX_DEPTH)):
             inside["/".join(parts[:end])].add(parts[end])
     return lambda prefix: inside.get(prefix, set())
 
 
 def _tops(children: Children, prefix: str, notes: list[str], classes: set[str] | None, depth: int) -> set[str]:
-    """Those below a folder; `classes`: below a split, the folders in the training split."""
+    """Such folders below a folder. `classes`: the folders in the training split, if this folder is below a split."""
     heads = children(prefix)
-    if depth == DEEPEST or not heads:
+    if depth == MAX_DEPTH or not heads:
         return set()
     paths = {head: f"{prefix}/{head}" if prefix else head for head in heads}
     if {head.lower() for head in heads} <= CONTAINERS - (classes or set()):
@@ -152,7 +155,7 @@ def _tops(children: Children, prefix: str, notes: list[str], classes: set[str] |
             trained = {name for head in splits for name in inside[head] if SPLIT_NAMES[head.lower()] == "train"}
             return {*paths.values(), *_below(children, paths.values(), notes, trained, depth)}
         other, split = min(heads - splits), min(splits)
-        notes.append(f"{paths[split]}/ is taken for a class, not for a split, since {paths[other]}/ lies beside it")
+        notes.append(f"{paths[split]}/ counts as a class, not as a split, since {paths[other]}/ is beside it")
     if (
         len(heads) == 1
         and not splits
@@ -164,7 +167,7 @@ def _tops(children: Children, prefix: str, notes: list[str], classes: set[str] |
 
 
 def _has_classes_deeper(children: Children, folder: str, depth: int) -> bool:
-    """Whether the only folder of all is no class: in it lie splits, or several classes in `images/`."""
+    """Whether the only folder is no class: it contains splits, or several classes in `images/`."""
     below = _tops(children, folder, [], None, depth)
     return any(top.rpartition("/")[2].lower() not in CONTAINERS or len(children(top)) > 1 for top in below)
 

@@ -1,6 +1,6 @@
 """Sources on disk: a file, a folder, a pattern such as `photos/**/*.jpg`, or the images of a data set.
 
-Images are listed one by one and not decoded; no more is in memory than the names of one folder.
+Images are listed one by one and not decoded; only the names of one folder are in memory at a time.
 """
 
 from __future__ import annotations
@@ -17,21 +17,15 @@ from pathlib import Path
 
 from lookalike.data.catalog import UNLABELLED, Catalog
 from lookalike.data.image_folder import is_image, open_zip
-from lookalike.data.scan import (
-    MEDIA,
-    Scan,
-    count_kind,
-    printable,
-    sentence,
-)
+from lookalike.data.scan import MEDIA, Scan, count_kind, printable, sentence
 from lookalike.errors import InputError
 from lookalike.gallery.sources.base import ImageSource, ListedImage, SourceImage, file_image
-from lookalike.gallery.sources.folder_labels import LISTS, FolderLabels
+from lookalike.gallery.sources.folder_labels import LIST_EXTENSIONS, FolderLabels
 from lookalike.gallery.store.base import FailedFile
 
 
 def source_of_folder(path: Path, labelled: bool, labels: FolderLabels | None) -> ImageSource:
-    """The images in a folder and in the folders below it; hidden files are left out."""
+    """The images in a folder and in the folders below it; hidden files are ignored."""
     root = os.path.abspath(path)  # noqa: PTH100
     labels = (labels or FolderLabels(root)) if labelled else None
     passed_over: Counter[str] = Counter()
@@ -52,7 +46,7 @@ def _walked(
     if labels is not None:
         notes[:] = labels.notes
         if labels.is_known:
-            for kind in LISTS & passed_over.keys():
+            for kind in LIST_EXTENSIONS & passed_over.keys():
                 del passed_over[kind]
 
 
@@ -61,7 +55,7 @@ def _length(root: str) -> int:
 
 
 def _faults(scan: Scan) -> Iterator[ListedImage]:
-    """What the scan could not look into since it was asked last."""
+    """The files and folders that the scan could not examine since the last call."""
     for folder, reason in scan.faults:
         yield FailedFile(printable(folder), reason)
     for path in scan.special:
@@ -78,9 +72,9 @@ def _labelled(file: str, labels: FolderLabels | None) -> ListedImage:
 
 
 def source_of_pattern(path: Path, labelled: bool) -> ImageSource:
-    """Files that match; folders among them are walked. Labels are those of the folder before the first wildcard."""
+    """The images that match a pattern, and those in matching folders. Labels count from the first wildcard on."""
     parts = path.parts
-    fixed = next(place for place, part in enumerate(parts) if glob.has_magic(part))
+    fixed = next(index for index, part in enumerate(parts) if glob.has_magic(part))
     base = os.path.abspath(Path(*parts[:fixed]))  # noqa: PTH100
     labels = FolderLabels(base) if labelled else None
     passed_over: Counter[str] = Counter()
@@ -89,7 +83,7 @@ def source_of_pattern(path: Path, labelled: bool) -> ImageSource:
         if "__MACOSX" in Path(match).parts:
             continue
         if os.path.isdir(match):  # noqa: PTH112
-            if "**" not in parts:  # there, what is inside matches by itself
+            if "**" not in parts:  # with **, the files inside match themselves
                 scan = Scan(os.path.abspath(match), passed_over=passed_over)  # noqa: PTH100
                 found += scan.files()
         elif is_image(match):
@@ -97,8 +91,8 @@ def source_of_pattern(path: Path, labelled: bool) -> ImageSource:
         else:
             count_kind(passed_over, match)
     if not found:
-        raise no_pictures(
-            [str(path)], passed_over, "no picture matches this pattern", "Check it; ** stands for any folders."
+        raise no_images(
+            [str(path)], passed_over, "no image matches this pattern", "Check it; ** stands for any folders."
         )
 
     def items() -> Iterator[ListedImage]:
@@ -109,17 +103,17 @@ def source_of_pattern(path: Path, labelled: bool) -> ImageSource:
     return ImageSource(str(path), items, lambda: len(found), labels=labels, passed_over=passed_over, notes=notes)
 
 
-def no_pictures(
+def no_images(
     names: Sequence[str],
     passed_over: Mapping[str, int],
-    what: str = "no pictures here",
-    remedy: str = "Point at pictures, folders of them, or a list.",
+    what: str = "no images found",
+    remedy: str = "Give images, folders of images, or a list.",
 ) -> InputError:
-    """The error for sources without a file that can be read, which says what they have instead."""
+    """The error for sources without any image; it names the kinds of files that they have instead."""
     if MEDIA & passed_over.keys():
-        what, remedy = "no pictures that can be read", "Convert them to JPEG or PNG."
-    said = f" ({sentence(passed_over)})" if passed_over else ""
-    return InputError(f"{', '.join(names) or 'nothing'}: {what}{said}.", remedy)
+        what, remedy = "no images that can be read", "Convert them to JPEG or PNG."
+    others = f" ({sentence(passed_over)})" if passed_over else ""
+    return InputError(f"{', '.join(names) or 'no source'}: {what}{others}.", remedy)
 
 
 def source_of_file(name: str, path: Path) -> ImageSource:
@@ -133,23 +127,25 @@ def source_of_catalog(catalog: Catalog) -> ImageSource:
 
 
 def _catalog_images(catalog: Catalog) -> Iterator[ListedImage]:
-    """The pictures of a data set, with its classes as labels and its splits as metadata."""
+    """The images of a data set, with its classes as labels and its splits as metadata."""
     root = os.path.abspath(catalog.root)  # noqa: PTH100
     members: dict[str, zipfile.ZipInfo] = {}
     if catalog.container == "zip":
         with open_zip(catalog.root) as archive:
             members = {info.filename: info for info in archive.infolist()}
         with suppress(InputError):
-            catalog.read_bytes(0)  # opens the zip before several threads would
-    for row, (name, label, split) in enumerate(zip(catalog.paths, catalog.labels, catalog.splits, strict=True)):
-        of_class = None if label == UNLABELLED else catalog.class_names[label]
+            catalog.read_bytes(0)  # opens the zip now, not in several threads at once
+    for index, (name, label, split) in enumerate(zip(catalog.paths, catalog.labels, catalog.splits, strict=True)):
+        class_name = None if label == UNLABELLED else catalog.class_names[label]
         path, metadata = f"{root}/{name}", {"split": str(split)}
         if catalog.container == "folder":
             found = file_image(path)
         elif name in members:
-            found = SourceImage(path, members[name].file_size, members[name].CRC, partial(catalog.read_bytes, row))
+            found = SourceImage(path, members[name].file_size, members[name].CRC, partial(catalog.read_bytes, index))
         else:
             found = FailedFile(path, "no longer in the zip")
         yield (
-            replace(found, label=of_class, metadata=metadata, listed=True) if isinstance(found, SourceImage) else found
+            replace(found, label=class_name, metadata=metadata, listed=True)
+            if isinstance(found, SourceImage)
+            else found
         )

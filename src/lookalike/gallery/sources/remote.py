@@ -1,7 +1,7 @@
-"""Pictures in an object store, or wherever else pyarrow has a file system: `s3://`, `gs://`, `hdfs://`, `file://`.
+"""Images in object stores and other file systems of pyarrow: `s3://`, `gs://`, `hdfs://`, `file://`.
 
-A URI stands for one object, or for all pictures below a prefix. Who may read them is a matter of the environment, as
-for every program that uses pyarrow: https://arrow.apache.org/docs/python/filesystems.html.
+A URI stands for one object, or for all images below a prefix. pyarrow takes credentials from the environment, see
+https://arrow.apache.org/docs/python/filesystems.html.
 """
 
 from __future__ import annotations
@@ -25,20 +25,21 @@ URI = re.compile(r"[a-z][a-z0-9+.-]+://.+", re.IGNORECASE)
 
 
 def is_uri(source: object) -> bool:
-    """Whether it is the address of objects rather than a path."""
+    """Whether a source is a URI, not a path."""
     return isinstance(source, str) and URI.fullmatch(source) is not None
 
 
 def source_of_uri(uri: str, *, folder_labels: bool = True) -> ImageSource:
-    """What a URI means: one object, or the pictures below a prefix. Their paths in the gallery are URIs, too, without
-    user, password and options.
+    """The object at a URI, or the images below a prefix.
+
+    The paths of their items are URIs without user, password and options.
 
     Args:
         uri: of an object or a prefix.
-        folder_labels: as for `listing_of`.
+        folder_labels: as for `resolve_source`.
 
     Raises:
-        InputError: a scheme that pyarrow does not know, nothing there, or no access.
+        InputError: pyarrow does not know the scheme, there is no such object, or it cannot be accessed.
     """
     from pyarrow.fs import FileType
 
@@ -48,7 +49,7 @@ def source_of_uri(uri: str, *, folder_labels: bool = True) -> ImageSource:
     except OSError as error:
         raise _unreachable(uri, error) from None
     if info.type == FileType.NotFound:
-        raise InputError(f"{_shown(uri)}: nothing there.", "Check the address; a prefix ends where a folder would.")
+        raise InputError(f"{_shown(uri)}: no such object or prefix.", "Check the address; a prefix ends like a folder.")
     if info.type == FileType.File:
         return ImageSource(_shown(uri), lambda: iter([_found(uri, info, None)]), lambda: 1)
     passed_over: Counter[str] = Counter()
@@ -59,16 +60,16 @@ def source_of_uri(uri: str, *, folder_labels: bool = True) -> ImageSource:
 
 
 def remote_image(uri: str) -> SourceImage:
-    """An object that a list names. It is not asked for its size and age, and so taken never to change."""
+    """An object that a list names. Its size and time of change are not requested, so it never counts as changed."""
     return SourceImage(_shown(uri), 0, 0, partial(read_object, uri))
 
 
 @lru_cache
 def open_uri(uri: str) -> tuple[Any, str]:
-    """The file system of pyarrow for a URI, and the path in it.
+    """The pyarrow file system of a URI, and the path in it.
 
     Raises:
-        InputError: it has none.
+        InputError: pyarrow has none for it.
     """
     import pyarrow as pa
     from pyarrow.fs import FileSystem
@@ -81,15 +82,15 @@ def open_uri(uri: str) -> tuple[Any, str]:
 
 
 def read_object(uri: str, path: str | None = None) -> bytes:
-    """The bytes of an object, `MAX_BYTES` at most.
+    """Read at most `MAX_BYTES` bytes of an object.
 
     Args:
-        uri: whose file system it is in.
-        path: of it in there; None: the URI's own.
+        uri: names the file system.
+        path: of the object in the file system; None: that of the URI.
 
     Raises:
-        OSError: it cannot be read.
-        InputError: no such file system.
+        OSError: the object cannot be read.
+        InputError: there is no such file system.
     """
     system, own = open_uri(uri)
     with system.open_input_stream(own if path is None else path) as stream:
@@ -101,7 +102,7 @@ def _length(system: Any, path: str) -> int:
 
 
 def _infos(system: Any, path: str, passed_over: Counter[str]) -> Iterator[Any]:
-    """The pictures below a prefix, by name; hidden ones are left out, files of other kinds are counted."""
+    """The images below a prefix, by name. Hidden files are ignored, files that are no images are counted."""
     from pyarrow.fs import FileSelector, FileType
 
     root = path.rstrip("/")
@@ -126,18 +127,18 @@ def _below(
 
 
 def _found(uri: str, info: Any, folder_label: str | None) -> ListedImage:
-    known_by, size, modified = f"{urlsplit(uri).scheme}://{quote(info.path)}", int(info.size), int(info.mtime_ns or 0)
+    name, size, modified = f"{urlsplit(uri).scheme}://{quote(info.path)}", int(info.size), int(info.mtime_ns or 0)
     if size > MAX_BYTES:
-        return FailedFile(known_by, f"{size / 2**20:,.0f} MiB are too many for a picture", size, modified)
-    return SourceImage(known_by, size, modified, partial(read_object, uri, info.path), folder_label=folder_label)
+        return FailedFile(name, f"{size / 2**20:,.0f} MiB are too many for an image", size, modified)
+    return SourceImage(name, size, modified, partial(read_object, uri, info.path), folder_label=folder_label)
 
 
 def _shown(uri: str) -> str:
-    """The URI without user, password and options, which nobody else should see."""
+    """The URI without user, password and options, which must not be stored or printed."""
     parts = urlsplit(uri)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def _unreachable(uri: str, error: Exception) -> InputError:
     first = str(error).partition("\n")[0]
-    return InputError(f"{_shown(uri)}: cannot be reached ({first}).", "Check the address, and who may read it.")
+    return InputError(f"{_shown(uri)}: cannot be reached ({first}).", "Check the address and the access rights.")

@@ -1,4 +1,4 @@
-"""From what a person names as a source of images to an `ImageSource`: file, folder, pattern, table, URI or data set."""
+"""Find out what a given source of images is: a file, folder, pattern, table, URI or data set."""
 
 from __future__ import annotations
 
@@ -22,29 +22,31 @@ from lookalike.gallery.sources.local import source_of_catalog, source_of_file, s
 from lookalike.gallery.sources.remote import is_uri, source_of_uri
 from lookalike.gallery.sources.tables import header_of, source_of_shards, source_of_table
 
-MAX_TABLES = 10  # tables in a folder that are looked at
+MAX_TABLES = 10  # tables in a folder whose headers are read
 ARCHIVES = frozenset({".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar"})
 
 
 def resolve_source(source: Source, *, folder_labels: bool = True, labels: FolderLabels | None = None) -> ImageSource:
-    """What a source means.
+    """Turn a path, URI, name or catalog into an `ImageSource`.
 
     Args:
-        source: a catalog; or, as text or a path: a folder of pictures (recursively; hidden files are left out; a
-            folder without pictures may hold Parquet shards with pictures in them), a file, a CSV, TSV or Parquet list
-            (columns path, label, any others), a Parquet file with pictures in it, a pattern such as `photos/**/*.jpg`,
-            the URI of an object or of a prefix (`s3://bucket/photos`), or the name of a data set.
-        folder_labels: whether pictures of a folder get the class that the folders inside it name as label; see
+        source: a catalog; or, as text or path: a folder of images (with all folders below; hidden files are ignored), a
+            folder of Parquet shards with images, a file, a CSV, TSV or Parquet list (columns path, label and others), a
+            Parquet file with images, a pattern such as `photos/**/*.jpg`, the URI of an object or a prefix
+            (`s3://bucket/photos`), or the name of a data set.
+        folder_labels: whether the names of class folders become labels; see
             `lookalike.gallery.sources.folder_labels`.
-        labels: those of a folder above the source, to be used for it.
+        labels: labels of a folder above the source, used in place of its own.
 
     Raises:
-        InputError: nothing there, an archive, or nothing else that a gallery can be filled with.
+        InputError: the source does not exist, is an archive, or is no source of images.
     """
     if isinstance(source, Catalog):
         return source_of_catalog(source)
     if not isinstance(source, str | Path) or "\0" in str(source):
-        raise InputError(f"{source!r} is no source of pictures.", "Give files, folders, patterns, tables or a catalog.")
+        raise InputError(
+            f"{source!r} is not a source of images.", "Give files, folders, patterns, tables or a catalog."
+        )
     if isinstance(source, str) and is_uri(source):
         return source_of_uri(source, folder_labels=folder_labels)
     path = Path(source).expanduser()
@@ -65,38 +67,42 @@ def resolve_source(source: Source, *, folder_labels: bool = True, labels: Folder
     raise InputError(f"{source}: no such file or folder, and no data set of this name.", "Check the path.")
 
 
-def listings_of(sources: Iterable[Source], *, folder_labels: bool = True) -> list[ImageSource]:
-    """What several sources mean together: lists come first, since they know better than folders what an image is; what
-    a list does not say, the folders among the sources do. All entries of a folder, as the shell makes of `photos/*`,
-    are labelled like the folder.
+def resolve_sources(sources: Iterable[Source], *, folder_labels: bool = True) -> list[ImageSource]:
+    """Resolve several sources that are added together.
+
+    Lists come first, since their labels count more than those of folders. An image without a label in a list gets that
+    of its class folder, if the folder is among the sources. If the sources are all entries of one folder, as a shell
+    makes of `photos/*`, they are labelled like the folder itself.
 
     Args:
         sources: see `resolve_source`.
-        folder_labels: likewise.
+        folder_labels: whether the names of class folders become labels.
 
     Raises:
-        InputError: as `resolve_source`.
+        InputError: see `resolve_source`.
     """
     sources = list(sources)
     whole = _folder_of_all(sources)
     labels = None if whole is None or not folder_labels else FolderLabels(whole)
-    listings = [
+    resolved = [
         resolve_source(source, folder_labels=folder_labels, labels=labels)
         if whole is None or not _is_archive(source)
         else ImageSource(str(source), lambda: iter(()), lambda: 0, passed_over=Counter([kind_of(str(source))]))
         for source in sources
     ]
-    folders = [one for one in listings if one.labels is not None]
-    given = {os.path.abspath(one.name) for one in listings if one.is_list}  # noqa: PTH100
+    folders = [one for one in resolved if one.labels is not None]
+    given = {os.path.abspath(one.name) for one in resolved if one.is_list}  # noqa: PTH100
     for one in folders:
         one.labels.notes += [  # type: ignore[union-attr]
-            f"{table} looks like a list of these pictures: give it, too, for its labels and metadata"
+            f"{table} looks like a list of these images: add it, too, for its labels and metadata"
             for table in _tables_in(one.folder)
             if table not in given
         ]
     if folders:
-        listings = [replace(one, items=partial(_filled, one, folders)) if one.is_list else one for one in listings]
-    return sorted(listings, key=lambda one: not one.is_list)
+        resolved = [
+            replace(one, items=partial(_with_folder_labels, one, folders)) if one.is_list else one for one in resolved
+        ]
+    return sorted(resolved, key=lambda one: not one.is_list)
 
 
 def _is_archive(source: Source) -> bool:
@@ -107,7 +113,7 @@ def _is_archive(source: Source) -> bool:
 
 
 def _tables_in(folder: str | None) -> list[str]:
-    """CSV and TSV files with a column of paths that lie directly in a folder."""
+    """The CSV and TSV files directly in a folder that have a column of paths."""
     if folder is None:
         return []
     tables = sorted(path for path in Path(folder).glob("[!.]*.[ct]sv") if path.is_file())
@@ -115,7 +121,7 @@ def _tables_in(folder: str | None) -> list[str]:
 
 
 def _folder_of_all(sources: Sequence[Source]) -> str | None:
-    """The folder whose entries, hidden ones aside, are just these sources; None where there is none."""
+    """The folder whose entries, except hidden ones, are exactly these sources; None if there is none."""
     if len(sources) < 2 or not all(isinstance(source, str | Path) and "://" not in str(source) for source in sources):
         return None
     paths = {os.path.abspath(os.path.expanduser(str(source))) for source in sources}  # noqa: PTH100, PTH111
@@ -124,15 +130,15 @@ def _folder_of_all(sources: Sequence[Source]) -> str | None:
         return None
     parent = parents.pop()
     try:
-        there = {os.path.join(parent, name) for name in os.listdir(parent) if name[0] != "."}  # noqa: PTH118, PTH208
+        entries = {os.path.join(parent, name) for name in os.listdir(parent) if name[0] != "."}  # noqa: PTH118, PTH208
     except (OSError, ValueError):
         return None
-    return parent if there == paths else None
+    return parent if entries == paths else None
 
 
-def _filled(listing: ImageSource, folders: Sequence[ImageSource]) -> Iterator[ListedImage]:
-    """A list's items; those without a label get that of the folders they lie in."""
-    for one in listing.items():
+def _with_folder_labels(source: ImageSource, folders: Sequence[ImageSource]) -> Iterator[ListedImage]:
+    """The images of a list; those without a label get that of their class folder."""
+    for one in source.items():
         if isinstance(one, SourceImage) and one.label is None:
             for folder in folders:
                 if folder.labels is not None and one.path.startswith(f"{folder.labels.root}/"):
@@ -142,7 +148,7 @@ def _filled(listing: ImageSource, folders: Sequence[ImageSource]) -> Iterator[Li
 
 
 def _how_to_unpack(path: Path) -> str:
-    remedy = "Unpack it, and give the folder that holds the images."
+    remedy = "Unpack it, and give the folder with the images."
     if path.suffix.lower() != ".zip":
         return remedy
     return f"{remedy} Class folders: 'lookalike data import {shlex.quote(str(path))} --name NAME', and give NAME."

@@ -1,6 +1,6 @@
-"""Lists of pictures: tables of their paths, and Parquet files that hold the pictures themselves.
+"""Lists of images: tables of paths, and Parquet files that have the images themselves.
 
-A row that says nothing usable is rejected by its number; the others are taken.
+A row that cannot be used becomes a `FailedFile` with its number; the other rows are taken.
 """
 
 from __future__ import annotations
@@ -27,18 +27,20 @@ from lookalike.gallery.sources.local import source_of_catalog
 from lookalike.gallery.sources.remote import is_uri, remote_image
 from lookalike.gallery.store.base import FailedFile, Value
 
-BATCH = 64  # rows of Parquet in memory at a time
-LABELS = ("label", "labels", "class", "fine_label")  # columns of Hugging Face copies, the likeliest first
+READ_BATCH = 64  # rows of a Parquet file in memory at a time
+LABEL_COLUMNS = ("label", "labels", "class", "fine_label")  # of Hugging Face data sets, in order of preference
 
-Record = Mapping[str | None, Any]  # csv files fields without a column under None
+Record = Mapping[str | None, Any]  # csv puts surplus fields under None
 
 
 def source_of_table(path: Path) -> ImageSource:
-    """A CSV, TSV or Parquet file: a list of paths or URIs (columns path, label, others are metadata; relative to its
-    folder), a Parquet file with pictures in it, or a catalog.
+    """The images of a CSV, TSV or Parquet file.
+
+    It is a list of paths (relative to its folder) or URIs, with the columns path, label, and others, which become
+    metadata; or a Parquet file with images; or a catalog.
 
     Raises:
-        InputError: it cannot be read, or it has no column of paths or pictures.
+        InputError: it cannot be read, or has no column of paths or images.
     """
     if path.suffix.lower() != ".parquet":
         header = _csv_header(path)
@@ -47,7 +49,7 @@ def source_of_table(path: Path) -> ImageSource:
     schema = read_schema(path)
     if b"lookalike" in (schema.metadata or {}):
         return source_of_catalog(Catalog.from_parquet(path))
-    if _picture_column(schema) is not None and "path" not in schema.names:
+    if _image_column(schema) is not None and "path" not in schema.names:
         return source_of_shards(path, [path])
     _check_path_column(path, schema.names)
     rows = int(pq.read_metadata(path).num_rows)
@@ -56,7 +58,7 @@ def source_of_table(path: Path) -> ImageSource:
 
 
 def header_of(path: Path) -> list[str]:
-    """The names of a CSV or TSV file's columns; none where it cannot be read."""
+    """The names of the columns of a CSV or TSV file; none if it cannot be read."""
     try:
         return _csv_header(path)
     except InputError:
@@ -64,19 +66,21 @@ def header_of(path: Path) -> list[str]:
 
 
 def source_of_shards(source: Path, shards: list[Path]) -> ImageSource:
-    """Parquet files with a column of encoded pictures, as Hugging Face data sets are kept. A picture is known by its
-    file and number, `FILE.parquet#7`; the column of classes is its label, other plain columns are metadata.
+    """The images of Parquet files with a column of encoded images, as in Hugging Face data sets.
+
+    The path of an image is its file and row number, `FILE.parquet#7`. The column of classes becomes the label, other
+    plain columns become metadata.
 
     Raises:
-        InputError: a file that cannot be read or has no pictures in it.
+        InputError: a file cannot be read or has no images.
     """
     for shard in shards:
-        if _picture_column(read_schema(shard)) is None:
-            raise InputError(f"{shard}: no column with pictures in it, and none called 'path'.", "Give another file.")
+        if _image_column(read_schema(shard)) is None:
+            raise InputError(f"{shard}: neither a column of images nor a column 'path'.", "Give another file.")
 
     def items() -> Iterator[ListedImage]:
         for shard in shards:
-            yield from _pictures_in(shard)
+            yield from _images_in(shard)
 
     return ImageSource(
         str(source), items, lambda: sum(int(pq.read_metadata(shard).num_rows) for shard in shards), is_list=True
@@ -100,7 +104,7 @@ def _of_records(path: Path, records: Callable[[], Iterator[Record]], length: Cal
 
 
 def _listed(folder: str, record: Record) -> ListedImage | str:
-    """The file that a row names, or what is wrong with the row."""
+    """The file that a row names, or the reason why the row cannot be used."""
     if None in record:
         return "more fields than columns"
     path = _text(record.get("path"))
@@ -117,24 +121,24 @@ def _listed(folder: str, record: Record) -> ListedImage | str:
     )
 
 
-def _pictures_in(shard: Path) -> Iterator[ListedImage]:
+def _images_in(shard: Path) -> Iterator[ListedImage]:
     schema = read_schema(shard)
-    pictures = _picture_column(schema)
+    images = _image_column(schema)
     features = _features(schema)
-    label = next((name for name in LABELS if name in schema.names and name != pictures), None)
+    label = next((name for name in LABEL_COLUMNS if name in schema.names and name != images), None)
     names = features.get(label or "", {}).get("names")
-    columns = [name for name in schema.names if name == pictures or not _is_nested(schema.field(name).type)]
-    place, modified = os.path.abspath(shard), modified_ns(shard.stat())  # noqa: PTH100
+    columns = [name for name in schema.names if name == images or not _is_nested(schema.field(name).type)]
+    file, modified = os.path.abspath(shard), modified_ns(shard.stat())  # noqa: PTH100
     for number, record in zip(count(), _parquet_records(shard, columns)):
-        path = f"{place}#{number}"
-        value = record[pictures]
+        path = f"{file}#{number}"
+        value = record[images]
         data = value.get("bytes") if isinstance(value, dict) else value
         if not data:
-            yield FailedFile(path, "no picture in this row", 0, modified)
+            yield FailedFile(path, "no image in this row", 0, modified)
             continue
-        of_class = _class_name(record[label], names) if label is not None else None
-        metadata = _metadata(record, {pictures, label, "path"})
-        yield SourceImage(path, len(data), modified, partial(bytes, data), of_class, metadata, True, len(data))
+        class_name = _class_name(record[label], names) if label is not None else None
+        metadata = _metadata(record, {images, label, "path"})
+        yield SourceImage(path, len(data), modified, partial(bytes, data), class_name, metadata, True, len(data))
 
 
 def _class_name(value: Any, names: Any) -> str | None:
@@ -144,15 +148,15 @@ def _class_name(value: Any, names: Any) -> str | None:
 
 
 def _features(schema: pa.Schema) -> dict[str, dict[str, Any]]:
-    """What the metadata of a Hugging Face copy say of its columns; nothing where there are none."""
+    """The Hugging Face features in the metadata of a Parquet file, by column; empty if there are none."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return {name: about for name, about in features.items() if isinstance(about, dict)}
-    except (KeyError, TypeError, ValueError, AttributeError):  # written by something else: the columns must do
+    except (KeyError, TypeError, ValueError, AttributeError):  # written by another program
         return {}
 
 
-def _picture_column(schema: pa.Schema) -> str | None:
+def _image_column(schema: pa.Schema) -> str | None:
     named = [name for name, about in _features(schema).items() if about.get("_type") == "Image"]
     for name in [*named, *schema.names]:
         if name in schema.names and holds_images(schema.field(name).type):
@@ -167,7 +171,7 @@ def _is_nested(kind: pa.DataType) -> bool:
 def _parquet_records(path: Path, columns: list[str]) -> Iterator[Record]:
     try:
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(BATCH, columns=columns):
+            for batch in file.iter_batches(READ_BATCH, columns=columns):
                 yield from batch.to_pylist()
     except (OSError, pa.ArrowException) as error:
         raise not_whole(path, error) from None
@@ -201,11 +205,11 @@ def _no_table(path: Path, error: Exception) -> InputError:
 def _check_path_column(path: Path, names: list[str]) -> None:
     if "path" not in names:
         there = ", ".join(names) or "none"
-        raise InputError(f"{path}: no column 'path'.", f"Name the column with the files so; there are: {there}.")
+        raise InputError(f"{path}: no column 'path'.", f"Rename the column of paths; the columns are: {there}.")
 
 
 def _metadata(record: Record, without: set[str | None]) -> dict[str, Value] | None:
-    """The plain values of a row under the names of their columns, empty cells left out; None without such columns."""
+    """The plain values of a row by column, without empty cells; None if there are no such columns."""
     if not record.keys() - without:
         return None
     return {
@@ -216,7 +220,7 @@ def _metadata(record: Record, without: set[str | None]) -> dict[str, Value] | No
 
 
 def _value(value: Any) -> Value:
-    """A value as a store keeps it; dates and the like as text, nothing for what is empty or no number."""
+    """A value as a store takes it: dates and the like become text, empty values and NaN become None."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, bool | int | float):
@@ -225,7 +229,7 @@ def _value(value: Any) -> Value:
 
 
 def _text(value: Any) -> str:
-    """What stands in a cell; 3 for the 3.0 that a column of numbers with gaps has."""
+    """The text of a cell; "3" for 3.0, as numbers in a column with gaps are."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return "" if value is None else str(value).strip()

@@ -65,7 +65,7 @@ class GalleryInfo:
         """What `own_threshold` rests on, in words; None where there is none."""
         if self.own_threshold is None:
             return None
-        return f"{self.own_rows:,} labelled rows of this gallery, {self.own_labels:,} labels"
+        return f"{self.own_rows:,} labelled items of this gallery with {self.own_labels:,} labels"
 
     @property
     def model_calibrated_on(self) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lookalike.gallery.row_paths import is_at, is_below
+from lookalike.gallery.item_paths import is_at, is_below
 
 
 def test_below_a_folder_a_zip_or_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
