@@ -90,9 +90,9 @@ def duplicates(
 
 def _read_pipes(images: Sequence[Path]) -> list[Path | bytes]:
     """The paths of image files, and the bytes of pipes, which can be read only once."""
-    from lookalike.image import read_picture
+    from lookalike.image import read_image_file
 
-    return [path if path.is_file() or not path.is_fifo() else read_picture(path) for path in images]
+    return [path if path.is_file() or not path.is_fifo() else read_image_file(path) for path in images]
 
 
 def _as_group(group: DuplicateGroup) -> dict[str, Any]:
