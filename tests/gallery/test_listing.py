@@ -252,7 +252,7 @@ def test_what_is_no_list_is_refused(
 def test_parquet_without_paths_or_pictures_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"label": ["cat"]}), tmp_path / "list.parquet")
     for source in (tmp_path / "list.parquet", tmp_path):
-        with pytest.raises(InputError, match=r"no column"):
+        with pytest.raises(InputError, match="'path'"):
             resolve_source(source)
 
 
@@ -264,6 +264,6 @@ def test_the_name_of_a_data_set_is_a_source(tmp_path: Path, monkeypatch: pytest.
         found.append(name)
         return catalog
 
-    monkeypatch.setattr("lookalike.gallery.sources.local.read", reading)
+    monkeypatch.setattr("lookalike.gallery.sources.resolve.load_dataset", reading)
     assert len(list(resolve_source("builtin").items())) == 12
     assert found == ["builtin"]

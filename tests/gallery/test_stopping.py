@@ -53,9 +53,9 @@ def test_of_a_batch_only_what_was_begun_is_decoded(tmp_path: Path, monkeypatch: 
     decoded: list[str] = []
 
     def decode(content: ImageBytes, size: int, crop_mode: str) -> DecodedImage:
-        decoded.append(content.item.path)
+        decoded.append(content.source.path)
         unwanted.set()
-        return DecodedImage(content.item, content.digest, np.zeros((size, size, 3), np.uint8), b"")
+        return DecodedImage(content.source, content.digest, np.zeros((size, size, 3), np.uint8), b"")
 
     monkeypatch.setattr(scan, "decode_image", decode)
     monkeypatch.setattr(scan, "cores", lambda: 2)
