@@ -31,7 +31,7 @@ from lookalike.gallery.ray import Cluster, items_of, portions
 from lookalike.gallery.sources.base import ImageSource, Source
 from lookalike.gallery.sources.resolve import resolve_sources
 from lookalike.gallery.store.base import FailedFile, GalleryInfo, GalleryItem, NewItem
-from lookalike.models.inference import Embedder
+from lookalike.models.runtime import TorchRuntime
 
 if TYPE_CHECKING:
     from lookalike.models.pretrained import ImageModel
@@ -140,7 +140,7 @@ def _embed_here(
     model: ImageModel, known: ExistingShards, sources: list[ImageSource], writer: ShardWriter, label: str | None
 ) -> Iterator[_Step]:
     items: list[NewItem] = []
-    with prefetch(embedded_batches(Embedder(model), known, sources, label=label), QUEUED_BATCHES) as batches:
+    with prefetch(embedded_batches(TorchRuntime(model), known, sources, label=label), QUEUED_BATCHES) as batches:
         for batch in batches:
             items += batch.items
             yield _Step(skipped=batch.skipped, failed_before=batch.failed_before, failed=batch.failed)
