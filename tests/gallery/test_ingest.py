@@ -455,7 +455,7 @@ def test_work_ahead_arrives_in_order_and_its_error_after_it() -> None:
 
 
 def test_a_report_adds_up() -> None:
-    assert IngestReport(added=1, replaced=2, skipped=3, rejected=4, waiting=5, known=3, reused=2).total == 15
+    assert IngestReport(added=1, replaced=2, skipped=3, failed=4, waiting=5, failed_before=3, reused=2).total == 15
 
 
 def test_a_zip_and_a_parquet_file_in_the_folder_keep_their_rows(
@@ -507,7 +507,7 @@ def test_a_lack_of_memory_does_not_reject_a_file_for_ever(
         raise MemoryError
 
     with monkeypatch.context() as patched:
-        patched.setattr("lookalike.gallery.decode.read", lacking)
+        patched.setattr("lookalike.gallery.decode.load_image", lacking)
         assert numbers(ingest(store, embedder, photos)) == {"failed": 2}
     assert {one.reason for one in store.rejected()} == {"not enough memory to decode it"}
     assert numbers(ingest(store, embedder, photos)) == {"added": 2}
