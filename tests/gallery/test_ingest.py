@@ -520,7 +520,7 @@ def test_times_that_64_bits_do_not_hold(
     photos = fill(tmp_path / "photos", 2)
     os.utime(photos / "0000.png", ns=(0, -(10**18)))  # 1938
     monkeypatch.setattr(
-        "lookalike.gallery.sources.local.modified_ns", lambda about: min(about.st_mtime_ns * 9, 2**63 - 1)
+        "lookalike.gallery.sources.base.modified_ns", lambda about: min(about.st_mtime_ns * 9, 2**63 - 1)
     )
     assert numbers(ingest(store, embedder, photos)) == {"added": 2}
     assert {row.modified for row in store.rows()} == {-9 * 10**18, 2**63 - 1}
