@@ -1,15 +1,15 @@
-"""Cars196 (Stanford Cars) in the layouts that people have it in, from a folder or a zip.
+"""Cars196 (Stanford Cars) in its usual layouts, from a folder or a zip.
 
     car_ims/*.jpg, cars_annos.mat                        all 16,185 images in one folder, as first published
     cars_train/*.jpg, cars_test/*.jpg, devkit/*.mat      the two halves, as published later
     train/CLASS/*.jpg, test/CLASS/*.jpg                  class folders, as on Kaggle
     CLASS/*.jpg                                          class folders without the halves
 
-Folders above and doubled ones (`cars_train/cars_train/`) do not matter, nor where the .mat files lie. The labels of the
-test half are in `cars_test_annos_withlabels.mat`, which came separately: without it, that half is left out.
+Parent folders, doubled folders (`cars_train/cars_train/`) and the place of the .mat files do not matter. The labels of
+the test half are in `cars_test_annos_withlabels.mat`, a separate download; without it, that half is left out.
 
-Labels are the official ones, 0 to 195, in every layout (see `lookalike.data.cars196`): the zero-shot split,
-first 98 classes against last 98, depends on it. Source: Krause et al., 3D Object Representations for Fine-Grained
+Labels are the official ones, 0 to 195, in every layout, since the zero-shot split (first 98 classes, last 98 classes)
+depends on them. Source: Krause et al., 3D Object Representations for Fine-Grained
 Categorization, 2013.
 """
 
@@ -47,10 +47,10 @@ COUNTS: dict[Split, int] = {"train": 8_144, "test": 8_041}
 TOTAL = sum(COUNTS.values())
 
 
-LOOKED_AT = 100  # images of a half whose sizes are compared with their boxes
+CROP_SAMPLE = 100  # images of a half whose sizes are compared with their boxes
 
 
-CROPPED = 0.9  # share of them that must be as large as their boxes
+CROPPED_SHARE = 0.9  # of the sample that has the size of the boxes, in a cropped copy
 
 
 _OFFICIAL = re.compile(r"(?:.*/)?((?:car_ims|cars_train|cars_test)/[^/]+)")
@@ -66,13 +66,13 @@ def read_cars196(path: str | Path) -> Catalog:
         path: its folder, a folder just above it, or a zip of it.
 
     Returns:
-        The catalog, sorted by split and id: the 196 official names as classes, whether or not each has images; splits
-        "train" and "test" as published (all "train" where the copy does not tell); ids are the official paths, or
-        split, class and file name for class folders. Boxes are there where the copy has them and its images are not
-        yet cropped. `remark` says what the copy lacks, or "".
+        The catalog, sorted by split and id. Classes are the 196 official names, with or without images; splits "train"
+        and "test" are the published ones (all "train" if the copy has none); ids are the official paths, or split,
+        class and file name in class folders. Boxes are included if the copy has them and its images are not cropped.
+        `remark` names what the copy lacks, or is "".
 
     Raises:
-        InputError: a folder inside it, labels that are missing, damaged .mat files, an image of no class.
+        InputError: a subfolder of the data set, missing labels, damaged .mat files, an image of an unknown class.
     """
     path = Path(path)
     if path.is_dir() and (home := _home_of(path)) is not None:
@@ -102,13 +102,13 @@ def is_part(name: str) -> bool:
 
 
 class _Reader:
-    """Reads one tree, whatever its layout."""
+    """Reads one tree in any layout."""
 
     def __init__(self, tree: Tree) -> None:
         self.tree = tree
         self.images = [name for name in tree.files if is_image(name)]
         self.known = annotated(tree)
-        self.unlabelled = 0  # images of the test half that nothing labels
+        self.unlabelled = 0  # images of the test half without labels
         self.is_split = True
 
     def catalog(self) -> Catalog:
@@ -121,7 +121,7 @@ class _Reader:
             rows, root=self.tree.root, class_names=classes(), name=NAME, container=self.tree.container
         )
         cropped = {split for split in SPLITS if _is_cropped(catalog, split)}
-        if cropped:  # the boxes are those of the images before
+        if cropped:  # the boxes refer to the uncropped images
             rows = [replace(row, box=None) if row.split in cropped else row for row in rows]
         return Catalog.from_rows(
             rows,
@@ -148,7 +148,7 @@ class _Reader:
             yield Row(name, known.label, known.split, known.box, place)
 
     def _by_folder(self) -> Iterator[Row]:
-        """Images in class folders, with splits above them or without."""
+        """Images in class folders, with or without splits above them."""
         splits = {name: _split_of(name) for name in self.images}
         self.is_split = None not in splits.values()
         if not self.is_split and len(set(splits.values())) > 1:
@@ -168,12 +168,12 @@ class _Reader:
                 yield Row(name, label, "train", box, f"{folder}/{file}")
 
     def _known(self, file: str, label: int, split: Split | None) -> Annotation | None:
-        """What the devkit says of an image in a class folder, when it kept its name."""
+        """Return the annotation of an image in a class folder, if it kept its name."""
         known = self.known.get(f"cars_{split}/{file}" if split else f"car_ims/{file}")
         return known if known is not None and known.label == label else None
 
     def _remark(self, rows: list[Row], cropped: set[Split]) -> str:
-        """What must be said beside a number that is measured on this copy."""
+        """Return what must be stated with results on this copy."""
         counts = Counter(row.split for row in rows)
         here, kinds = len(rows), len({row.label for row in rows})
         said = []
@@ -213,7 +213,7 @@ class _Reader:
 
 
 def top_of(tree: Tree) -> str:
-    """The part that all names share above the set's own folders; "" when it is not the same for all."""
+    """Return the folders above the data set's own ones; "" if they are not the same for all files."""
     files = [name for name in tree.files if is_part(name)]
     top = ""
     while heads := {name.removeprefix(top).split("/")[0] for name in files}:
@@ -227,20 +227,20 @@ def top_of(tree: Tree) -> str:
 
 
 def _class_of(name: str) -> int | None:
-    """The label by the folder that an image lies in; a name with a slash in it has become two folders."""
+    """Return the label by the folder of an image; a class name with a slash has become two folders."""
     *above, folder, _ = ["", "", *name.split("/")]
     label = label_of(folder)
     return label if label is not None else label_of(above[-1] + folder)
 
 
 def _split_of(name: str) -> Split | None:
-    """The split by the nearest folder above that is called like one."""
+    """Return the split by the nearest parent folder with the name of one."""
     folders = [part.lower() for part in name.split("/")[:-1]]
     return next((_SPLITS[folder] for folder in reversed(folders) if folder in _SPLITS), None)
 
 
 def _home_of(path: Path) -> Path | None:
-    """The set's own folder, when `path` is one of those in it."""
+    """Return the data set's folder, if `path` is one of its subfolders."""
     inside = path.resolve()
     if inside.name not in {"car_ims", "cars_train", "cars_test", "devkit"}:
         return None
@@ -253,17 +253,17 @@ def _home_of(path: Path) -> Path | None:
 
 
 def _is_cropped(catalog: Catalog, split: Split) -> bool:
-    """Whether the images of a split are as large as their boxes; a pixel more or less does not matter."""
+    """Whether the images of a split have the size of their boxes, within one pixel."""
     rows = [row for row in catalog.rows_of(split).tolist() if catalog.boxes[row] is not None]
     if not rows:
         return False
-    some = sorted({rows[place] for place in np.linspace(0, len(rows) - 1, LOOKED_AT).astype(int)})
+    some = sorted({rows[place] for place in np.linspace(0, len(rows) - 1, CROP_SAMPLE).astype(int)})
     agree = [same for row in some if (same := _is_as_large_as_its_box(catalog, row)) is not None]
-    return bool(agree) and sum(agree) >= CROPPED * len(agree)
+    return bool(agree) and sum(agree) >= CROPPED_SHARE * len(agree)
 
 
 def _is_as_large_as_its_box(catalog: Catalog, row: int) -> bool | None:
-    """None for an image that cannot be opened: whoever needs it will say so."""
+    """None for an image that cannot be opened; decoding reports it."""
     try:
         with Image.open(io.BytesIO(catalog.read_bytes(row))) as image:
             width, height = image.size
@@ -273,12 +273,12 @@ def _is_as_large_as_its_box(catalog: Catalog, row: int) -> bool | None:
     return abs(width - (right - left)) <= 1 and abs(height - (bottom - top)) <= 1
 
 
-# What the devkits of Cars196 say: the classes in their official order, and label and box of each image.
+# The annotations: classes in official order, and label and box of each image.
 
 MATS = re.compile(r"(.*/)?(cars_annos|cars_meta|cars_train_annos|cars_test_annos(_withlabels[^/]*)?)\.mat")
 
 
-LISTS = re.compile(r"(.*/)?(anno_(train|test)|names)\.csv")  # beside the class folders of a widespread copy
+LISTS = re.compile(r"(.*/)?(anno_(train|test)|names)\.csv")  # of a widespread copy in class folders
 
 
 CORNERS = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
@@ -289,7 +289,7 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Annotation:
-    """What is known of one image: its label (0 to 195), the half it belongs to, and its box."""
+    """Label (0 to 195), split and box of one image."""
 
     label: int
     split: Split
@@ -298,23 +298,23 @@ class Annotation:
 
 @cache
 def classes() -> tuple[str, ...]:
-    """The 196 names, in the order of the official labels."""
+    """Return the 196 class names, in the order of the official labels."""
     text = resources.files("lookalike.data").joinpath("cars196_classes.txt").read_text(encoding="utf-8")
     return tuple(text.splitlines())
 
 
 def label_of(name: str) -> int | None:
-    """The official label of a class by its name, however a copy writes it; None for what is no class of Cars196."""
+    """Return the official label of a class name in any spelling; None if Cars196 has no such class."""
     return _labels().get(_plain(name))
 
 
 def annotated(tree: Tree) -> dict[str, Annotation]:
-    """Everything that the devkit files in a tree say, by official path: `car_ims/000001.jpg`, `cars_train/00001.jpg`.
+    """Read the annotations in a tree, by official path: `car_ims/000001.jpg`, `cars_train/00001.jpg`.
 
-    Images of the test half are in it only when a file with their labels is there.
+    Images of the test half are included only if there is a file with their labels.
 
     Raises:
-        InputError: a file that is damaged or something else, or a label or class that Cars196 does not have.
+        InputError: a damaged file, or a label or class that Cars196 does not have.
     """
     files = {name.rpartition("/")[2]: name for name in tree.files if MATS.fullmatch(name) or LISTS.fullmatch(name)}
     found: dict[str, Annotation] = {}
@@ -343,7 +343,7 @@ def _plain(name: str) -> str:
 
 
 def _official_labels(tree: Tree, files: dict[str, str]) -> list[int]:
-    """The official label of each class by its number in the devkit, less one; from its list of names where it is."""
+    """Return the official label of each class number in the devkit less one, from its list of names if it has one."""
     if meta := files.get("cars_meta.mat"):
         return _labels_of(tree, meta, texts_of(tree, meta, read_mat(tree, meta), "class_names"))
     if names := files.get("names.csv"):
@@ -424,20 +424,20 @@ def _refuse(tree: Tree, file: str, what: str) -> NoReturn:
     raise InputError(f"{tree.root}: '{file}' {what}.", "Use the file that came with the data set.")
 
 
-# MATLAB files that people's data sets come with: read without trust, refused with a reason.
+# MATLAB files. They are untrusted input, so they are limited in size and any failure of SciPy is an InputError.
 
-MAX_BYTES = 16 * 2**20  # of a file; lists of images have a few hundred thousand
+MAX_BYTES = 16 * 2**20  # of a file; real annotations have a few hundred thousand
 
 
 def read_mat(tree: Tree, name: str) -> dict[str, Any]:
-    """The variables of a `.mat` file (MATLAB 4 to 7.2), arrays squeezed and text as str.
+    """Read the variables of a `.mat` file (MATLAB 4 to 7.2), arrays squeezed and text as str.
 
     Args:
-        tree: the folder or zip that holds it.
-        name: its name in there.
+        tree: the folder or zip.
+        name: of the file in it.
 
     Raises:
-        InputError: it cannot be read, is far too large for a list, or is no such file.
+        InputError: unreadable, too large, damaged or not a MATLAB file.
     """
     from scipy.io import loadmat
 
@@ -451,7 +451,7 @@ def read_mat(tree: Tree, name: str) -> dict[str, Any]:
 
 
 def records_of(tree: Tree, name: str, variables: dict[str, Any], variable: str, *fields: str) -> list[tuple[Any, ...]]:
-    """The rows of a struct array, with the values of the named fields.
+    """Return the values of some fields of a struct array, row by row.
 
     Raises:
         InputError: there is no such variable, or it lacks a field.

@@ -1,7 +1,7 @@
-"""Hugging Face Parquet copies: tables that hold encoded images and labels, unpacked into files.
+"""Unpack Parquet copies of data sets, as on the Hugging Face Hub, into image files.
 
 A copy is one file, or a folder of shards such as `data/train-00000-of-00002.parquet`. Images are a struct with `bytes`
-(or plain binary); the names of the classes stand in the schema's metadata, under "huggingface".
+(or plain binary); the names of the classes are in the metadata of the schema, under "huggingface".
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from lookalike.data.unpack import ZipLimits
 from lookalike.errors import InputError
 
 BATCH = 64  # images in memory at a time
-BEGINNINGS = {  # of image files, and how such a file is called
+EXTENSIONS_BY_MAGIC = {  # first bytes of a file to its extension
     b"\xff\xd8\xff": "jpg",
     b"\x89PNG": "png",
     b"RIFF": "webp",
@@ -43,10 +43,10 @@ Progress = Callable[[int, int], None]
 
 
 def shards_at(source: Path) -> list[Path]:
-    """The Parquet files at `source` (a file, or a folder and those in it), sorted; none when it is something else.
+    """Return the Parquet files of a file or folder, sorted; an empty list for anything else.
 
     Raises:
-        InputError: one of `-00000-of-00003` and its like is missing.
+        InputError: a shard such as `-00000-of-00003` is missing.
     """
     if source.is_file():
         return [source] if source.suffix.lower() == ".parquet" else []
@@ -63,15 +63,15 @@ def shards_at(source: Path) -> list[Path]:
 
 
 class Copy:
-    """A copy that is to be read.
+    """A Parquet copy to read.
 
     Args:
-        source: the file or folder, as the person gave it.
+        source: the file or folder.
         shards: its Parquet files.
 
     Raises:
-        InputError: a damaged file, shards with different columns or classes or of no known split, no images or labels
-            in it.
+        InputError: a damaged file, shards with different columns or classes or of an unknown split, no column of images
+            or labels.
     """
 
     def __init__(self, source: Path, shards: list[Path]) -> None:
@@ -81,7 +81,7 @@ class Copy:
         self.features = _features(self.schema)
         self.image = self._image_column()
         self.label = self._label_column()
-        self.classes = _class_names(self.features, self.label)  # in label order; None where the labels are the names
+        self.classes = _class_names(self.features, self.label)  # in label order; None if the labels are the names
         for shard in shards[1:]:
             schema = read_schema(shard)
             if schema.names != self.schema.names:
@@ -91,14 +91,14 @@ class Copy:
 
     @cached_property
     def total(self) -> int:
-        """Images in all shards."""
+        """Number of images in all shards."""
         return sum(pq.read_metadata(shard).num_rows for _, shard in self.shards)
 
     def rows(self) -> Iterator[tuple[Split, str | None, bytes]]:
-        """Split, class (None: not known) and encoded bytes of each image.
+        """Yield split, class (None if unknown) and file content of each image.
 
         Raises:
-            InputError: a damaged shard, a label that no class has, a row without an image.
+            InputError: a damaged shard, a label out of range, a row without an image.
         """
         for split, shard in self.shards:
             number = 0
@@ -143,11 +143,11 @@ class Copy:
 
 
 def _features(schema: pa.Schema) -> dict[str, dict[str, Any]]:
-    """What the metadata says of each column that is really there."""
+    """Return the metadata of each column that exists."""
     metadata = (schema.metadata or {}).get(b"huggingface")
     try:
         features = dict(json.loads(metadata)["info"]["features"]) if metadata else {}
-    except (ValueError, KeyError, TypeError, RecursionError):  # written by something else: the columns must do
+    except (ValueError, KeyError, TypeError, RecursionError):  # written by another program: use the columns alone
         features = {}
     return {name: about for name, about in features.items() if isinstance(about, dict) and name in schema.names}
 
@@ -165,7 +165,7 @@ def _class_names(features: dict[str, dict[str, Any]], label: str) -> tuple[str, 
 
 
 def _split_of(source: Path, shard: Path) -> Split:
-    """The split that a shard's name or folder names; "train" for a single file that names none."""
+    """Return the split in the name of a shard or its folder; "train" for a single file without one."""
     words = [re.split(r"[-_.]", shard.name)[0], shard.parent.name]
     for word in words:
         if word.lower() in SPLIT_NAMES:
@@ -183,20 +183,20 @@ def _bytes_of(value: Any, where: str) -> bytes:
 
 
 def unpack(copy: Copy, target: Path, *, tiny_imagenet: bool = False, progress: Progress | None = None) -> None:
-    """Write a copy's images as files, in the order of the copy.
+    """Write the images of a copy as files, in the order of the copy.
 
-    Tiny ImageNet, known by its 200 classes named by WordNet ids, comes out in its official layout (with `words.txt`
-    when that lies beside the shards); other sets as class folders below their splits.
+    Tiny ImageNet, recognised by 200 classes with WordNet ids for names, is written in its official layout (with
+    `words.txt`, if it is beside the shards); other data sets as class folders below their splits.
 
     Args:
-        copy: what to unpack.
+        copy: the copy.
         target: an empty folder.
-        tiny_imagenet: take it for Tiny ImageNet with fewer classes, too.
+        tiny_imagenet: treat it as Tiny ImageNet also with fewer classes.
         progress: called with (images done, images in all).
 
     Raises:
-        InputError: damaged shards, unlabelled training images, classes whose names make the same folder or none; or
-            more than the limits of a zip (`lookalike.data.unpack.ZipLimits`) allow for shards of this size.
+        InputError: damaged shards, unlabelled training images, classes whose names make the same folder, or more data
+            than `lookalike.data.unpack.ZipLimits` allows for shards of this size.
     """
     limits = ZipLimits()
     budget = limits.allowed(sum(shard.stat().st_size for _, shard in copy.shards))
@@ -247,14 +247,14 @@ def unpack(copy: Copy, target: Path, *, tiny_imagenet: bool = False, progress: P
 
 
 def _extension(data: bytes, where: str) -> str:
-    for beginning, extension in BEGINNINGS.items():
-        if data.startswith(beginning):
+    for magic, extension in EXTENSIONS_BY_MAGIC.items():
+        if data.startswith(magic):
             return extension
     raise InputError(f"{where}: not an image in a format that can be read.", "Leave it out of the copy.")
 
 
 def _folder_name(class_name: str, taken: dict[str, str], source: Path) -> str:
-    """A folder for a class: its name without what no folder's name can have."""
+    """Return the folder of a class: its name without characters that folder names cannot have."""
     name = re.sub(r'[\x00-\x1f/\\:*?"<>|]', "-", class_name).strip() or "-"
     name = "-" + name[1:] if name.startswith(".") else name
     if taken.setdefault(name, class_name) != class_name:

@@ -1,7 +1,7 @@
-"""The built-in data set: images drawn on the spot, so that everything runs with no download.
+"""The built-in data set: images that are drawn when they are first used, so that no download is needed.
 
-Six families of four classes. Members of a family differ in one part or texture; colours, pose, background, light, lens
-and noise come from the same draw whatever the class. A image depends on the seed, its split, class and number alone.
+Six families of four classes. The classes of a family differ in one part or texture; colours, pose, background, light,
+lens and noise have the same distribution in all classes. An image depends only on seed, split, class and number.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from lookalike.errors import InputError, nearest
 from lookalike.files import atomic_folder, sweep
 from lookalike.hardware import cores
 
-VERSION = 1  # raised whenever a pixel changes: it is part of the cache's name
-STAMP = 946_684_800  # files are dated 2000-01-01: the catalog's fingerprint must not depend on when they were drawn
+VERSION = 1  # part of the name in the cache; raised when a pixel changes
+FILE_TIME = 946_684_800  # 2000-01-01: the catalog's fingerprint must not depend on when the files were written
 REMARK = "drawn, not photographed"
 SIZES = range(16, 1025)
-WORTH_A_PROCESS = 500  # images; fewer are drawn before another interpreter has started
+IMAGES_PER_WORKER = 500  # at least; fewer are drawn before another interpreter has started
 
 Progress = Callable[[int, int], None]
 
 
 def families() -> dict[str, tuple[str, ...]]:
-    """The class names of each family, sorted: `{"beetle": ("beetle-banded", ...), ...}`."""
+    """Return the class names of each family, sorted: `{"beetle": ("beetle-banded", ...), ...}`."""
     return {
         family: tuple(sorted(f"{family}-{member}" for member in FAMILIES[family][1])) for family in sorted(FAMILIES)
     }
@@ -52,7 +52,7 @@ def render(class_name: str, generator: np.random.Generator, size: int = 64) -> N
 
     Args:
         class_name: one of `families()`'s names, such as "beetle-striped".
-        generator: where everything that varies comes from; the part that carries no label is drawn first.
+        generator: source of all variation; what does not depend on the class is drawn first.
         size: side of the image in pixels, 16 to 1024.
 
     Returns:
@@ -84,20 +84,20 @@ def catalog(
     progress: Progress | None = None,
     workers: int | None = None,
 ) -> Catalog:
-    """The built-in data set as PNG files in a cache folder, drawn now or found there whole.
+    """Return the built-in data set, drawn into PNG files in the cache folder if it is not there yet.
 
-    The files lie as `{train,val,test}/CLASS/NNNN.png`; a class's name begins with its family's. All splits have labels.
-    More images per class leave the first ones as they are.
+    The files are `{train,val,test}/CLASS/NNNN.png`; the name of a class begins with its family. All splits have labels.
+    With more images per class, the first ones stay the same.
 
     Args:
-        seed: which images; the same seed gives the same pixels whatever the number of workers.
+        seed: of the images; the pixels do not depend on the number of workers.
         size: side of the images in pixels, 16 to 1024.
         train_per_class: training images of each of the 24 classes.
         val_per_class: validation images of each class, or 0.
         test_per_class: test images of each class, or 0.
-        cache: folder that keeps the images; by default $LOOKALIKE_CACHE, else the user's cache folder.
-        progress: called with (images drawn, images in all) as drawing goes on; not at all when the cache has them.
-        workers: processes that draw; by default as many as there are cores and work for them.
+        cache: folder of the images; by default $LOOKALIKE_CACHE or the user's cache folder.
+        progress: called with (images drawn, images in all) while drawing.
+        workers: processes; by default one per core and 500 images.
 
     Raises:
         InputError: a number out of range, or a cache folder that cannot be written.
@@ -133,7 +133,7 @@ def _cache_folder(cache: Path | None) -> Path:
 
 
 def _workers_for(images: int) -> int:
-    return max(1, min(cores(), images // WORTH_A_PROCESS))
+    return max(1, min(cores(), images // IMAGES_PER_WORKER))
 
 
 def _path(split: Split, label: int, index: int) -> str:
@@ -177,12 +177,12 @@ class _Job:
             path = Path(self.folder, _path(split, label, index))
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(render(CLASS_NAMES[label], generator, self.size)).save(path, compress_level=1)
-            os.utime(path, (STAMP, STAMP))
+            os.utime(path, (FILE_TIME, FILE_TIME))
             yield
 
 
 def _draw_beside(job: _Job, workers: int, progress: Progress | None) -> None:
-    """Draw everything into a folder beside the job's own and rename it once it is whole."""
+    """Draw all images into a new folder."""
     folder = Path(job.folder)
     sweep(folder.parent, ".builtin-*.partial", locked=True)
     try:

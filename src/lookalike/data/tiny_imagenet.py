@@ -34,19 +34,19 @@ _WNID = re.compile(r"n\d{8}")
 def read_tiny_imagenet(path: str | Path) -> Catalog:
     """Read Tiny ImageNet.
 
-    A `val/` (or `test/`) that was sorted into class folders loads too, and gives the same ids, labels and order as the
-    official layout.
+    A `val/` (or `test/`) that was sorted into class folders gives the same ids, labels and order as the official
+    layout.
 
     Args:
         path: the folder `tiny-imagenet-200`, or the zip.
 
     Returns:
-        The catalog: WordNet ids as `class_ids`, the first of each one's words as `class_names`, test images with the
-        label -1; ids are the official paths. A set that is not complete says so in `remark`.
+        The catalog. `class_ids` are the WordNet ids, `class_names` the first word of each; test images have the label
+        -1; ids are the official paths. `remark` states what an incomplete copy lacks.
 
     Raises:
-        InputError: another folder (its parent, one inside it, an empty one), a zip that ends early, a missing or
-            malformed list, a label that no class has, a class without training images.
+        InputError: another folder (its parent, a subfolder, an empty one), a damaged zip, a missing or malformed list,
+            a label out of range, a class without training images.
     """
     path = Path(path)
     if path.is_dir():
@@ -56,7 +56,7 @@ def read_tiny_imagenet(path: str | Path) -> Catalog:
 
 
 def is_tiny_imagenet(path: Path) -> bool:
-    """Whether this is Tiny ImageNet, whole or not, or a folder just above or inside it; cheap for a folder."""
+    """Whether this is Tiny ImageNet, whole or not, or its parent or a subfolder; looks at few files of a folder."""
     if path.is_dir():
         return is_home(path) or _remedy(path) is not None
     signs = re.compile(r"(.*/)?(wnids\.txt|val/val_annotations\.txt|train/n\d{8}/images/.*)")
@@ -64,7 +64,7 @@ def is_tiny_imagenet(path: Path) -> bool:
 
 
 def is_home(folder: Path) -> bool:
-    """Whether this is the data set's own folder; other sets have WordNet ids in train/, too, but not these files."""
+    """Whether this is the data set's own folder. Others have WordNet ids in train/ too, but not these files."""
     train, lists = folder / "train", (folder / "wnids.txt", folder / "val" / "val_annotations.txt")
     return _has_wnids(train) and (any(one.is_file() for one in lists) or any(train.glob("n*/images")))
 
@@ -102,7 +102,7 @@ class _Reader:
         return sorted(listed)
 
     def _words(self) -> list[str]:
-        """The first word of each class; all its words where two have the same first; its id where that is no use."""
+        """Return the first word of each class; all words if two share the first; with the id if they share all."""
         words = dict(line.split("\t", 1) for line in self._lines("words.txt") if "\t" in line)
         full = [words.get(wnid, wnid).strip() for wnid in self.wnids]
         short = [text.split(",")[0].strip() for text in full]
@@ -162,7 +162,7 @@ class _Reader:
         return self.label_of[wnid]
 
     def _annotations(self) -> dict[str, str]:
-        """The WordNet id of each validation image by its file name."""
+        """Return the WordNet id of each validation image by file name."""
         name = "val/val_annotations.txt"
         known = {}
         for number, line in enumerate(self._lines(name), start=1):
@@ -183,7 +183,7 @@ class _Reader:
 
 
 def _remark(rows: list[Row], classes: int) -> str:
-    """What a set that is not the whole one must say; labels of the test set are not part of the whole one."""
+    """Return what must be stated with results on an incomplete copy; the test images do not matter."""
     counts = Counter(row.split for row in rows)
     if classes == CLASSES and all(counts[split] == COUNTS[split] for split in ("train", "val")):
         return ""
@@ -194,7 +194,7 @@ def _remark(rows: list[Row], classes: int) -> str:
 
 
 def top_of(tree: Tree) -> str:
-    """The part of the names before `train/`: empty for the folder itself, `tiny-imagenet-200/` in the official zip.
+    """Return the folders before `train/`: "" for the folder itself, `tiny-imagenet-200/` in the official zip.
 
     Raises:
         InputError: a zip with no such names, or with two data sets.
@@ -209,7 +209,7 @@ def top_of(tree: Tree) -> str:
 
 
 def _check_folder(path: Path) -> None:
-    """Recognise the folders that people point at by mistake, and say which one is meant."""
+    """Recognise folders that are given by mistake, and name the right one."""
     if (path / "train").is_dir() and _has_wnids(path / "train"):
         return
     remedy = _remedy(path) or "Use the folder that holds train/, val/ and wnids.txt, or the official zip."
@@ -222,7 +222,7 @@ def _check_folder(path: Path) -> None:
 
 
 def _remedy(path: Path) -> str | None:
-    """What to do when the data set lies below or above this folder, or is still packed in it."""
+    """Return what to do if the data set is below or above this folder, or a zip in it."""
     below = sorted(child for child in path.iterdir() if child.is_dir())
     for folder in [*below, *list(path.resolve().parents)[:3]]:
         if is_home(folder):
