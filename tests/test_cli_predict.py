@@ -103,7 +103,7 @@ def test_what_no_class_reaches_is_unknown(model: Path, tmp_path: Path, limit: fl
     path = picture(tmp_path / "a.png", 0)
     header, *lines = run("-m", tmp_path / "model", path, "-k", 2).stdout.splitlines()
     assert header == str(path)
-    assert [line.startswith("  unknown: nothing reaches 100%") for line in lines] == [True] * unknown + [False] * 2
+    assert [line.startswith("  unknown: ") and "100%" in line for line in lines] == [True] * unknown + [False] * 2
     assert json.loads(run("-m", tmp_path / "model", path, "--json").stdout)["images"][0]["unknown"] is unknown
 
 
@@ -129,7 +129,7 @@ def test_every_bad_picture_is_named_and_none_answered(model: Path, tmp_path: Pat
     assert isinstance(result.exception, InputError)
     assert result.stdout == ""
     message = result.exception.message
-    assert "2 of 3 pictures" in message
+    assert "2 of 3" in message
     assert f"{text}: not an image" in message
     assert f"{tmp_path / 'gone.png'}: cannot be read (No such file or directory)" in message
     assert str(good) not in message
@@ -148,7 +148,7 @@ def test_one_bad_picture_is_its_own_error_and_many_are_not_all_listed(model: Pat
 
 def test_an_empty_folder_is_refused(model: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    assert "no pictures in this folder" in refusal("-m", model, tmp_path / "empty").message
+    assert str(tmp_path / "empty") in refusal("-m", model, tmp_path / "empty").message
     fault = refusal(model, picture(tmp_path / "a.png", 0))  # the order of other programs
     assert fault.remedy == f"It is a model: lookalike predict IMAGE --model {model}"
 

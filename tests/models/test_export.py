@@ -81,7 +81,7 @@ def test_every_network_says_the_same_in_onnx(name: str, images: NDArray[np.uint8
     export(model, tmp_path / "m.onnx")
     read = OnnxModel(tmp_path / "m.onnx", threads=1)
     found = compare(model, read, images)
-    assert found.faults(exact=True) == []
+    assert found.problems(exact=True) == []
     assert found.logits is not None
     assert found.logits < 1e-3
     assert read.outputs == ("logits", "embedding")
@@ -99,7 +99,7 @@ def test_every_head_says_the_same_in_every_format(
     export(model, path, format)
     read = read_exported(path)
     found = compare(model, read, images)
-    assert found.faults(exact=True) == []
+    assert found.problems(exact=True) == []
     assert (found.logits is None) == (HEADS[head] is not None)
     assert read.about["fingerprint"] == model.fingerprint
     assert read.about["image_size"] == 32

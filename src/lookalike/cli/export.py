@@ -1,4 +1,4 @@
-"""`lookalike export`: a model as one file for other programs, checked against the model."""
+"""`lookalike export`: write a model as one file for other programs, and check the file against the model."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from lookalike.models.export import Agreement
     from lookalike.models.pretrained import ImageModel
 
-IMAGES = 256  # to compare by
+COMPARED_IMAGES = 256
 
 
 class Format(StrEnum):
-    """What kind of file."""
+    """The kind of file."""
 
     onnx = "onnx"
     torch = "torch"
 
 
 class Precision(StrEnum):
-    """What its weights are."""
+    """The type of the weights."""
 
     float32 = "float32"
     int8 = "int8"
@@ -43,20 +43,25 @@ def export(
             metavar="MODEL", help="A model folder, or its name on the Hub.", autocompletion=completion.models
         ),
     ],
-    format: Annotated[Format, typer.Option("--format", help="ONNX, or PyTorch's exported program.")] = Format.onnx,
-    precision: Annotated[Precision, typer.Option("--precision", help="int8 is for ONNX.")] = Precision.float32,
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Default: model.onnx or model.pt2.")] = None,
+    format: Annotated[Format, typer.Option("--format", help="ONNX, or an exported program of PyTorch.")] = Format.onnx,
+    precision: Annotated[Precision, typer.Option("--precision", help="int8 only for ONNX.")] = Precision.float32,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Default: model.onnx or model.pt2.")
+    ] = None,
     images: Annotated[
         str | None,
         typer.Option(
-            "--images", metavar="DATA", help="To compare by, and to fit int8 to.", autocompletion=completion.data
+            "--images",
+            metavar="DATA",
+            help="Images to compare with, and to fit int8 to.",
+            autocompletion=completion.data,
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Write a model as one file, and hold it against the model: logits, embeddings, nearest neighbours.
+    """Write a model as one file, and compare its logits, embeddings and nearest neighbours with the model's.
 
-    A file that is too far off is not kept. Without --images they are compared by built-in pictures.
+    A file that differs too much is not kept. Without --images the built-in images are used.
     """
     from lookalike.models.export import ENDINGS, check_target, compare, read_exported
     from lookalike.models.export import export as write
@@ -71,9 +76,9 @@ def export(
 
     def accept(written: Path) -> None:
         found = compare(loaded, read_exported(written), pictures[half:])
-        if faults := found.faults(exact=precision is Precision.float32):
+        if problems := found.problems(exact=precision is Precision.float32):
             raise InputError(
-                f"{path}: not kept, it is too far from the model: {'; '.join(faults)}.", _remedy(precision)
+                f"{path}: not kept, it is too far from the model: {'; '.join(problems)}.", _remedy(precision)
             )
         agreements.append(found)
 
@@ -82,22 +87,22 @@ def export(
 
 
 def _pictures(source: str | None, model: ImageModel) -> NDArray[np.uint8]:
-    """(N, size, size, 3): some of a data set, drawn without regard to classes."""
+    """(N, size, size, 3): images drawn from a data set."""
     import numpy as np
 
     from lookalike.data.pack import pack
     from lookalike.data.registry import load_dataset
 
     catalog = load_dataset(source or "builtin")
-    rows = np.random.default_rng(0).permutation(len(catalog))[: 2 * IMAGES]
+    rows = np.random.default_rng(0).permutation(len(catalog))[: 2 * COMPARED_IMAGES]
     chosen = catalog.select(np.sort(rows))
     return np.array(pack(chosen, model.config.image_size, crop_mode=model.config.crop_mode).images)
 
 
 def _remedy(precision: Precision) -> str:
     if precision is Precision.int8:
-        return "Give pictures like those that it will see, --images DATA, or use float32."
-    return "Report it: this should not happen."
+        return "Give images like those that it will get, --images DATA, or use float32."
+    return "Report this as a bug."
 
 
 def _say(path: Path, found: Agreement, as_json: bool) -> None:
@@ -107,8 +112,8 @@ def _say(path: Path, found: Agreement, as_json: bool) -> None:
 
         print_json({"file": str(path), "bytes": size, "agreement": asdict(found)})
         return
-    echo(f"{path}: {size / 1e6:,.1f} MB; beside the model, on {found.images} images:")
+    echo(f"{path}: {size / 1e6:,.1f} MB; compared with the model on {found.images} images:")
     if found.logits is not None:
-        echo(f"  logits      differ by {found.logits:.2g} at most; likeliest class the same for {found.top1:.2%}")
-    echo(f"  embeddings  cosine {found.cosine:.6f} at least")
+        echo(f"  logits      differ by at most {found.logits:.2g}; the same most probable class for {found.top1:.2%}")
+    echo(f"  embeddings  cosine at least {found.cosine:.6f}")
     echo(f"  neighbours  {found.neighbours:.2%} of the ten nearest are the same")

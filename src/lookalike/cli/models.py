@@ -1,4 +1,4 @@
-"""`lookalike models`: the networks there are, how large they are and what can be set."""
+"""`lookalike models` and `lookalike recipes`: the networks and recipes, their sizes and options."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def models(
     classes: Annotated[int, typer.Option("--classes", min=1, help="Outputs of the classifier.")] = 200,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the networks with parameters and operations per image, or show the options of one."""
+    """List the networks with their parameters and operations per image, or show the options of one."""
     from lookalike.models.registry import NETWORKS
 
     described = [_describe(each, size, classes) for each in ([name] if name else NETWORKS)]
@@ -61,7 +61,7 @@ def _print_one(each: dict[str, Any], size: int, classes: int) -> None:
         echo("  and the keyword arguments of the architecture in timm")
 
 
-# `lookalike recipes`: what there is to train, and each recipe in full.
+# `lookalike recipes`
 
 
 def recipes(

@@ -1,4 +1,4 @@
-"""`lookalike predict`: what is in these pictures, and the predictions file of the Tiny ImageNet challenge."""
+"""`lookalike predict`: classify images, or write the predictions file of the Tiny ImageNet challenge."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from lookalike.models.pretrained import ImageModel
     from lookalike.models.serialization import ModelConfig
 
-BAR = 20  # characters of a bar for probability 1
-NAMED = 5  # bad pictures named in full
-BATCH = 256
+BAR_WIDTH = 20  # characters of a bar for probability 1
+MAX_NAMED = 5  # unreadable images that an error names
+BATCH_SIZE = 256
 
 
 def predict(
     images: Annotated[
         list[Path],
-        typer.Argument(metavar="IMAGE...", help="Pictures, or folders of them; DATA with --submission."),
+        typer.Argument(metavar="IMAGE...", help="Images, or folders of images; DATA with --submission."),
     ],
     model: Annotated[
         str,
@@ -46,14 +46,14 @@ def predict(
     ] = "default",
     k: Annotated[int, typer.Option("-k", min=1, help="Classes for each image.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    flip: Annotated[bool, typer.Option("--flip", help="Average with the mirrored picture.")] = False,
+    flip: Annotated[bool, typer.Option("--flip", help="Average with the mirrored image.")] = False,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     submission: Annotated[
         Path | None,
         typer.Option("--submission", metavar="FILE", help="Write the challenge's file for DATA's test set."),
     ] = None,
 ) -> None:
-    """Say what is in pictures. All of them are read before the first answer; one that cannot be read is named."""
+    """Classify images. All images are read before the first prediction; the error names those that cannot be read."""
     from lookalike.data.scan import sentence
     from lookalike.models.pretrained import load
 
@@ -67,8 +67,8 @@ def predict(
     pictures = _decoded(paths, loaded.config)
     answers: list[Prediction] = []
     with progress_bar("predicting") as progress:
-        for start in range(0, len(pictures), BATCH):
-            answers += loaded.predict(list(pictures[start : start + BATCH]), k, flip=flip)
+        for start in range(0, len(pictures), BATCH_SIZE):
+            answers += loaded.predict(list(pictures[start : start + BATCH_SIZE]), k, flip=flip)
             progress(len(answers), len(pictures))
     if as_json:
         print_json({**_as_tree(model, loaded, flip, paths, answers), "passed_over": dict(passed_over)})
@@ -80,7 +80,7 @@ def predict(
 
 
 def _expanded(paths: Iterable[Path], passed_over: Counter[str]) -> Iterator[Path]:
-    """The files among `paths` as they are, and the pictures below the folders, sorted; others there are counted."""
+    """The files among `paths`, and the images below the folders, sorted; other files in folders are counted."""
     from lookalike.data.scan import Scan, sentence
 
     for path in paths:
@@ -93,17 +93,21 @@ def _expanded(paths: Iterable[Path], passed_over: Counter[str]) -> Iterator[Path
         for folder, reason in scan.faults:
             raise InputError(f"{folder}: {reason}.", "Check its rights.")
         if not found:
-            remedy = "Point at pictures or at a folder of them."
+            remedy = "Give images or a folder of images."
             if (path / "model.safetensors").is_file():
                 remedy = f"It is a model: lookalike predict IMAGE --model {path}"
             if said := sentence(scan.passed_over):
-                raise InputError(f"{path}: no pictures that can be read in this folder ({said}).", remedy)
-            raise InputError(f"{path}: no pictures in this folder.", remedy)
+                raise InputError(f"{path}: no readable images in this folder ({said}).", remedy)
+            raise InputError(f"{path}: no images in this folder.", remedy)
         yield from found
 
 
 def _decoded(paths: list[Path], config: ModelConfig) -> NDArray[np.uint8]:
-    """All pictures, (N, size, size, 3); an error that names every one that cannot be read."""
+    """All images, (N, size, size, 3).
+
+    Raises:
+        InputError: images that cannot be read, by name.
+    """
     import numpy as np
 
     from lookalike.image import decode
@@ -120,10 +124,10 @@ def _decoded(paths: list[Path], config: ModelConfig) -> NDArray[np.uint8]:
     if len(faults) == 1:
         raise faults[0]
     if faults:
-        named = " ".join(fault.message for fault in faults[:NAMED])
-        more = f" And {len(faults) - NAMED} more." if len(faults) > NAMED else ""
+        named = " ".join(fault.message for fault in faults[:MAX_NAMED])
+        more = f" And {len(faults) - MAX_NAMED} more." if len(faults) > MAX_NAMED else ""
         raise InputError(
-            f"{len(faults)} of {len(paths)} pictures cannot be used. {named}{more}", "Replace them or leave them out."
+            f"{len(faults)} of {len(paths)} images cannot be used. {named}{more}", "Replace them or leave them out."
         )
     return pictures
 
@@ -150,10 +154,10 @@ def _as_text(path: Path, predictions: Prediction, flip: bool, config: ModelConfi
     sign = "█" if can_show("█") else "#"
     lines = [f"{path}{'  (flip averaged)' if flip else ''}"]
     if predictions.unknown:
-        lines.append(f"  unknown: nothing reaches {config.unknown_threshold:.0%}; at most it may be")
+        lines.append(f"  unknown: no class reaches {config.unknown_threshold:.0%}; the most probable are")
     for each in predictions:
-        bar = sign * round(each.probability * BAR)
-        lines.append(f"  {each.probability:7.2%}  {bar:<{BAR}}  {each.label}")
+        bar = sign * round(each.probability * BAR_WIDTH)
+        lines.append(f"  {each.probability:7.2%}  {bar:<{BAR_WIDTH}}  {each.label}")
     return "\n".join(lines)
 
 
@@ -169,7 +173,7 @@ def _check_submission(images: list[Path], submission: Path, as_json: bool) -> No
 
 
 def _submit(model: ImageModel, source: str, submission: Path, flip: bool) -> None:
-    """Write `test_0.JPEG n01443537` for each test image: the file's name and the id of the likeliest class."""
+    """Write `test_0.JPEG n01443537` for each test image: its file name and the id of the most probable class."""
     from lookalike.data.registry import load_dataset
 
     catalog = load_dataset(source)
@@ -189,7 +193,7 @@ def _submit(model: ImageModel, source: str, submission: Path, flip: bool) -> Non
 
 
 def _likeliest(model: ImageModel, catalog: Catalog, flip: bool) -> list[str]:
-    """The class id that the model finds likeliest for each image of the catalog, in its order."""
+    """The id of the most probable class of each image of the catalog, in its order."""
     import numpy as np
 
     from lookalike.image import decode
@@ -197,9 +201,11 @@ def _likeliest(model: ImageModel, catalog: Catalog, flip: bool) -> list[str]:
     prepared = partial(decode, size=model.config.image_size, crop_mode=model.config.crop_mode)
     answers: list[str] = []
     with progress_bar("predicting") as progress:
-        for start in range(0, len(catalog), BATCH):
-            rows = range(start, min(start + BATCH, len(catalog)))
+        for start in range(0, len(catalog), BATCH_SIZE):
+            rows = range(start, min(start + BATCH_SIZE, len(catalog)))
             batch = np.stack([prepared(catalog.read_bytes(row), name=catalog.paths[row]) for row in rows])
-            answers += [model.config.class_ids[i] for i in model.logits(batch, flip=flip, batch_size=BATCH).argmax(1)]
+            answers += [
+                model.config.class_ids[i] for i in model.logits(batch, flip=flip, batch_size=BATCH_SIZE).argmax(1)
+            ]
             progress(len(answers), len(catalog))
     return answers

@@ -1,4 +1,4 @@
-"""Calibration: whether a network that says 80 % is right 80 % of the time, and one number to mend it with.
+"""Calibration: whether predictions of 80 % are right 80 % of the time, and the temperature that corrects them.
 
 Source: Guo et al., 2017, "On calibration of modern neural networks" (https://arxiv.org/abs/1706.04599).
 """
@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-LOG_RANGE = (math.log(0.05), math.log(20.0))  # temperatures looked at
-KNOWN = 0.9  # of the images of known classes that should get an answer
+LOG_RANGE = (math.log(0.05), math.log(20.0))  # of the temperatures that are searched
+KNOWN_SHARE = 0.9  # of the images of known classes that are not called unknown
 MIN_IMAGES = 100  # with fewer, no temperature is fitted
-MIN_MISTAKES = 10  # with fewer, no temperature below 1 is believed
-GOLDEN = (math.sqrt(5) - 1) / 2
+MIN_MISTAKES = 10  # with fewer, no temperature below 1 is accepted
+GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ class Bin:
 
 @dataclass(frozen=True)
 class Temperature:
-    """What divides the logits before the softmax.
+    """The divisor of the logits before the softmax.
 
     Args:
-        value: 1 where the images could not tell it.
-        reason: why they could not; empty where the temperature was fitted.
+        value: 1 if it was not fitted.
+        reason: why it was not fitted; empty if it was.
     """
 
     value: float
@@ -90,13 +90,12 @@ def expected_calibration_error(probabilities: ArrayLike, labels: ArrayLike, bins
 
 
 def fit_temperature(logits: ArrayLike, labels: ArrayLike, min_images: int = MIN_IMAGES) -> Temperature:
-    """The temperature of the least negative log-likelihood, or 1 where the images cannot tell it.
+    """The temperature of the lowest negative log-likelihood, or 1 if the images do not determine it.
 
-    They cannot where there are few of them, and where the likelihood only rises towards an end of the range that is
-    searched: when every image is recognised, for example, any smaller temperature looks better. A temperature below 1
-    makes all answers surer, also those about images of none of the classes, and only mistakes speak against it: it
-    takes ten of them. Fitted and measured on the same images, calibration looks better than it is: see
-    `cross_fitted_ece`.
+    They do not if there are few of them, or if the likelihood is highest at an end of the range that is searched: if
+    every image is classified correctly, for example, any smaller temperature is better. A temperature below 1 raises
+    all confidences, also for images of other classes, and only mistakes are evidence against it; at least ten are
+    needed. Calibration that is fitted and measured on the same images looks better than it is: see `cross_fitted_ece`.
 
     Args:
         logits: (N, C) float.
@@ -127,9 +126,9 @@ def _few(count: int, what: str) -> str:
 
 
 def most_likely_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
-    """The temperature T in 0.05..20 whose softmax(logits / T) has the least negative log-likelihood.
+    """The temperature T from 0.05 to 20 with the lowest negative log-likelihood of softmax(logits / T).
 
-    That is convex in 1/T and so has one minimum in log T, found by golden-section search.
+    The likelihood is convex in 1/T, so it has one minimum in log T; golden-section search finds it.
 
     Args:
         logits: (N, C) float.
@@ -142,30 +141,31 @@ def most_likely_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
         return float(-log_softmax(scores / math.exp(log_t))[rows, classes].mean())
 
     low, high = LOG_RANGE
-    left, right = high - GOLDEN * (high - low), low + GOLDEN * (high - low)
+    left, right = high - GOLDEN_RATIO * (high - low), low + GOLDEN_RATIO * (high - low)
     at_left, at_right = loss(left), loss(right)
     while high - low > 1e-4:
         if at_left <= at_right:
             high, right, at_right = right, left, at_left
-            left = high - GOLDEN * (high - low)
+            left = high - GOLDEN_RATIO * (high - low)
             at_left = loss(left)
         else:
             low, left, at_left = left, right, at_right
-            right = low + GOLDEN * (high - low)
+            right = low + GOLDEN_RATIO * (high - low)
             at_right = loss(right)
     return math.exp((low + high) / 2)
 
 
-def unknown_threshold(logits: ArrayLike, temperature: float, known: float = KNOWN) -> float:
-    """The probability of the likeliest class that a share of the images of known classes reaches.
+def unknown_threshold(logits: ArrayLike, temperature: float, known: float = KNOWN_SHARE) -> float:
+    """The confidence that a share of the images of known classes reaches.
 
-    Images of classes that a network never saw have less confident answers (D. Hendrycks and K. Gimpel, 2017,
-    https://arxiv.org/abs/1610.02136), so what lies below it may be called unknown, at the known cost.
+    Predictions for images of unknown classes are less confident (D. Hendrycks and K. Gimpel, 2017,
+    https://arxiv.org/abs/1610.02136), so an image below this threshold may be called unknown; the rest of the known
+    share is the price.
 
     Args:
         logits: (N, C) float, of images that were not trained on.
-        temperature: that they are divided by.
-        known: the share, 0..1.
+        temperature: divides the logits.
+        known: the share, 0 to 1.
 
     >>> round(unknown_threshold([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0], [3.0, 0.0]], 1.0, known=0.75), 3)
     0.731
@@ -175,10 +175,10 @@ def unknown_threshold(logits: ArrayLike, temperature: float, known: float = KNOW
 
 
 def cross_fitted_ece(logits: ArrayLike, labels: ArrayLike, bins: int = 15) -> float:
-    """Calibration error after temperature scaling, honestly: each half is scaled with the other half's temperature.
+    """Calibration error after temperature scaling, cross-fitted: each half uses the temperature of the other half.
 
-    The halves are every second image. A half that cannot tell a temperature (see `fit_temperature`; half as many images
-    are asked for) leaves the other as it is.
+    The halves are every second image. A half that does not determine a temperature (see `fit_temperature`; half the
+    number of images is enough) leaves the other as it is.
 
     Args:
         logits: (N, C) float.

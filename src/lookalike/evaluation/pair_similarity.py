@@ -1,4 +1,4 @@
-"""How similar images of one class are, and those of different ones: cosines of pairs, and thresholds on them."""
+"""Cosines of pairs of images of one class and of different classes, and thresholds on them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-MOST = 500_000  # pairs of each kind that are looked at
-CHUNK = 16_384  # pairs whose vectors are in memory at a time
-TELLING = 10  # false matches that a threshold must rest on
-MATCHING = 0.01  # share of false matches that a gallery's threshold allows
+MAX_PAIRS = 500_000  # of each kind
+CHUNK = 16_384  # pairs computed at a time
+MIN_FALSE_MATCHES = 10  # a threshold that rests on fewer means nothing
+FALSE_MATCH_RATE = 0.01  # of the threshold of a model
 
 Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
 
@@ -22,8 +22,8 @@ class PairSimilarities:
     Args:
         same: (P,) float32, of pairs of one class.
         different: (Q,) float32, of pairs of different classes.
-        all_same: how many pairs of one class there are; with more than P, those were drawn among them.
-        all_different: the same of different classes.
+        all_same: the number of pairs of one class; if it is more than P, the P were drawn from them.
+        all_different: the number of pairs of different classes.
     """
 
     same: NDArray[np.float32]
@@ -36,7 +36,7 @@ class PairSimilarities:
 class Threshold:
     """A cosine above which pairs are called one class.
 
-    At most `rate` of the different pairs then are, and `found` of the same ones: shares of the pairs looked at, 0..1.
+    It accepts at most `rate` of the pairs of different classes and `found` of the pairs of one class, 0 to 1.
     """
 
     rate: float
@@ -45,9 +45,9 @@ class Threshold:
 
 
 def similarities(
-    vectors: NDArray[np.float32], labels: NDArray[np.int64], *, most: int = MOST, seed: int = 0
+    vectors: NDArray[np.float32], labels: NDArray[np.int64], *, most: int = MAX_PAIRS, seed: int = 0
 ) -> PairSimilarities:
-    """Cosines of all pairs of a kind where they are at most `most`, else of so many drawn, each pair equally likely.
+    """Cosines of all pairs of each kind, or of `most` pairs drawn with equal probability if there are more.
 
     Args:
         vectors: (N, D) float32 of length 1.
@@ -71,7 +71,7 @@ def similarities(
 
 
 def threshold(pairs: PairSimilarities, rate: float) -> Threshold | None:
-    """The least cosine above which at most `rate` of the different pairs lie; None where so few would say nothing.
+    """The lowest cosine above which at most `rate` of the pairs of different classes lie; None for too few pairs.
 
     >>> pairs = PairSimilarities(np.float32([0.95, 0.2]), np.arange(100, dtype=np.float32) / 100, 2, 100)
     >>> at = threshold(pairs, 0.1)
@@ -79,15 +79,17 @@ def threshold(pairs: PairSimilarities, rate: float) -> Threshold | None:
     (0.89, 0.5)
     """
     allowed = int(rate * len(pairs.different) + 1e-9)
-    if allowed < TELLING or not len(pairs.same):
+    if allowed < MIN_FALSE_MATCHES or not len(pairs.same):
         return None
     place = len(pairs.different) - 1 - allowed
     cosine = np.partition(pairs.different, place)[place]
     return Threshold(rate, float(cosine), float((pairs.same > cosine).mean()))
 
 
-def match_threshold(vectors: NDArray[np.float32], labels: NDArray[np.int64], rate: float = MATCHING) -> float | None:
-    """The least cosine that at most `rate` of the pairs of different classes reach: what a gallery calls one class.
+def match_threshold(
+    vectors: NDArray[np.float32], labels: NDArray[np.int64], rate: float = FALSE_MATCH_RATE
+) -> float | None:
+    """The lowest cosine that at most `rate` of the pairs of different classes reach: the `match_threshold` of a model.
 
     Args:
         vectors: (N, D) float32 of length 1.
@@ -95,7 +97,7 @@ def match_threshold(vectors: NDArray[np.float32], labels: NDArray[np.int64], rat
         rate: of false matches, 0..1.
 
     Returns:
-        -1..1; None where there are too few pairs to say.
+        -1 to 1; None for too few pairs.
     """
     found = threshold(similarities(vectors, labels), rate)
     return None if found is None else min(float(np.nextafter(np.float32(found.cosine), np.float32(2))), 1.0)

@@ -1,7 +1,7 @@
-"""Protocols of retrieval: which classes train, which are tested, and what must be said beside the numbers.
+"""Protocols of retrieval: the classes for training, the classes for testing, and the facts beside each result.
 
-All are zero-shot: the classes tested are never trained on. Every test image is a query, against all other test images,
-itself left out; a query whose class has no second image is left out and counted.
+All are zero-shot: the test classes are not trained on. Every test image is a query against all other test images; a
+query whose class has no second image is excluded and counted.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ RULE = "every test image against all other test images, itself left out; queries
 
 @dataclass(frozen=True)
 class Protocol:
-    """A way to measure retrieval that has a name.
+    """A named way to measure retrieval.
 
     Args:
         name: such as "cars196-zero-shot".
-        about: which classes train and which are tested, in a sentence.
-        choose: gives the labels that train and those that are tested, each ascending.
-        classes: how many classes train and are tested in the full set, where it is a certain set.
-        images: how many images they have there.
-        rule: who is query, who is gallery, what is left out.
+        about: the training and the test classes, in a sentence.
+        choose: returns the labels for training and those for testing, each ascending.
+        classes: numbers of training and test classes of the full data set; None for any data set.
+        images: numbers of training and test images of the full data set; None for any data set.
+        rule: queries, gallery, and exclusions.
     """
 
     name: str
@@ -43,9 +43,10 @@ class Protocol:
     rule: str = RULE
 
     def divide(self, catalog: Catalog) -> Divided:
-        """Training and test classes of a catalog, each relabelled from 0; classes without images are left out.
+        """Divide a catalog into training and test classes, each relabelled from 0.
 
-        Images without a label are left out too, and counted. Splits stay as they are and mean nothing here.
+        Classes without images and images without a label are left out; the latter are counted. The splits of the
+        catalog have no meaning here.
 
         Raises:
             InputError: a catalog that the protocol is not made for, classes on both sides, fewer than two classes to
@@ -55,7 +56,7 @@ class Protocol:
         if both := sorted(set(chosen[0].tolist()) & set(chosen[1].tolist())):
             raise InputError(
                 f"{catalog.root}: class '{catalog.class_ids[both[0]]}' would be trained and tested by {self.name}.",
-                "Its classes must be disjoint: mend the splits of the data.",
+                "Its classes must be disjoint: correct the splits of the data.",
             )
         present = np.unique(catalog.labels[catalog.labels != UNLABELLED])
         training, test = (catalog.of_classes(side[np.isin(side, present)]) for side in chosen)
@@ -89,14 +90,14 @@ class Divided:
 
     @property
     def complete(self) -> bool | None:
-        """Whether classes and images are as many as in the full set; None where the protocol knows no full set."""
+        """Whether the catalog has all classes and images of the full data set; None for a protocol of any data set."""
         if self.protocol.classes is None:
             return None
         return self.protocol.classes == self._classes and self.protocol.images == self._images
 
     @property
     def remark(self) -> str:
-        """What must be said beside every number: the catalog's own remark, and what there is of the full set."""
+        """The remark that belongs to every result: that of the catalog, and what is missing from the full data set."""
         said = [self.source.remark] if self.source.remark else []
         if self.protocol.classes is not None and self.protocol.images is not None and not self.complete:
             sides = zip(("train", "test"), self._images, self.protocol.images, strict=True)
@@ -115,7 +116,7 @@ class Divided:
         return len(self.training), len(self.test)
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Classes, images and classes of a single image of both sides, and the unlabelled images left out."""
+        """Classes, images, and classes of a single image on both sides; and the unlabelled images left out."""
         sides = {"train": self.training, "test": self.test}
         found = {
             side: {
@@ -129,7 +130,7 @@ class Divided:
 
 
 def named(name: str) -> Protocol:
-    """The protocol of this name.
+    """Return a protocol by its name.
 
     Raises:
         InputError: there is none.
@@ -154,19 +155,19 @@ def card(
     seen: int = 0,
     undecodable: int = 0,
 ) -> dict[str, Any]:
-    """What must stand beside a result so that it can be compared, ready for JSON.
+    """The facts that make a result comparable, as JSON values.
 
     Args:
         divided: the data.
-        crop: "boxes" where images were cut to their boxes, "already cropped" where the copy's images are, or "whole".
+        crop: "boxes" if images were cropped to their boxes, "already cropped" if the files are, or "whole".
         resolution: side of the images in pixels.
         dim: numbers of an embedding.
         crop_mode: how images became squares.
         excluded_queries: queries without a positive (`excluded` of the summary); by default the test classes of one
             image.
-        near_duplicates: pairs of near-duplicates among the test images; None where nobody looked.
+        near_duplicates: pairs of near-duplicates among the test images; None if they were not searched for.
         trained: what the model was trained on, in words; by default the training side.
-        seen: test classes that the model was trained on after all; the remark then says that this is not zero-shot.
+        seen: number of test classes that the model was trained on; if not 0, the remark says "NOT zero-shot".
         undecodable: test images that could not be decoded and were left out.
 
     Raises:

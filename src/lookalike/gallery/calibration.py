@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lookalike.errors import InputError
-from lookalike.evaluation.pair_similarity import MATCHING, TELLING, similarities, threshold
+from lookalike.evaluation.pair_similarity import FALSE_MATCH_RATE, MIN_FALSE_MATCHES, similarities, threshold
 from lookalike.gallery.store.base import Store, batches
 
 MAX_ITEMS = 20_000  # labelled items compared with one another; if there are more, a random sample
@@ -49,7 +49,7 @@ def calibrate(store: Store, location: str) -> Calibrated:
     names, labels = np.unique([label for _, label in labelled], return_inverse=True)
     counts = np.bincount(labels, minlength=1)
     different = (len(labels) ** 2 - int((counts.astype(np.int64) ** 2).sum())) // 2
-    needed = round(TELLING / MATCHING)
+    needed = round(MIN_FALSE_MATCHES / FALSE_MATCH_RATE)
     if different < needed or counts.max() < 2:
         lacking = f"{different:,} pairs with different labels" if different < needed else "no two items with one label"
         raise InputError(
@@ -57,7 +57,7 @@ def calibrate(store: Store, location: str) -> Calibrated:
             f"Label more items: {needed:,} pairs with different labels and two items with the same label are needed.",
         )
     vectors = np.concatenate([store.vectors(ids) for ids in batches((id for id, _ in labelled), READ_BATCH)])
-    found = threshold(similarities(vectors, labels.astype(np.int64)), MATCHING)
+    found = threshold(similarities(vectors, labels.astype(np.int64)), FALSE_MATCH_RATE)
     assert found is not None  # there are enough pairs
     cosine = min(float(np.nextafter(np.float32(found.cosine), np.float32(2))), 1.0)
     about = replace(store.about, own_threshold=cosine, own_rows=len(labels), own_labels=len(names))

@@ -1,1 +1,1 @@
-"""What an embedding is trained with: each loss in a file of its own, any loss of pytorch-metric-learning, a memory."""
+"""Losses for embeddings: one per file, the losses of pytorch-metric-learning, and a cross-batch memory."""

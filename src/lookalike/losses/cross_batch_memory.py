@@ -1,4 +1,4 @@
-"""Cross-batch memory: the embeddings of past batches are compared with, so that a small batch sees many pairs.
+"""Cross-batch memory: each batch is also compared with the embeddings of past batches, which gives many more pairs.
 
 X. Wang, H. Zhang, W. Huang and M. R. Scott: Cross-Batch Memory for Embedding Learning. CVPR 2020,
 https://arxiv.org/abs/1912.06798
@@ -15,22 +15,20 @@ from lookalike.errors import InputError
 
 
 class CrossBatchMemory(nn.Module):
-    """A loss whose anchors are the batch, and whose pairs are those of the batch with the last `size` embeddings.
+    """A loss over pairs of the batch (the anchors) with the last `size` embeddings, which include the batch itself.
 
-    The new batch is among them, but no image makes a pair with itself. What is remembered carries no gradient: only
-    anchors learn. As long as no batch is remembered, and for the first `start` batches (embeddings of a young network
-    are soon out of date), it is the plain loss of the batch; batches are remembered from the first on.
-
-    The memory is in buffers: a checkpoint of the module's state keeps it, and a resumed run goes on with it.
+    No image forms a pair with itself. Remembered embeddings have no gradient; only anchors do. For the first batch and
+    the first `start` batches, when the embeddings change fast, it is the plain loss of the batch; all batches are
+    remembered. The memory is in buffers, so checkpoints contain it.
 
     Args:
-        loss: one that takes a reference set (`takes_reference`).
-        size: embeddings to remember; at least a batch.
+        loss: one that accepts a reference set (`takes_reference`).
+        size: number of embeddings to remember; at least a batch.
         dim: D, of the embeddings.
-        start: batches before the memory is used.
+        start: number of batches before the memory is used.
 
     Raises:
-        InputError: a loss that compares with something else than images.
+        InputError: a loss that does not compare images, or numbers that are too small.
     """
 
     embeddings: Tensor
@@ -54,8 +52,8 @@ class CrossBatchMemory(nn.Module):
         self.loss, self.size, self.start = loss, size, start
         self.register_buffer("embeddings", torch.zeros(size, dim))
         self.register_buffer("labels", torch.full((size,), -1))
-        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))  # seen so far
-        self.register_buffer("images", torch.zeros((), dtype=torch.int64))  # likewise; modulo size, the next one's row
+        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))  # number seen so far
+        self.register_buffer("images", torch.zeros((), dtype=torch.int64))  # seen so far; modulo size, the next row
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Embeddings (B, D) of any length and float type, labels (B,) int64 -> scalar float32; the batch is remembered.

@@ -1,4 +1,4 @@
-"""Multi-similarity loss: hard pairs, chosen by label, each weighted by how it compares with the others of its anchor.
+"""Multi-similarity loss: hard pairs, each weighted by its similarity relative to the other pairs of its anchor.
 
 X. Wang, X. Han, W. Huang, D. Dong and M. R. Scott: Multi-Similarity Loss with General Pair Weighting for Deep Metric
 Learning. CVPR 2019, https://arxiv.org/abs/1904.06627
@@ -19,15 +19,15 @@ class MultiSimilarityLoss(nn.Module):
         1/alpha log(1 + sum over hard positives exp(-alpha (S_ik - base)))
       + 1/beta  log(1 + sum over hard negatives exp( beta (S_ik - base)))
 
-    A positive (of the anchor's label, and not the anchor itself) is hard where S_ik - epsilon is below the anchor's
-    most similar negative; a negative is hard where S_ik + epsilon is above its least similar positive. An anchor that
-    lacks positives or negatives has no hard pairs and adds nothing but to the count.
+    A positive (of the anchor's label, and not the anchor itself) is hard if S_ik - epsilon is below the similarity of
+    the anchor's most similar negative; a negative is hard if S_ik + epsilon is above that of the least similar
+    positive. An anchor without positives or negatives has no hard pairs; it counts in the mean with 0.
 
     Args:
         alpha: weight of positives in the exponent.
-        beta: likewise of negatives.
-        base: the similarity around which pairs are weighed; lambda in the paper.
-        epsilon: how far from the border between positives and negatives a pair still counts as hard.
+        beta: weight of negatives in the exponent.
+        base: the similarity around which pairs are weighted; lambda in the paper.
+        epsilon: margin within which a pair still counts as hard.
 
     Raises:
         ValueError: alpha or beta is not above zero, or a number is not finite.
@@ -54,8 +54,8 @@ class MultiSimilarityLoss(nn.Module):
         """Embeddings (B, D) of any length and float type, labels (B,) int64 -> scalar float32.
 
         Pairs are those within the batch or, with `reference` (R, D) and `reference_labels` (R,), of the batch with it;
-        `itself` (B,) then says which row of the reference is the anchor, so that the two are no pair. A batch without
-        pairs gives 0 with a gradient of zeros; an embedding that is not finite gives NaN.
+        `itself` (B,) is then the row of the anchor in the reference, which is not a pair. A batch without pairs gives
+        0 with a gradient of zeros; an embedding that is not finite gives NaN.
         """
         with torch.autocast(embeddings.device.type, enabled=False):
             anchors = F.normalize(embeddings.float())
@@ -71,7 +71,7 @@ class MultiSimilarityLoss(nn.Module):
             if itself is not None:
                 positive = same & (itself[:, None] != torch.arange(len(others), device=labels.device))
 
-            # where there are none, the border is so far away that nothing on the other side is hard
+            # without positives or negatives the border is infinite, so that nothing on the other side is hard
             least_positive = similarity.masked_fill(~positive, math.inf).amin(1, keepdim=True)  # (B, 1)
             most_negative = similarity.masked_fill(~negative, -math.inf).amax(1, keepdim=True)
             hard_positive = positive & (similarity - self.epsilon < most_negative)
@@ -84,5 +84,5 @@ class MultiSimilarityLoss(nn.Module):
 
 
 def log_one_plus_sum(exponents: Tensor, chosen: Tensor) -> Tensor:
-    """log(1 + sum of exp over the chosen), row by row: (B, R) float and bool -> (B,); 0 where none is chosen."""
+    """log(1 + sum of exp over the chosen), row by row: (B, R) float and bool -> (B,); 0 if none is chosen."""
     return F.pad(exponents.masked_fill(~chosen, -math.inf), (1, 0)).logsumexp(1)  # exp(0) = 1 is the column of the pad

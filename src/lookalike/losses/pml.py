@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from lookalike.errors import InputError, nearest
 from lookalike.extras import missing
 
-# What the library's classes call the number of classes and the dimension.
+# Arguments for the number of classes and the dimension.
 NUM_CLASSES, DIM = frozenset({"num_classes"}), frozenset({"embedding_size", "descriptors_dim"})
-# Arguments that no word in a recipe can give.
+# Arguments that are objects, which a recipe cannot contain.
 OBJECTS = frozenset({"reducer", "weight_init_func", "weight_regularizer", "embedding_regularizer"})
 OF_OBJECTS = frozenset({"weight_reg_weight", "embedding_reg_weight", "mat_based_loss", "collect_stats"})
-# Frames of others, losses that take no labels, and a miner for batches that come as triplets.
+# Wrappers of other losses, losses without labels, and a miner for batches of triplets.
 UNSUITABLE = frozenset(
     {"GenericPairLoss", "BatchedDistance", "ManifoldLoss", "VICRegLoss", "EmbeddingsAlreadyPackagedAsTriplets"}
 )
@@ -33,9 +33,9 @@ MISTAKES = (TypeError, ValueError, KeyError, AttributeError, AssertionError, Not
 class LibraryLoss(nn.Module):
     """A loss of the library, with pairs or triplets from one of its miners.
 
-    Computed in float32. Losses with weights of their own (`ArcFaceLoss`, `ProxyNCALoss`, ...) get the number of classes
-    and the dimension. Both loss and miner take `distance`, the name of one of the library's distances, beside their own
-    options. What is random in them is drawn from PyTorch's own generator.
+    It is computed in float32. Losses with weights (`ArcFaceLoss`, `ProxyNCALoss`, ...) get the number of classes and
+    the dimension. Loss and miner also take `distance`, the name of a distance of the library. Random numbers come from
+    PyTorch's global generator.
 
     Args:
         name: of the loss, such as "TripletMarginLoss".
@@ -46,8 +46,8 @@ class LibraryLoss(nn.Module):
         dim: D, of the embeddings.
 
     Raises:
-        InputError: the library is not installed; it has no such loss, miner or option (the nearest is named); a value
-            it refuses, or a loss that takes no miner.
+        InputError: the library is not installed; it has no such loss, miner or option (the error names the nearest); it
+            refuses a value, or the loss takes no miner.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class LibraryLoss(nn.Module):
         self._try(num_classes, dim)
 
     def _try(self, num_classes: int, dim: int) -> None:
-        """Compute it once: the library takes many a value that it cannot compute with."""
+        """Compute the loss once: the library accepts values that fail only then."""
         labels = torch.arange(min(num_classes, 8)).repeat_interleave(4)
         embeddings = torch.randn(len(labels), dim, generator=torch.Generator().manual_seed(0))
         with torch.random.fork_rng(devices=[]):
@@ -104,14 +104,14 @@ class LibraryLoss(nn.Module):
         """Embeddings (B, D) of any float type, labels (B,) int64 -> scalar float32.
 
         Pairs are those within the batch or, with `reference` (R, D) and `reference_labels` (R,), of the batch with it;
-        `itself` (B,) then says which row of the reference is the anchor: pairs of the two are left out, after mining.
+        `itself` (B,) is then the row of the anchor in the reference; such pairs are removed after mining.
         An embedding that is not finite gives NaN.
         """
         from pytorch_metric_learning.utils import loss_and_miner_utils
 
         with torch.autocast(embeddings.device.type, enabled=False):
             x = embeddings.float()
-            if not torch.isfinite(x).all():  # the library would leave it out or stumble
+            if not torch.isfinite(x).all():  # the library would ignore it or fail
                 return (x * torch.nan).sum()
             if reference is None or reference_labels is None:
                 mined = self.miner(x, labels) if self.miner else None
@@ -131,13 +131,13 @@ class LibraryLoss(nn.Module):
 
 
 def classes(module: ModuleType, base: type) -> dict[str, type]:
-    """The library's classes of one kind by name, without their base and those that do not fit here."""
+    """The classes of the library of one kind, by name; without their base class and unsuitable ones."""
     found = {name: value for name, value in vars(module).items() if inspect.isclass(value) and issubclass(value, base)}
     return {name: found[name] for name in sorted(found) if found[name] is not base and name not in UNSUITABLE}
 
 
 def parameters_of(cls: type) -> set[str]:
-    """Keyword arguments of a class of the library: it hands on what it does not know to its ancestors."""
+    """Keyword arguments of a class of the library and its ancestors, to which it passes on the rest."""
     names: set[str] = set()
     for ancestor in cls.__mro__:
         if ancestor.__module__.startswith("pytorch_metric_learning") and "__init__" in vars(ancestor):
@@ -148,7 +148,7 @@ def parameters_of(cls: type) -> set[str]:
 
 
 def options_of(cls: type) -> list[str]:
-    """Those that a recipe can give."""
+    """The keyword arguments that a recipe can contain."""
     return sorted(parameters_of(cls) - NUM_CLASSES - DIM - OBJECTS - OF_OBJECTS)
 
 
@@ -160,7 +160,7 @@ def _make(
     metrics: Mapping[str, type],
     given: Mapping[str, int],
 ) -> Any:
-    """A loss or miner; `kind` is its key in the recipe, `given` what it gets where it takes that."""
+    """Create a loss or miner. `kind` is its key in the recipe; `given` are arguments that it gets if it has them."""
     where = "loss.name" if kind == "loss" else "loss.miner"
     where_options = "loss.options" if kind == "loss" else "loss.miner_options"
     cls = _one_of(known, name, f"{where}: pytorch-metric-learning has no {kind}")

@@ -1,4 +1,4 @@
-"""Proxy-anchor loss: one learned proxy per class is the anchor, and the whole batch is compared with it.
+"""Proxy-anchor loss: the anchors are learned proxies, one for each class, compared with the whole batch.
 
 S. Kim, D. Kim, M. Cho and S. Kwak: Proxy Anchor Loss for Deep Metric Learning. CVPR 2020,
 https://arxiv.org/abs/2003.13911
@@ -19,7 +19,7 @@ class ProxyAnchorLoss(nn.Module):
         mean over the classes in the batch of log(1 + sum over their embeddings  exp(-alpha (s - margin)))
       + mean over all classes              of log(1 + sum over other embeddings  exp( alpha (s + margin)))
 
-    The proxies are weights of the loss and are learned along with the network, as a rule at a higher rate.
+    The proxies are weights of the loss. They are learned with the network, usually at a higher learning rate.
 
     Args:
         num_classes: C, proxies to learn.

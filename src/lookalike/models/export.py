@@ -1,9 +1,9 @@
-"""A model for programs that know nothing of us: ONNX, or PyTorch's own exported program.
+"""Export a model for use without Lookalike: as ONNX, or as an exported program of PyTorch.
 
-Both take `images`, (N, size, size, 3) uint8, RGB; normalisation is inside. Both give `embedding`, (N, D) float32 of
-unit length, and, of a classifier, `logits` (N, C) float32. What else is to be known (names of classes, how an image
-file becomes such an array, temperature, thresholds, fingerprint) is in the ONNX file's metadata under "lookalike", as
-JSON; of a PyTorch file in its extra file `lookalike.json`.
+The input of both is `images`, (N, size, size, 3) uint8, RGB; normalisation is part of the file. The outputs are
+`embedding`, (N, D) float32 of unit length, and for a classifier also `logits`, (N, C) float32. Names of classes, steps
+of preprocessing, temperature, thresholds and fingerprint are stored as JSON: in an ONNX file under the metadata key
+"lookalike", in a PyTorch file as its extra file `lookalike.json`.
 """
 
 from __future__ import annotations
@@ -33,24 +33,14 @@ from lookalike.models.onnx_runtime import METADATA_KEY, OnnxModel, read_about
 from lookalike.models.pretrained import ImageModel
 
 Format = Literal["onnx", "torch"]
-
-
 Precision = Literal["float32", "int8"]
 
-
 ENDINGS: dict[Format, str] = {"onnx": ".onnx", "torch": ".pt2"}
-
-
-OPSET = 18
-
-
-NEEDED = ("onnx", "onnxscript", "onnxruntime")  # packages, to write an ONNX file and to check it
-
-
-CALIBRATION = 256  # images that int8 is fitted to, at most
-
-
-BATCH = 64
+OPSET = 18  # of ONNX
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")  # needed to write and to check an ONNX file
+CALIBRATION_IMAGES = 256  # that int8 is fitted to, at most
+BATCH_SIZE = 64
+NEIGHBOURS = 10  # compared by `compare`
 
 
 class ExportedNetwork(nn.Module):
@@ -73,7 +63,7 @@ class ExportedNetwork(nn.Module):
 
 
 def about(model: ImageModel) -> dict[str, Any]:
-    """What a program must know of a model, as plain values."""
+    """The description of a model that is stored in an exported file, as plain values."""
     config = model.config
     return {
         "fingerprint": model.fingerprint,
@@ -91,7 +81,7 @@ def about(model: ImageModel) -> dict[str, Any]:
 
 
 def preprocessing(model: ImageModel) -> dict[str, Any]:
-    """How an image file becomes the input, step by step, as plain values; the last step is inside the file."""
+    """The steps from an image file to the input, as plain values; the last one is part of the exported file."""
     config = model.config
     whole = config.crop_mode == "squash"
     return {
@@ -123,18 +113,18 @@ def export(
     images: NDArray[np.uint8] | None = None,
     accept: Callable[[Path], None] | None = None,
 ) -> None:
-    """Write a model as one file, complete or absent; what is there is replaced.
+    """Write a model as one file, complete or not at all. An existing file is replaced.
 
     Args:
-        model: of any of our networks, or a timm backbone.
-        path: of the file; ends in .onnx or .pt2.
-        format: "onnx", or "torch" for what `torch.export.load` reads.
-        precision: "int8" is ONNX only: weights and activations of 8 bits, which are fitted to `images`.
-        images: (N, size, size, 3) uint8, such as the network will see.
-        accept: called with the finished file before it gets its name; what it raises leaves nothing behind.
+        model: with any network.
+        path: of the file; it ends in .onnx or .pt2.
+        format: "onnx", or "torch" for a program that `torch.export.load` reads.
+        precision: "int8" (ONNX only): weights and activations of 8 bits, fitted to `images`.
+        images: (N, size, size, 3) uint8, like those that the network will get.
+        accept: called with the complete file before it is renamed to `path`; if it raises, no file is left.
 
     Raises:
-        InputError: a package is missing, another ending, int8 without images, or a folder that cannot be written.
+        InputError: a package is not installed, a wrong ending, int8 without images, or the folder is not writable.
     """
     check_target(path, format, precision)
     with atomic_file(path, shared=True) as beside:
@@ -146,21 +136,21 @@ def export(
             if precision == "int8":
                 if images is None or not len(images):
                     raise InputError("int8 has nothing to be fitted to.", "Give images: --images DATA.")
-                _quantise(beside, images[:CALIBRATION])
+                _quantise(beside, images[:CALIBRATION_IMAGES])
         if accept is not None:
             accept(beside)
 
 
 def check_target(path: Path, format: Format = "onnx", precision: Precision = "float32") -> None:
-    """Refuse what `export` could not write, before any work is done.
+    """Check the target of an export before any work is done.
 
     Args:
-        path: as for `export`.
-        format: likewise.
-        precision: likewise.
+        path: see `export`.
+        format: see `export`.
+        precision: see `export`.
 
     Raises:
-        InputError: another ending, int8 for PyTorch, a folder that cannot be written, or a package is missing.
+        InputError: a wrong ending, int8 for PyTorch, a folder that is not writable, or a package is not installed.
     """
     if path.suffix != ENDINGS[format]:
         raise InputError(f"{path}: not the ending of the format {format}.", f"End the name in {ENDINGS[format]}.")
@@ -176,7 +166,7 @@ def check_target(path: Path, format: Format = "onnx", precision: Precision = "fl
         raise InputError(f"{path}: no such folder.", "Name a file in a folder that exists.")
     if not os.access(path.absolute().parent, os.W_OK):
         raise InputError(f"{path}: its folder cannot be written to.", "Choose another place.")
-    for name in NEEDED if format == "onnx" else ():
+    for name in PACKAGES if format == "onnx" else ():
         if importlib.util.find_spec(name) is None:
             raise missing(f"the package {name} is not installed.", "export")
 
@@ -216,14 +206,14 @@ def _write_onnx(model: ImageModel, path: Path) -> None:
 
 
 def _quantise(path: Path, images: NDArray[np.uint8]) -> None:
-    """Weights and activations to 8 bits, each channel's weights by themselves, in place."""
+    """Quantise weights and activations to 8 bits, in place; the weights of each channel have their own scale."""
     try:
         import onnx
         from onnxruntime import quantization
         from onnxruntime.quantization.shape_inference import quant_pre_process
     except ImportError as error:
         raise _missing(error) from None
-    batches = iter([{"images": images[low : low + BATCH]} for low in range(0, len(images), BATCH)])
+    batches = iter([{"images": images[low : low + BATCH_SIZE]} for low in range(0, len(images), BATCH_SIZE)])
 
     class Images(quantization.CalibrationDataReader):  # type: ignore[misc]
         def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
@@ -249,7 +239,7 @@ def _missing(error: ImportError) -> InputError:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the advice that exporters give to those who wrote the network, and without gradients, as in use."""
+    """Suppress the advice of exporters to authors of networks; compute without gradients."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -260,9 +250,7 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-# What `export` wrote, run again, and held against the model that it came from.
-
-NEIGHBOURS = 10
+# Checks of an exported file
 
 
 class TorchProgram:
@@ -286,20 +274,20 @@ class TorchProgram:
 
 
 def read_exported(path: Path, threads: int | None = None) -> OnnxModel | TorchProgram:
-    """An exported file, by its ending. For what is raised see the two classes."""
+    """Open an exported file. For errors see `TorchProgram` and `OnnxModel`."""
     return TorchProgram(path) if path.suffix == ".pt2" else OnnxModel(path, threads)
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How near an exported model is to its origin, on some images.
+    """The agreement of an exported file with its model on some images.
 
     Args:
-        images: how many.
-        logits: the largest difference of two logits, and `top1` the share of images with the same likeliest class; None
-            of a model without classes.
-        cosine: the smallest between two embeddings of one image.
-        neighbours: the share of each image's ten nearest others, among these images, that both agree on; the mean.
+        images: their number.
+        logits: the largest difference of two logits; None without a classifier.
+        top1: the share of images with the same most probable class; None without a classifier.
+        cosine: the smallest cosine of the two embeddings of an image.
+        neighbours: the share of the ten nearest neighbours of an image that are the same, mean over the images.
     """
 
     images: int
@@ -308,8 +296,8 @@ class Agreement:
     cosine: float
     neighbours: float
 
-    def faults(self, exact: bool) -> list[str]:
-        """What is too far off, in words: of a float32 file nearly everything; of int8 only what makes it useless."""
+    def problems(self, exact: bool) -> list[str]:
+        """Descriptions of differences that are too large: strict limits for float32 (`exact`), loose ones for int8."""
         top1, neighbours, cosine = (0.9999, 0.999, 0.9999) if exact else (0.9, 0.7, 0.9)
         said = []
         if exact and self.logits is not None and self.logits > 1e-2:
@@ -324,21 +312,21 @@ class Agreement:
 
 
 def compare(model: ImageModel, exported: OnnxModel | TorchProgram, images: NDArray[np.uint8]) -> Agreement:
-    """Run both on the same images.
+    """Compare an exported file with its model on the same images.
 
     Args:
         model: that was exported.
         exported: the file.
-        images: (N, size, size, 3) uint8, twelve at least.
+        images: (N, size, size, 3) uint8, at least twelve.
 
     Raises:
-        InputError: fewer, or a file of another model.
+        InputError: fewer images, or the file of another model.
     """
     if len(images) < NEIGHBOURS + 2:
         raise InputError(f"{len(images)} images are too few to compare by.", f"Give {NEIGHBOURS + 2} at least.")
     if exported.about["fingerprint"] != model.fingerprint:
         raise InputError("the exported file is of another model.", "Export this one again.")
-    parts = [exported.run(images[low : low + BATCH]) for low in range(0, len(images), BATCH)]
+    parts = [exported.run(images[low : low + BATCH_SIZE]) for low in range(0, len(images), BATCH_SIZE)]
     theirs = {name: np.concatenate([part[name] for part in parts]) for name in exported.outputs}
     logits = top1 = None
     if "logits" in theirs:

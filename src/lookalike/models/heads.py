@@ -1,4 +1,4 @@
-"""Embedding heads: from the last feature map to one vector of unit length, in the place of a classifier."""
+"""Embedding heads, which replace a classifier: from the last feature map to one vector of unit length."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class EmbeddingHead(nn.Module):
         self.projection = settings.projection
         self.gem = GeM() if settings.pooling == "gem" else None
         inputs = 2 * channels if settings.pooling == "both" else channels
-        self.dim = inputs if settings.projection else settings.dim  # of what it gives once trained
+        self.dim = inputs if settings.projection else settings.dim  # of the outputs in evaluation mode
         layers: list[nn.Module] = []
         if settings.kind == "mlp":
             layers = [nn.Linear(inputs, settings.hidden, bias=False), nn.BatchNorm1d(settings.hidden), nn.ReLU()]
@@ -72,7 +72,7 @@ class EmbeddingNetwork(nn.Module):
     """A network whose classifier is replaced by an embedding head.
 
     Args:
-        backbone: a network of `build`; its classifier is thrown away.
+        backbone: a network of `create_model`; its classifier is removed.
         settings: the head of the recipe.
     """
 
@@ -93,10 +93,10 @@ class EmbeddingNetwork(nn.Module):
 
 
 def drop_classifier(network: nn.Module) -> None:
-    """Remove what stands above the last feature map: `forward_features` stays, `forward` is of no more use.
+    """Remove the layers above the last feature map; only `forward_features` can be used afterwards.
 
-    A network whose classifier is more than its `head` has a method of this name, and the channels of its last feature
-    map in `map_channels`.
+    A network whose classifier is more than its `head` has a method of this name, and `map_channels`, the channels of
+    its last feature map.
     """
     own = getattr(network, "drop_classifier", None)
     if own is not None:

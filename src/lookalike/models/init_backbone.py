@@ -1,4 +1,4 @@
-"""Weights to start from: those of a trained model, all but what stands above its last feature map."""
+"""Initialise the backbone of a network with the weights of a trained model."""
 
 from __future__ import annotations
 
@@ -19,8 +19,12 @@ from lookalike.recipe import Model
 
 @dataclass(frozen=True)
 class Start:
-    """Where weights came from, for receipts: the model as it was named, its SHA-256 (empty for timm's own weights), and
-    what it was trained on, after what it itself started from.
+    """The origin of initial weights, for receipts.
+
+    Args:
+        model: as it was named in the recipe.
+        fingerprint: of the model; empty for weights of timm.
+        dataset: what it was trained on, after what it started from itself.
     """
 
     model: str
@@ -29,7 +33,7 @@ class Start:
 
 
 def timm_start(model: Model) -> Start | None:
-    """The start of a timm network with its own weights; None for any other."""
+    """The start of a timm network with weights of timm; None for any other network."""
     if model.name.startswith(TIMM) and model.options.get("pretrained"):
         return Start(model.name, "", "timm's own weights")
     return None
@@ -45,15 +49,15 @@ def fingerprint_of(model: Model) -> str:
 
 
 def check_blind(model: Model, ids: Sequence[str], names: Sequence[str]) -> None:
-    """Refuse a start that was trained on classes that are to be tested as never seen.
+    """Refuse a start that was trained on test classes of a zero-shot protocol.
 
     Args:
         model: with `init`, a model folder or Hub id.
-        ids: the data set's own names of the test classes.
-        names: their words, in the same order.
+        ids: of the test classes in the data set.
+        names: of the test classes, in the same order.
 
     Raises:
-        InputError: it names one of the classes.
+        InputError: the model was trained on one of them.
     """
     config, _ = serialization.read_config(ModelConfig, serialization.find(model.init)[0])
     if both := config.classes_in(ids, names):
@@ -67,7 +71,7 @@ def start_from(network: nn.Module, model: Model) -> Start:
     """Copy the backbone of `model.init` into a network of the same architecture.
 
     Args:
-        network: what `build` made of `model`; its classifier or embedding head keeps its weights.
+        network: made by `create_model`; its classifier or embedding head keeps its weights.
         model: with `init`, a model folder or Hub id.
 
     Raises:

@@ -1,4 +1,4 @@
-"""How large a network is and how much it computes for one image."""
+"""Count the parameters of a network and its operations for one image."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lookalike.models.registry import create_model
 
 @dataclass(frozen=True)
 class Profile:
-    """Numbers to learn, and floating-point operations of one image's forward pass."""
+    """Number of parameters, and floating-point operations of a forward pass with one image."""
 
     parameters: int
     flops: int
@@ -26,7 +26,7 @@ def profile(network: nn.Module, size: int) -> Profile:
 
     A multiply-add is two operations (papers often count it as one). Convolutions and matrix products are counted, as
     `torch.utils.flop_counter` does; norms, activations and pooling, a few per cent, are not. On the "meta" device
-    nothing is computed and it takes no time. The network's mode is put back afterwards.
+    nothing is computed and it takes no time. The mode of the network is restored.
 
     Raises:
         InputError: the network cannot take images of this size.

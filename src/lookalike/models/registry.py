@@ -1,4 +1,4 @@
-"""A network by name: the one place where a recipe's or a model folder's words become a module."""
+"""Create a network by its name in a recipe or a model folder."""
 
 from __future__ import annotations
 
@@ -37,13 +37,14 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-TIMM = "timm/"
+TIMM = "timm/"  # prefix of the names of timm models
 
 
-FOLD, WIDEST, SPARE, SPARE_TENSORS = 3, 16_384, 1_000_000, 256  # what a network may have beyond the stored tensors
+# A network may have this much more than the tensors that are stored for it: see `build_for`.
+SIZE_FACTOR, MAX_CLASSIFIER_WIDTH, EXTRA_NUMBERS, EXTRA_TENSORS = 3, 16_384, 1_000_000, 256
 
 
-LEAST = {"width": 1, "widths": 1, "pairs": 0, "stride": 1, "features": 1, "tokens": 1, "dim": 1}  # of options
+MIN_OPTION = {"width": 1, "widths": 1, "pairs": 0, "stride": 1, "features": 1, "tokens": 1, "dim": 1}
 
 
 def create_model(
@@ -55,7 +56,7 @@ def create_model(
         name: one of `NETWORKS`, or "timm/" and the name of a timm model (needs the `timm` extra).
         num_classes: outputs of the classifier.
         options: keyword arguments of its constructor.
-        head: an embedding head to stand in the place of the classifier.
+        head: an embedding head that replaces the classifier.
 
     Returns:
         A module with `forward(x)` from normalised images (B, 3, H, W) to logits (B, num_classes), or with a `head` to
@@ -71,24 +72,25 @@ def create_model(
 def build_for(
     tensors: Mapping[str, Tensor], name: str, num_classes: int, options: Mapping[str, Any], head: Head | None
 ) -> nn.Module:
-    """Build the network that stored tensors belong to, without taking the memory of a much larger one.
+    """Create the network that stored tensors belong to; refuse one that is far larger before it takes memory.
 
-    PyTorch takes a parameter's memory when it is first written to, which is after it has been counted here.
+    A model folder from elsewhere may name a network of any size. Parameters are counted as they are registered; the
+    system assigns their memory only when they are written to.
 
     Args:
-        tensors: by name, as they are stored; a network may have other weights while it is built, such as those of a
-            classifier that is dropped, but not many more.
-        name: as for `build`.
-        num_classes: likewise.
-        options: likewise.
-        head: likewise.
+        tensors: by name, as they are stored. The network may have more weights while it is built, such as those of a
+            classifier that is dropped, but not many.
+        name: see `create_model`.
+        num_classes: see `create_model`.
+        options: see `create_model`.
+        head: see `create_model`.
 
     Raises:
-        InputError: as `build`, or the network would be far larger than what is stored.
+        InputError: as `create_model`, or the network would be far larger than what is stored.
     """
     stored = sum(tensor.numel() for tensor in tensors.values())
-    numbers_left = FOLD * stored + WIDEST * num_classes + SPARE
-    tensors_left = FOLD * len(tensors) + SPARE_TENSORS
+    numbers_left = SIZE_FACTOR * stored + MAX_CLASSIFIER_WIDTH * num_classes + EXTRA_NUMBERS
+    tensors_left = SIZE_FACTOR * len(tensors) + EXTRA_TENSORS
     thread = threading.get_ident()
 
     def count(module: nn.Module, name: str, tensor: Tensor | None) -> None:
@@ -142,21 +144,21 @@ def _build(name: str, num_classes: int, options: dict[str, Any]) -> nn.Module:
 
 
 def _first(error: Exception) -> str:
-    """The reason in one line; of PyTorch's allocator, one that a person can read."""
+    """The reason in one line; a readable one if PyTorch could not allocate memory."""
     if isinstance(error, MemoryError) or "allocate memory" in str(error):
         return "there is not so much memory"
     return (str(error).partition("\n")[0] or type(error).__name__).rstrip(".")
 
 
 def _check_number(key: str, value: Any) -> None:
-    """Refuse sizes and counts that are none, which PyTorch may take and fail on later.
+    """Refuse sizes and counts that PyTorch would accept and fail on later.
 
     Raises:
-        ValueError: not a whole number, too small a one, or no finite one.
+        ValueError: not a whole number, too small, or not finite.
     """
     for number in value if isinstance(value, list | tuple) else [value]:
-        if key in LEAST and (isinstance(number, bool) or not isinstance(number, int) or number < LEAST[key]):
-            raise ValueError(f"{key} must be a whole number from {LEAST[key]} on")
+        if key in MIN_OPTION and (isinstance(number, bool) or not isinstance(number, int) or number < MIN_OPTION[key]):
+            raise ValueError(f"{key} must be a whole number from {MIN_OPTION[key]} on")
         if isinstance(number, float) and not math.isfinite(number):
             raise ValueError(f"{key} must be finite")
 
@@ -176,21 +178,17 @@ def options_of(name: str) -> dict[str, Any]:
     return {key: parameter.default for key, parameter in parameters.items() if key not in hidden}
 
 
-# What a network cannot be given.
-
-
 @torch.no_grad()
 def check_size(network: nn.Module, size: int, name: str) -> None:
-    """Refuse images so small that a strided convolution would see a single position.
+    """Refuse images so small that the input of a strided convolution has a single position.
 
-    There is nothing left to stride over, so the recipe is a mistake; and the CPU library behind PyTorch 2.13 (oneDNN)
-    then returns uninitialised memory as the bfloat16 gradient of the weights that only ever see padding, which poisons
-    a training without a word.
+    Such a recipe is a mistake. Besides, the CPU library of PyTorch 2.13 (oneDNN) then returns uninitialised memory as
+    the bfloat16 gradient of the weights that see only padding, which silently ruins the training.
 
     Args:
-        network: any; its mode is put back.
+        network: any; its mode is restored.
         size: side of the square images in pixels.
-        name: what to call the network.
+        name: of the network, for the error.
 
     Raises:
         InputError: the images are too small.

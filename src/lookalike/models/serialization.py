@@ -1,5 +1,6 @@
-"""The files of a model folder: found, read with suspicion, written whole. What they mean is in
-`config.py` and `weights.py`.
+"""Read and write the files of a model folder: config.json, model.safetensors and README.md.
+
+A folder may come from anybody, so files are checked before they are used. Importing this module loads no PyTorch.
 """
 
 from __future__ import annotations
@@ -28,18 +29,11 @@ if TYPE_CHECKING:
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 
 
-DEFAULT, DEFAULT_FOLDER = "default", Path(__file__).parent / "default"  # the model in the package
+DEFAULT, DEFAULT_FOLDER = "default", Path(__file__).parent / "default"  # the packaged model
 
-
-HEADER_KEY = "lookalike"
-
-
-LONGEST_CONFIG = 64 << 20  # bytes of config.json: a million classes
-
-
-WHOLE = "Get a whole copy of the model folder."
-
-
+HEADER_KEY = "lookalike"  # of the metadata in model.safetensors
+MAX_CONFIG_BYTES = 64 << 20  # enough for a million classes
+WHOLE = "Get a whole copy of the model folder."  # the remedy for damage
 PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 
 
@@ -50,14 +44,14 @@ SectionT = TypeVar("SectionT", bound=Section)
 
 
 def find(name: str | Path, **hub: Any) -> tuple[Path, Path]:
-    """Paths of config.json and model.safetensors in a folder, else in the Hub's cache, downloaded when new.
+    """Find config.json and model.safetensors in a folder, or in the cache of the Hub, where they are downloaded to.
 
     Args:
         name: a folder, a Hub id, or "default": the model in the package (a folder of that name is ./default).
         hub: keyword arguments of `huggingface_hub.hf_hub_download`.
 
     Raises:
-        InputError: neither, with what is there instead.
+        InputError: neither; the message names what is there instead.
     """
     path = DEFAULT_FOLDER if name == DEFAULT else Path(name).expanduser()
     if path.is_dir():
@@ -121,13 +115,13 @@ def _on_hub(name: str, **hub: Any) -> tuple[Path, Path]:
 
 
 def read_config(cls: type[SectionT], path: Path) -> tuple[SectionT, str]:
-    """The configuration in config.json, and the fingerprint that the weights must have.
+    """Read config.json: the configuration, and the fingerprint that the weights must have.
 
     Raises:
-        InputError: not JSON, another format version, or a key or value that does not fit.
+        InputError: not JSON, another format version, or a key or value that is not valid.
     """
     try:
-        if (size := path.stat().st_size) > LONGEST_CONFIG:
+        if (size := path.stat().st_size) > MAX_CONFIG_BYTES:
             raise InputError(f"{path}: {size:,} bytes are too many for the configuration of a model.", WHOLE)
         tree = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError, RecursionError) as error:
@@ -146,7 +140,7 @@ def read_config(cls: type[SectionT], path: Path) -> tuple[SectionT, str]:
 
 
 def read_bytes(path: Path) -> bytes:
-    """A file of weights, whole.
+    """Read a file of weights.
 
     Raises:
         InputError: it cannot be read, or the network would not fit into the memory of this machine.
@@ -166,7 +160,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def _memory() -> float:
-    """Bytes of memory of this machine; infinity where the system does not say."""
+    """Bytes of memory of this machine; infinity if the system does not tell."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
@@ -174,16 +168,16 @@ def _memory() -> float:
 
 
 def check_weights(data: bytes, path: Path, expected: str, header: str) -> None:
-    """See that a safetensors file is the one that config.json was written with.
+    """Check that a safetensors file is the one that config.json was written with.
 
     Args:
-        data: the file.
-        path: where it is, for messages.
-        expected: its SHA-256 by config.json.
-        header: what config.json says of network and preprocessing; the file must say the same.
+        data: the content of the file.
+        path: of the file, for messages.
+        expected: its SHA-256 according to config.json.
+        header: network and preprocessing according to config.json; the file must contain the same.
 
     Raises:
-        InputError: it is not, or damaged.
+        InputError: another file, or a damaged one.
     """
     if (found := fingerprint(data)) != expected:
         raise InputError(f"{path}: SHA-256 is {found[:12]}…, but {CONFIG} says {expected[:12]}….", WHOLE)
@@ -195,14 +189,14 @@ def check_weights(data: bytes, path: Path, expected: str, header: str) -> None:
 
 
 def damaged(path: Path, error: Exception) -> InputError:
-    """What is said of weights that cannot be read."""
+    """Return the error for weights that cannot be read."""
     if isinstance(error, OSError) and error.errno:
         return InputError(f"{path}: cannot be read ({error.strerror}).", "Check its rights and the disk.")
     return InputError(f"{path}: damaged, cut short or not safetensors ({error}).", WHOLE)
 
 
 def _header(data: bytes) -> str | None:
-    """What `serialise` was given as `header`, or None. The layout is 8 bytes of length, then that much JSON."""
+    """The `header` that `serialise` was given, or None. A file begins with 8 bytes of length, then that much JSON."""
     length = int.from_bytes(data[:8], "little")
     try:
         about = json.loads(data[8 : 8 + length])["__metadata__"][HEADER_KEY]
@@ -217,9 +211,9 @@ def fingerprint(weights: bytes) -> str:
 
 
 def write(path: Path, *, weights: bytes, config: str, card: str) -> None:
-    """Write the three files beside their places, then rename them, config.json last.
+    """Write the three files beside their final paths, then rename them, config.json last.
 
-    Renaming takes an instant; whoever reads in between finds a fingerprint that does not match, and not another model.
+    A reader between two renames finds a fingerprint that does not match, never a mixture of two models.
 
     Raises:
         InputError: the folder cannot be made or written to.
@@ -239,7 +233,7 @@ def write(path: Path, *, weights: bytes, config: str, card: str) -> None:
 
 
 def card(config: ModelConfig, parameters: int, dim: int, fingerprint: str) -> str:
-    """The model card, Markdown with the Hub's front matter; `dim` numbers has a vector of the model."""
+    """Render the model card: Markdown with the front matter of the Hub. `dim` is the length of the model's vectors."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     templates = Environment(
@@ -261,16 +255,16 @@ def card(config: ModelConfig, parameters: int, dim: int, fingerprint: str) -> st
     )
 
 
-# Tensors out of a model folder's safetensors file, into a network, and back.
+# Weights
 
 
 def read(path: Path, expected: str, header: str) -> dict[str, Tensor]:
-    """The tensors of a safetensors file.
+    """Read the tensors of a safetensors file.
 
     Args:
-        path: the file.
-        expected: its SHA-256 by config.json.
-        header: what config.json says of network and preprocessing.
+        path: of the file.
+        expected: its SHA-256 according to config.json.
+        header: network and preprocessing according to config.json.
 
     Raises:
         InputError: damaged, cut short, or not the file that config.json was written with.
@@ -290,8 +284,7 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Copy stored tensors into a network of the same names and shapes.
 
     Raises:
-        InputError: a tensor is missing, unknown, of another shape or kind of number, or holds numbers that are not
-            finite; the first such is named.
+        InputError: a tensor is missing, unknown, of another shape or dtype, or not finite; the first one is named.
     """
     own = network.state_dict()
     for name in sorted(own.keys() | tensors.keys()):
@@ -315,12 +308,12 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def serialise(state: Mapping[str, Tensor], dtype: torch.dtype, header: str) -> bytes:
-    """A state dict as the bytes of a safetensors file: floating numbers as `dtype`, the rest as they are.
+    """Convert a state dict to the bytes of a safetensors file: floating-point tensors as `dtype`, others unchanged.
 
-    The same numbers give the same bytes (one header key only: the format keeps several in no order).
+    The same numbers give the same bytes. (There is one metadata key only, since the format keeps several in no order.)
 
     Raises:
-        InputError: a number that is not finite once it is `dtype`.
+        InputError: a number that is not finite as `dtype`.
     """
     import safetensors.torch
 
@@ -335,25 +328,30 @@ def serialise(state: Mapping[str, Tensor], dtype: torch.dtype, header: str) -> b
     return safetensors.torch.save(tensors, {HEADER_KEY: header})
 
 
-# What a model folder says of its model; all that can be known without loading the network.
+# The configuration
 
 Precision = Literal["float32", "float16"]
 
 
 class ModelConfig(Section):
-    """What a network is, how pictures are put before it, and what its outputs mean.
+    """The network of a model, its preprocessing, and the meaning of its outputs: config.json.
 
-    With a `head` the outputs are embeddings, and the classes those that they were trained on, by `protocol`.
-    `start` says what the weights were trained on before, if anything. `precision` is how the weights are stored; in
-    memory they are float32. `temperature` divides the logits before the softmax; where the validation
-    images could not tell it, it is 1, and `temperature_remark` says why. `match_threshold` is the cosine of two
-    vectors from which on their images may be called one class, at 1 % false matches among images like the validation
-    images (or a protocol's test images), and more among others; None where it was not measured.
-    `unknown_threshold` is the probability of the likeliest class below which the answer is better "unknown": one image
-    in ten of the classes it knows lies below it; None: it always has an answer. Of `dataset` and its `remark`, see
-    `Catalog`. `crop_boxes` says whether it saw images cut to their boxes;
-    `val_fraction` and `split_seed` which it was not trained on, where the data name no val split; None in folders that
-    do not know.
+    Attributes:
+        name, options, head: see `create_model`. With a head the outputs are embeddings, and the classes are those of
+            the training, chosen by `protocol`.
+        start: what the weights were trained on before, or "".
+        image_size, crop_mode, mean, std: preprocessing; see `lookalike.image.decode` and `Normalize`.
+        class_names, class_ids: in the order of the logits.
+        dataset, remark: of the training; see `Catalog`.
+        crop_boxes: whether the network was trained on images that were cropped to their boxes.
+        temperature: divides the logits before the softmax. If the validation images do not determine it, it is 1, and
+            `temperature_remark` is the reason.
+        match_threshold: cosine of two vectors from which their images are called one class, at 1 % false matches among
+            images like the validation images (or the test images of a protocol); None if it was not measured.
+        unknown_threshold: a prediction of a smaller probability is called unknown, which happens to one in ten images
+            of the known classes; None: never.
+        val_fraction, split_seed: which images were not trained on, if the data name no val split; None: not recorded.
+        precision: of the stored weights; in memory they are float32.
     """
 
     format: Literal[1] = 1
@@ -390,27 +388,27 @@ class ModelConfig(Section):
         return len(self.class_names)
 
     def is_unknown(self, probability: float) -> bool:
-        """Whether a picture whose likeliest class has this probability is better called unknown."""
+        """Whether a prediction with this probability of the most probable class is called unknown."""
         return self.unknown_threshold is not None and probability < self.unknown_threshold
 
     def classes_in(self, ids: Sequence[str], names: Sequence[str]) -> list[str]:
-        """Names of those classes, given by id and name, that the network was trained on."""
+        """The names of the given classes, by id and name, that the network was trained on."""
         known = set(zip(self.class_ids, self.class_names, strict=True))
         return [name for mark, name in zip(ids, names, strict=True) if (mark, name) in known]
 
     def of_vectors(self) -> str:
-        """JSON of the fields that an embedding depends on; stored beside the weights, and so in their fingerprint."""
+        """JSON of the fields that vectors depend on. Stored with the weights, it is part of the fingerprint."""
         fields = {"name", "options", "image_size", "mean", "std"}
         if self.head:
             fields.add("head")
-        if self.crop_mode != "center":  # folders from before there was a choice say nothing of it
+        if self.crop_mode != "center":  # older folders do not have the field
             fields.add("crop_mode")
-        without = {"head": {"projection"}} if self.head and not self.head.projection else None  # likewise
+        without = {"head": {"projection"}} if self.head and not self.head.projection else None  # as above
         return self.model_dump_json(include=fields, exclude=without)
 
 
 def describe(name: str | Path) -> tuple[ModelConfig, str]:
-    """What the model in a folder, on the Hub or in the package is, and its fingerprint; the weights are checked by it.
+    """Read the configuration and fingerprint of a model without loading its network; the weights are checked.
 
     Raises:
         InputError: as `ImageModel.from_pretrained`, as far as it can be seen without loading the network.

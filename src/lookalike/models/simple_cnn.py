@@ -1,4 +1,4 @@
-"""The brief's shallow, heavily regularised CNN (task 1) as it was: eight 3x3 convolutions, two wide dense layers."""
+"""A shallow, heavily regularised CNN: eight 3x3 convolutions and two wide dense layers."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ POOL_AFTER = frozenset({0, 1, 3, 5, 7})  # 64 -> 32 -> 16 -> 8 -> 4 -> 2
 class SimpleCNN(nn.Module):
     """Convolutions 32-64-128-128-256-256-512-512, batch norm, max-pooling; dense 4096 and 2048 with dropout.
 
-    The brief gives the widths, the norm, the pooling and the dropout, not where the pooling stands: here after the
-    first, second, fourth, sixth and eighth convolution. Its L2 penalty on every layer is the recipe's
-    `optimizer.weight_decay` with `decay_all: true`. Other image sizes than 64 are average-pooled to the 2x2 map the
-    dense layers expect.
+    Max-pooling follows the first, second, fourth, sixth and eighth convolution. For an L2 penalty on every layer, use
+    `optimizer.weight_decay` with `decay_all: true`. For image sizes other than 64, maps are average-pooled to the 2x2
+    that the dense layers expect.
 
     Args:
         num_classes: outputs of the classifier.
@@ -53,7 +52,7 @@ class SimpleCNN(nn.Module):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
 
     def drop_classifier(self) -> None:
-        """Leave the convolutions alone."""
+        """Keep only the convolutions."""
         del self.pool, self.dense, self.head
 
     def forward_features(self, x: Tensor) -> Tensor:

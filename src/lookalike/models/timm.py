@@ -1,4 +1,4 @@
-"""Any backbone of timm (https://github.com/huggingface/pytorch-image-models) as one of our networks; an extra."""
+"""Backbones of timm (https://github.com/huggingface/pytorch-image-models); an optional dependency."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from torch import Tensor, nn
 from lookalike.errors import InputError, nearest
 from lookalike.extras import missing
 
-# Ways in which timm would read a pickle, or a model that its name does not say.
+# Options by which timm would read a pickle, or create another model than its name says.
 REFUSED = frozenset({"checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "num_classes"})
 
 
 class TimmNetwork(nn.Module):
-    """A timm model with the outputs that `build` promises.
+    """A timm model with the interface that `create_model` describes.
 
     Args:
         name: as timm knows it, such as "convnext_atto" or "resnet18.a1_in1k".
         num_classes: outputs of the classifier.
-        pretrained: start from timm's own weights, downloaded, rather than from random ones.
+        pretrained: start from weights of timm, which are downloaded, instead of random ones.
         options: keyword arguments of `timm.create_model`.
 
     Raises:
@@ -51,7 +51,7 @@ class TimmNetwork(nn.Module):
         return self.network.get_classifier()  # type: ignore[no-any-return]
 
     def drop_classifier(self) -> None:
-        """Leave the backbone alone."""
+        """Keep only the backbone."""
         self.network.reset_classifier(0)
 
     def forward_features(self, x: Tensor) -> Tensor:
