@@ -120,7 +120,7 @@ def test_a_model_with_a_projection_says_how_long_its_vectors_are(tmp_path: Path)
     channels = again.network.num_features
     assert again.embed(pictures).shape == again.logits(pictures).shape == (3, channels)
     assert again.embedding_dim == channels != 9
-    assert f"an image into {channels} numbers" in (tmp_path / "README.md").read_text()
+    assert f"a vector of {channels} numbers" in (tmp_path / "README.md").read_text()
     assert TorchRuntime(again).dim == channels
     assert "projection" not in pretrained(head=Head(dim=9)).config.of_vectors()  # folders of before it was there
 
