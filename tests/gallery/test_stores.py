@@ -352,7 +352,13 @@ def test_no_answers_cannot_be_asked_for(store: Store, k: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "queries", [units(2, DIM + 1), np.full((1, DIM), np.nan, np.float32), np.full((1, DIM), np.inf, np.float32)]
+    "queries",
+    [
+        units(2, DIM + 1),
+        2 * units(1),
+        np.full((1, DIM), np.nan, np.float32),
+        np.full((1, DIM), np.inf, np.float32),
+    ],
 )
 def test_a_wrong_query_is_refused(store: Store, queries: NDArray[np.float32]) -> None:
     store.add(new_rows(units(3)))
