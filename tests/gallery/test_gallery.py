@@ -20,7 +20,7 @@ import lookalike
 from lookalike.errors import InputError
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.query import QueryVector
-from lookalike.gallery.store.base import SearchResult
+from lookalike.gallery.store.base import Hit, SearchResult
 from small_gallery import album, model_folder, picture, rows
 
 DIM = 32
@@ -385,3 +385,55 @@ def test_a_picture_that_has_no_file_is_found_as_well(gallery: Gallery, photos: P
     file = io.BytesIO()
     Image.open(photos / "emu" / "3.png").save(file, "BMP")
     assert names(gallery.search(file.getvalue(), k=1)) == ["emu/3.png"]
+
+
+# Results in a program and in a notebook
+
+
+def test_a_result_is_a_sequence_of_hits(gallery: Gallery) -> None:
+    result = gallery.search(1, k=3)
+    assert [result[0], *result[1:]] == list(result) == result.hits
+    assert (len(result), result[0] in result, result.threshold) == (3, True, None)
+    first = result[0]
+    assert first == Hit.of(gallery.store.get([first.id])[0], first.score)  # type: ignore[arg-type]
+    assert first.path in repr(result)
+
+
+def test_a_notebook_shows_hits_with_thumbnails(filled: Path) -> None:
+    with Gallery.open(filled) as gallery:
+        result = gallery.search(1, k=3)
+        shown = result._repr_html_()
+        assert str(filled) in gallery._repr_html_()
+    assert shown.count("<img") == 3
+    assert all(f"{hit.score:.3f}" in shown and f"<b>{hit.label}</b>" in shown for hit in result)
+    assert result._repr_html_().count("<img") == 0, "the gallery is closed"
+    odd = SearchResult([replace(result[0], label="<b>", path='a"<i>.png')], True)._repr_html_()
+    assert "<i>" not in odd
+    assert "<b><b>" not in odd
+
+
+def test_vectors_are_given_by_id(gallery: Gallery) -> None:
+    vectors = gallery.vectors([3, 1])
+    assert (vectors.shape, vectors.dtype) == ((2, DIM), np.float32)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3)
+    np.testing.assert_array_equal(vectors[1], gallery.vectors([1])[0])
+    with pytest.raises(InputError, match="99"):
+        gallery.vectors([99])
+
+
+def test_items_as_a_pandas_table(own: Gallery) -> None:
+    pytest.importorskip("pandas")
+    own.update([1], metadata={"year": 2012})
+    table = own.to_pandas()
+    assert list(table.index) == [item.id for item in own.store.rows()]
+    assert table.loc[1, "path"] == own.store.get([1])[0].path  # type: ignore[union-attr]
+    assert (table.loc[1, "metadata.year"], table["label"].nunique()) == (2012, 3)
+    own.remove(list(table.index))
+    assert len(own.to_pandas()) == 0
+
+
+def test_without_pandas_its_name_is_said(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(InputError, match="pandas") as refused:
+        gallery.to_pandas()
+    assert "[pandas]" in refused.value.remedy

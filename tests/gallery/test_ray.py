@@ -182,7 +182,7 @@ def test_shards_are_written_once_and_fill_a_gallery(
         done = write_shards(loaded, [photos], shards, location=str(model), cluster=cluster)
         assert (done.added, done.skipped, done.failed) == (12, 0, 1)
         assert len(list(shards.glob("*.parquet"))) == done.files >= 2
-        assert "broken.jpg" in json.loads((shards / "rejected.jsonl").read_text())["path"]
+        assert "broken.jpg" in json.loads((shards / "_failed.jsonl").read_text())["path"]
         before = {file.name: file.stat().st_mtime_ns for file in shards.glob("*.parquet")}
         (photos / "dog" / "0.png").write_bytes(encoded(77))  # changed
         (photos / "dog" / "new.png").write_bytes(encoded(78))

@@ -3,7 +3,7 @@
 Each file has the format of `lookalike.gallery.export` and is complete or absent. Its name is derived from its content,
 so that work that is done twice leaves one file, and begins with the number of the run, so that items of changed images
 come after those that they replace. Images that are in the folder already are skipped. Files that cannot be read are
-listed in `rejected.jsonl`.
+listed in `_failed.jsonl`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from lookalike.models.runtime import TorchRuntime
 if TYPE_CHECKING:
     from lookalike.models.pretrained import ImageModel
 
-FAILED_FILES = "rejected.jsonl"
+FAILED_FILES = "_failed.jsonl"  # readers of the folder as one data set skip names that begin with "_"
 SHARD = re.compile(r"part-(\d{6,})-[0-9a-f]+\.parquet")
 SHARD_ITEMS = 1024  # in a file that this machine writes
 

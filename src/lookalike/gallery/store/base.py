@@ -209,7 +209,7 @@ class SearchResult(Sequence[Hit]):
     def _image_of(self, hit: Hit) -> bytes:
         try:
             return (self.thumbnail(hit.id) if self.thumbnail is not None else None) or b""
-        except InputError:  # the gallery is closed
+        except Exception:  # the gallery is closed: show the hits without thumbnails
             return b""
 
 
