@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import json
 import zipfile
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
+
+from image_factory import encoded, noise
 
 WNIDS = ("n01443537", "n02124075", "n04067472")
 WORDS = ("goldfish", "Egyptian cat", "reel")
 
 
 def jpeg(seed: int) -> bytes:
-    """A picture of 8 × 8 pixels, of random colours."""
-    file = io.BytesIO()
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(file, "JPEG")
-    return file.getvalue()
+    """An image of 8 × 8 pixels, of random colours."""
+    return encoded(noise(8, 8, seed), "JPEG")
 
 
 def tiny_imagenet(home: Path) -> Path:

@@ -16,6 +16,7 @@ from scipy.io import loadmat, savemat
 from typer.testing import CliRunner
 
 from faulty_server import Page, Site, serving
+from image_factory import encoded, noise
 from lookalike.cli.main import app
 from lookalike.data import cars196, check
 from lookalike.data.cars196 import classes, is_cars196, label_of, read_cars196
@@ -36,10 +37,7 @@ FIELDS = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2", "class")
 
 
 def jpeg(seed: int, width: int = 16, height: int = 12) -> bytes:
-    file = io.BytesIO()
-    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(file, "JPEG")
-    return file.getvalue()
+    return encoded(noise(height, width, seed), "JPEG")
 
 
 def write(place: Path, data: bytes) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 import zipfile
@@ -13,21 +12,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from image_factory import drawn, encoded
 from lookalike.data import check as checks
 from lookalike.data.catalog import UNLABELLED, Catalog, Row, Split
 from lookalike.data.check import CheckReport, check
 from lookalike.data.image_folder import read_folder
 from lookalike.data.registry import differences
-from lookalike.data.synthetic import CLASS_NAMES, render
 from lookalike.data.tiny_imagenet import CLASSES, COUNTS, read_tiny_imagenet
 
 WNIDS = ("n01443537", "n02124075", "n04067472")
 
 
 def picture(seed: int, size: int = 16, kind: str = "PNG") -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(render(CLASS_NAMES[seed % 24], np.random.default_rng(seed), size)).save(file, kind)
-    return file.getvalue()
+    return encoded(drawn(seed, size), kind)
 
 
 @pytest.fixture

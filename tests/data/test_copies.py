@@ -9,12 +9,12 @@ import zipfile
 from collections import Counter, defaultdict
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from image_factory import noise
 from lookalike.data import copies as module
 from lookalike.data.catalog import Catalog, Row
 from lookalike.data.copies import Leak, leak, same_bytes
@@ -25,7 +25,7 @@ from lookalike.data.tables import read_table
 
 def picture(path: Path, seed: int, side: int = 12) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8)).save(path)
+    Image.fromarray(noise(side, side, seed)).save(path)
     return path
 
 

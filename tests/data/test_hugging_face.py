@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
+from image_factory import drawn, encoded
 from lookalike.data.hugging_face import Copy, shards_at, unpack
 from lookalike.data.image_folder import read_folder
-from lookalike.data.synthetic import CLASS_NAMES, render
 from lookalike.data.tiny_imagenet import CLASSES, read_tiny_imagenet
 from lookalike.errors import InputError
 from lookalike.image import FORMATS, decode
@@ -26,9 +24,7 @@ STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
 def picture(seed: int, kind: str = "PNG") -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(render(CLASS_NAMES[seed % 24], np.random.default_rng(seed), 16)).save(file, kind)
-    return file.getvalue()
+    return encoded(drawn(seed), kind)
 
 
 def metadata(names: Any, image: str = "image", label: str = "label") -> dict[str, str]:

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from image_factory import drawn, encoded
 from lookalike.data import pack as packs
 from lookalike.data.catalog import UNLABELLED, Catalog, Row
 from lookalike.data.image_folder import read_folder
@@ -33,19 +34,17 @@ CLASSES = {"cat": "beetle-plain", "dog": "pot-handled", "owl": "robot-flying"}  
 
 
 def png(name: str, seed: int, size: int = 24) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(render(name, np.random.default_rng(seed), size)).save(file, "PNG")
-    return file.getvalue()
+    return encoded(drawn(seed, size, name))
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     """Class folders with four pictures each, of different sizes."""
     home = tmp_path / "pictures"
-    for name, drawn in CLASSES.items():
+    for name, class_name in CLASSES.items():
         (home / name).mkdir(parents=True)
         for number in range(4):
-            (home / name / f"{number}.png").write_bytes(png(drawn, number, 20 + 4 * number))
+            (home / name / f"{number}.png").write_bytes(png(class_name, number, 20 + 4 * number))
     return home
 
 

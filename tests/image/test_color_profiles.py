@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import struct
 import subprocess
 import sys
@@ -11,11 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from image_factory import encoded, noise
 from lookalike.image import decode
 from lookalike.image.color_profiles import to_srgb
 
 XYZ = {"R": (0.61, 0.31, 0.02), "G": (0.2, 0.63, 0.07), "B": (0.15, 0.06, 0.74)}  # of Adobe RGB (1998), adapted to D50
-NOISE = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+NOISE = noise(24, 32)
 
 
 def tag_xyz(values: tuple[float, float, float]) -> bytes:
@@ -43,11 +43,9 @@ def profile(name: str = "Wide", gamma: float = 2.2, space: bytes = b"RGB ") -> b
     return head.ljust(128, b"\0") + body
 
 
-def encoded(image: Image.Image, kind: str, icc: bytes | None) -> bytes:
-    file = io.BytesIO()
+def with_profile(image: Image.Image, kind: str, icc: bytes | None) -> bytes:
     options = {"lossless": True} if kind == "WEBP" else {"quality": 95, "subsampling": 0} if kind == "JPEG" else {}
-    image.save(file, kind, icc_profile=icc, **options)
-    return file.getvalue()
+    return encoded(image, kind, icc_profile=icc, **options)
 
 
 def by_hand(pixels: np.ndarray, gamma: float = 2.2) -> np.ndarray:
@@ -60,8 +58,8 @@ def by_hand(pixels: np.ndarray, gamma: float = 2.2) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
 def test_colours_with_a_profile_become_srgb(kind: str) -> None:
-    plain = decode(encoded(Image.fromarray(NOISE), kind, None))
-    converted = decode(encoded(Image.fromarray(NOISE), kind, profile()))
+    plain = decode(with_profile(Image.fromarray(NOISE), kind, None))
+    converted = decode(with_profile(Image.fromarray(NOISE), kind, profile()))
     assert np.abs(converted.astype(int) - plain.astype(int)).max() > 20
     np.testing.assert_allclose(converted, by_hand(plain), atol=3)
 
@@ -69,35 +67,35 @@ def test_colours_with_a_profile_become_srgb(kind: str) -> None:
 def test_the_profile_of_srgb_changes_nothing() -> None:
     icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     for one in (icc, profile("sRGB IEC61966-2.1", 1.0)):
-        np.testing.assert_array_equal(decode(encoded(Image.fromarray(NOISE), "PNG", one)), NOISE)
+        np.testing.assert_array_equal(decode(with_profile(Image.fromarray(NOISE), "PNG", one)), NOISE)
 
 
 def test_gray_with_a_profile() -> None:
     gray = Image.fromarray(NOISE[:, :, 0])
-    decoded = decode(encoded(gray, "PNG", profile("Dot gain", 1.0, b"GRAY")))
+    decoded = decode(with_profile(gray, "PNG", profile("Dot gain", 1.0, b"GRAY")))
     np.testing.assert_array_equal(decoded[..., 0], decoded[..., 2])
     linear = NOISE[:, :, 0] / 255
     curve = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
     np.testing.assert_allclose(decoded[..., 0], 255 * curve, atol=10)  # LittleCMS is rough near black
-    of_colours = decode(encoded(gray, "PNG", profile()))  # of gray pixels with a profile of RGB
+    of_colours = decode(with_profile(gray, "PNG", profile()))  # of gray pixels with a profile of RGB
     np.testing.assert_allclose(of_colours, by_hand(np.stack([NOISE[:, :, 0]] * 3, axis=2)), atol=3)
 
 
 def test_transparency_and_palettes_keep_their_profile() -> None:
     image = Image.fromarray(NOISE).convert("RGBA")
     image.putalpha(Image.fromarray(np.where(np.arange(24 * 32).reshape(24, 32) < 64, 0, 255).astype(np.uint8)))
-    decoded = decode(encoded(image, "PNG", profile()))
+    decoded = decode(with_profile(image, "PNG", profile()))
     assert (decoded[:2] == 255).all()
     np.testing.assert_allclose(decoded[2:], by_hand(NOISE)[2:], atol=3)
     palette = Image.fromarray(NOISE).quantize(16)
     expected = by_hand(np.asarray(palette.convert("RGB")))
-    np.testing.assert_allclose(decode(encoded(palette, "PNG", profile())), expected, atol=3)
+    np.testing.assert_allclose(decode(with_profile(palette, "PNG", profile())), expected, atol=3)
 
 
 def test_a_broken_profile_says_nothing_about_the_picture() -> None:
     whole = profile()
     for icc in (b"no profile", whole[:200], whole[:132] + b"\xff" * 300, whole.replace(b"RGB ", b"CMYK", 1)):
-        np.testing.assert_array_equal(decode(encoded(Image.fromarray(NOISE), "PNG", icc)), NOISE)
+        np.testing.assert_array_equal(decode(with_profile(Image.fromarray(NOISE), "PNG", icc)), NOISE)
 
 
 def test_a_profile_of_cmyk_is_used() -> None:
@@ -108,7 +106,7 @@ def test_a_profile_of_cmyk_is_used() -> None:
     made = to_srgb(inks)
     assert made.mode == "RGB"
     for kind in ("JPEG", "TIFF"):
-        pixel = decode(encoded(inks, kind, icc))[4, 4].astype(int)
+        pixel = decode(with_profile(inks, kind, icc))[4, 4].astype(int)
         np.testing.assert_allclose(pixel, made.getpixel((4, 4)), atol=3)
         np.testing.assert_allclose(pixel, (255, 255, 255), atol=3)
 
@@ -135,13 +133,13 @@ def cmyk_profile() -> bytes:
 def test_deep_gray_keeps_its_profile() -> None:
     deep = Image.fromarray(NOISE[:, :, 0].astype(np.uint16) * 257)
     icc = profile("Linear", 1.0, b"GRAY")
-    shallow = decode(encoded(Image.fromarray(NOISE[:, :, 0]), "TIFF", icc))
-    np.testing.assert_array_equal(decode(encoded(deep, "TIFF", icc)), shallow)
+    shallow = decode(with_profile(Image.fromarray(NOISE[:, :, 0]), "TIFF", icc))
+    np.testing.assert_array_equal(decode(with_profile(deep, "TIFF", icc)), shallow)
 
 
 def test_lab_becomes_srgb() -> None:
     gray = Image.new("LAB", (8, 8), (128, 128, 128))
-    np.testing.assert_allclose(decode(encoded(gray, "TIFF", None))[4, 4], (119, 119, 119), atol=3)
+    np.testing.assert_allclose(decode(with_profile(gray, "TIFF", None))[4, 4], (119, 119, 119), atol=3)
 
 
 def test_what_converts_colours_is_loaded_when_it_is_needed() -> None:

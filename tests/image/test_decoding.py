@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import subprocess
 import sys
 import zlib
@@ -14,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from image_factory import encoded
 from lookalike.errors import InputError
 from lookalike.image import decode
 from lookalike.image import decoding as image_module
@@ -26,12 +26,6 @@ def smooth(height: int, width: int) -> np.ndarray:
     """A picture without detail: red grows downwards, green to the right."""
     y, x = np.mgrid[0:height, 0:width]
     return np.stack([y * 255 / (height - 1), x * 255 / (width - 1), np.full_like(y, 64)], axis=-1).astype(np.uint8)
-
-
-def encoded(image: Image.Image | np.ndarray, kind: str = "PNG", **options: Any) -> bytes:
-    file = io.BytesIO()
-    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(file, kind, **options)
-    return file.getvalue()
 
 
 def test_a_picture_of_the_right_size_is_not_touched() -> None:
