@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -64,7 +65,7 @@ def stop_after(step: int) -> Any:
     return on_record
 
 
-@pytest.mark.parametrize("step", [1, 4, 5, 7, STEPS - 1, STEPS])
+@pytest.mark.parametrize("step", [1, 5, STEPS])
 def test_stopped_and_resumed_is_bit_identical(
     step: int, packs: tuple[Pack, Pack], unbroken: tuple[Run, Trained], root: Path
 ) -> None:
@@ -172,13 +173,15 @@ def _both(packs: tuple[Pack, Pack]) -> Any:
     return Catalog(table, first.root, first.class_names, first.class_ids, first.name, first.container, first.remark)
 
 
+EASY = ("training.epochs=12", "training.evaluate_every=4", "training.ema_decay=0", "training.label_smoothing=0")
+
+
 def test_it_learns(packs: tuple[Pack, Pack], root: Path) -> None:
-    run = a_run(
-        root, "learns", "training.epochs=24", "training.ema_decay=0", "data.augment.cutmix=0", "model.options.width=16"
-    )
-    trained = go(run, (packs[0], packs[0]))  # ten pictures a class are enough to know these, not to know others
+    plain = ("model.name=resnet18", "model.options={stem: patch, width: 8}", "training.resolution=[]")
+    run = a_run(root, "learns", *plain, *EASY, "data.augment={crop: none}", "optimizer={name: adamw, lr: 0.005}")
+    trained = go(run, (packs[0], packs[0]))  # ten images a class are enough to know these, not to know others
     losses = [r["loss"] for r in run.history() if r["kind"] == "train"]
-    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+    assert sum(losses[-5:]) < 0.85 * sum(losses[:5])
     assert trained.state.best_score > 3 / 24  # three times chance
 
 
@@ -194,10 +197,10 @@ def test_accumulated_batches_move_like_whole_ones(packs: tuple[Pack, Pack], root
 
 
 def test_early_stopping_keeps_the_best(packs: tuple[Pack, Pack], root: Path) -> None:
-    run = a_run(root, "early", "training.epochs=30", "training.patience=2", "optimizer.lr=1e-9", "training.ema_decay=0")
+    run = a_run(root, "early", "training.epochs=12", "training.patience=2", "optimizer.lr=1e-9", "training.ema_decay=0")
     trained = go(run, packs)
     assert trained.state.stopped_early
-    assert trained.state.step < 150
+    assert trained.state.step < 60
     best = checkpoint.load_best(run.checkpoint_dir)
     assert all(torch.equal(tensor, best[name]) for name, tensor in trained.network.state_dict().items())
     again = go(run, packs)
@@ -217,19 +220,23 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
         assert all(torch.isfinite(tensor).all() for tensor in weights.values())
 
 
-def test_another_state_of_the_data_is_refused(packs: tuple[Pack, Pack], root: Path) -> None:
-    run = a_run(root, "other")
+@pytest.fixture(scope="module")
+def stopped(packs: tuple[Pack, Pack], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run that was stopped after its second step; tests work on copies."""
+    run = a_run(tmp_path_factory.mktemp("stopped"), "run")
     with pytest.raises(KeyboardInterrupt):
         go(run, packs, stop_after(2))
+    return run
+
+
+def test_another_state_of_the_data_is_refused(packs: tuple[Pack, Pack], stopped: Run) -> None:
     with pytest.raises(InputError, match=r"last\.pt.*--data"):
-        train(run, init_distributed("cpu"), packs[1], packs[1])
+        train(stopped, init_distributed("cpu"), packs[1], packs[1])
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "garbage", "other network"])
-def test_a_damaged_checkpoint_is_named(damage: str, packs: tuple[Pack, Pack], root: Path) -> None:
-    run = a_run(root, "damaged")
-    with pytest.raises(KeyboardInterrupt):
-        go(run, packs, stop_after(1))
+def test_a_damaged_checkpoint_is_named(damage: str, packs: tuple[Pack, Pack], stopped: Run, root: Path) -> None:
+    run = Run(Path(shutil.copytree(stopped.path, root / "damaged")))
     path = run.checkpoint_dir / "last.pt"
     content = path.read_bytes()
     if damage == "other network":
@@ -269,10 +276,8 @@ def test_the_generator_of_pytorch_does_not_matter_for_the_start(packs: tuple[Pac
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
 
-def test_times_add_up_over_sittings(packs: tuple[Pack, Pack], root: Path) -> None:
-    run = a_run(root, "times")
-    with pytest.raises(KeyboardInterrupt):
-        go(run, packs, stop_after(5))
+def test_times_add_up_over_sessions(packs: tuple[Pack, Pack], stopped: Run, root: Path) -> None:
+    run = Run(Path(shutil.copytree(stopped.path, root / "times")))
     first = torch.load(run.checkpoint_dir / "last.pt", weights_only=True)["state"]["seconds"]
     start = time.perf_counter()
     trained = go(run, packs)

@@ -31,9 +31,9 @@ data:
 model: {name: cubs_resnet_2, options: {stem: small, width: 8, features: 32, tokens: 8}, head: {dim: 16}}
 loss: {name: multi_similarity}
 optimizer: {name: adamw, lr: 0.003}
-training: {epochs: 3, batch_size: 24, evaluate_every: 3, checkpoint_seconds: 1000, precision: float32}
+training: {epochs: 2, batch_size: 24, evaluate_every: 2, checkpoint_seconds: 1000, precision: float32}
 """
-STEPS = 15  # 3 epochs of 120 pictures
+STEPS = 10  # 2 epochs of 120 images
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def patterns(seed: int, folder: Path) -> Pack:
 
 
 def test_recall_rises_with_training_on_classes_never_seen(root: Path, tmp_path: Path) -> None:
-    changes = ["training.epochs=12", "data.augment={crop: none, flip: 0}"]
+    changes = ["training.epochs=12", "training.evaluate_every=4", "data.augment={crop: none, flip: 0}"]
     run, trained = go(root, "long", (patterns(0, tmp_path / "0"), patterns(1, tmp_path / "1")), *changes)
     first, *_, last = (record["recall_at_1"] for record in evaluations(run))
     assert last > first + 0.1
@@ -93,7 +93,7 @@ LOSSES = {
 def test_stopped_and_resumed_is_bit_identical(changes: list[str], sides: tuple[Pack, Pack], root: Path) -> None:
     def stop(record: dict[str, Any], total: int) -> None:
         assert total == STEPS
-        if (record["kind"], record["step"]) == ("train", 7):
+        if (record["kind"], record["step"]) == ("train", 6):
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
