@@ -1,4 +1,4 @@
-"""Engines say what the model says, whatever runs it; ONNX Runtime's file is made once and not trusted blindly."""
+"""Runtimes agree with the model; the file of ONNX Runtime is exported once, and checked each time."""
 
 from __future__ import annotations
 
@@ -41,22 +41,30 @@ def model_of(head: Head | None = None, **about: Any) -> ImageModel:
 
 
 @pytest.fixture(scope="module")
-def pictures() -> NDArray[np.uint8]:
+def images() -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3), np.uint8)
 
 
-def engine(kind: str, model: ImageModel, cache: Path) -> Runtime:
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder of exported files: models of the same weights share a file."""
+    return tmp_path_factory.mktemp("onnx")
+
+
+def runtime(kind: str, model: ImageModel, cache: Path) -> Runtime:
     return create_runtime(model, "onnx" if kind == "onnx" else "torch", threads=1, cache=cache)
 
 
 @pytest.mark.parametrize("kind", ["onnx", "torch"])
-def test_it_says_what_the_model_says(kind: str, pictures: NDArray[np.uint8], tmp_path: Path) -> None:
+def test_it_gives_what_the_model_gives(kind: str, images: NDArray[np.uint8], cache: Path) -> None:
     model = model_of(dataset="pets")
-    made = engine(kind, model, tmp_path)
-    found = made.run(pictures)
+    made = runtime(kind, model, cache)
+    found = made.run(images)
     assert found.logits is not None
-    np.testing.assert_allclose(found.logits, model.logits(pictures), atol=1e-4)
-    np.testing.assert_allclose(found.vectors, model.embed(pictures), atol=1e-5)
+    np.testing.assert_allclose(found.logits, model.logits(images), atol=1e-4)
+    np.testing.assert_allclose(found.vectors, model.embed(images), atol=1e-5)
+    assert (found.vectors * model.embed(images)).sum(1).min() >= 0.9999
+    np.testing.assert_array_equal(made.embed(images), found.vectors)
     assert (made.fingerprint, made.size, made.crop_mode, made.dim) == (model.fingerprint, 32, "squash", 64)
     assert (made.class_names, made.class_ids) == (("cat", "dog", "emu"), ("c", "d", "e"))
     assert (made.temperature, made.unknown_threshold) == (1.5, 0.4)
@@ -65,18 +73,18 @@ def test_it_says_what_the_model_says(kind: str, pictures: NDArray[np.uint8], tmp
 
 
 @pytest.mark.parametrize("kind", ["onnx", "torch"])
-def test_a_model_of_embeddings_has_no_classes(kind: str, pictures: NDArray[np.uint8], tmp_path: Path) -> None:
+def test_an_embedding_model_has_no_classes(kind: str, images: NDArray[np.uint8], cache: Path) -> None:
     model = model_of(Head(dim=12))
-    made = engine(kind, model, tmp_path)
-    found = made.run(pictures)
+    made = runtime(kind, model, cache)
+    found = made.run(images)
     assert found.logits is None
     assert made.class_names == ()
     assert made.dim == 12
-    np.testing.assert_allclose(found.vectors, model.embed(pictures), atol=1e-5)
+    np.testing.assert_allclose(found.vectors, model.embed(images), atol=1e-5)
 
 
 def test_the_file_is_made_once_and_made_again_when_it_is_damaged(
-    pictures: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    images: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from lookalike.models import export as exporting
 
@@ -92,7 +100,7 @@ def test_the_file_is_made_once_and_made_again_when_it_is_damaged(
     made[0].write_bytes(data)
     again = OnnxRuntime(model, 1, tmp_path)
     assert len(made) == 2
-    np.testing.assert_allclose(again.run(pictures).vectors, model.embed(pictures), atol=1e-5)
+    np.testing.assert_allclose(again.run(images).vectors, model.embed(images), atol=1e-5)
     assert sorted(file.suffix for file in tmp_path.iterdir()) == [".onnx", ".sha256"]
 
 
@@ -101,8 +109,8 @@ import sys
 from pathlib import Path
 import numpy as np
 from lookalike.models.runtime import create_runtime
-engine = create_runtime(sys.argv[1], "onnx", cache=Path(sys.argv[2]))
-print(engine.run(np.zeros((2, engine.size, engine.size, 3), np.uint8)).vectors.shape, "torch" in sys.modules)
+runtime = create_runtime(sys.argv[1], "onnx", cache=Path(sys.argv[2]))
+print(runtime.run(np.zeros((2, runtime.size, runtime.size, 3), np.uint8)).vectors.shape, "torch" in sys.modules)
 """
 
 
@@ -135,13 +143,13 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         OnnxRuntime(model_of(), 1, tmp_path / "file" / "onnx")
 
 
-def test_on_a_cpu_it_is_onnx_runtime(tmp_path: Path) -> None:
-    assert isinstance(create_runtime(model_of(), cache=tmp_path), OnnxRuntime)
+def test_on_a_cpu_it_is_onnx_runtime(cache: Path) -> None:
+    assert isinstance(create_runtime(model_of(), cache=cache), OnnxRuntime)
     assert isinstance(create_runtime(model_of(), "torch"), TorchRuntime)
 
 
-def test_what_is_closed_does_not_run(pictures: NDArray[np.uint8], tmp_path: Path) -> None:
-    made = OnnxRuntime(model_of(), 1, tmp_path)
+def test_a_closed_runtime_does_not_run(images: NDArray[np.uint8], cache: Path) -> None:
+    made = OnnxRuntime(model_of(), 1, cache)
     made.close()
     with pytest.raises(RuntimeError, match="closed"):
-        made.run(pictures)
+        made.run(images)
