@@ -775,7 +775,7 @@ def main() -> None:
     if "errors" in given.parts and "failing_calls" not in os.environ.get("LD_PRELOAD", ""):
         with_failing_calls(sys.argv)
     torch.set_num_threads(1)  # children are forked
-    for late in ("ingest", "transfer", "embedder", "store.approximate", "store.upkeep", "store.verify"):
+    for late in ("ingest", "export", "store.vector_search", "store.index_maintenance", "store.sqlite_check"):
         importlib.import_module(f"lookalike.gallery.{late}")  # now, and not in each child
     records = []
     for part in given.parts:
