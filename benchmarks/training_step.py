@@ -1,10 +1,11 @@
 """How much of the training loop's time is the model's own forward, backward and step.
 
-    python benchmarks/training_step.py [--model resnet18] [--size 64] [--rounds 5]
+    python benchmarks/training_step.py [--model resnet18] [--stem patch] [--size 64] [--rounds 5] [--precision both]
 
 The bare step works on one batch that never changes; the loop does everything a run does: reading, augmenting,
 resizing, schedule, logging. Both use the same network, batch size and precision, in one process, in turns, on made-up
-images of the size of Tiny ImageNet's.
+images of the size of Tiny ImageNet's. `--precision both` times the bare step in bf16 and in float32, in turns, beside
+what `training.precision: auto` would choose.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from lookalike.training.distributed import init_distributed
 from lookalike.training.loop import train
 from lookalike.training.malloc import keep_freed_memory
 from lookalike.training.objective import create_objective
+from lookalike.training.precision import choose_precision
 
 CLASSES = 200
 
@@ -47,11 +50,12 @@ def bare_step(recipe: Recipe, size: int) -> Any:
     """A function that does one forward, backward and step on a batch that stays the same."""
     network = create_objective(recipe, CLASSES).network.to(memory_format=torch.channels_last).train()
     optimizer = optim.make_optimizer(network, nn.Identity(), recipe.optimizer)
+    precision = choose_precision(recipe.training, network, size, init_distributed("cpu")).precision
     x = torch.randn(recipe.training.batch_size, 3, size, size).to(memory_format=torch.channels_last)
     y = torch.randint(0, CLASSES, (len(x),))
 
     def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.training.precision == "bf16"):
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             logits = network(x)
         F.cross_entropy(logits.float(), y, label_smoothing=recipe.training.label_smoothing).backward()
         optimizer.step()
@@ -60,31 +64,68 @@ def bare_step(recipe: Recipe, size: int) -> Any:
     return step
 
 
+def seconds_per_step(step: Callable[[], None], steps: int) -> float:
+    """Mean time of a step, after one that is not counted."""
+    with keep_freed_memory(torch.device("cpu")):  # as the loop does
+        step()
+        start = time.perf_counter()
+        for _ in range(steps):
+            step()
+        return (time.perf_counter() - start) / steps
+
+
+def compare_precisions(recipe: Recipe, size: int, rounds: int, steps: int) -> None:
+    """Time the bare step in both precisions and print the share of the better one that `auto` gets."""
+    batch = recipe.training.batch_size
+    network = create_objective(recipe, CLASSES).network.to(memory_format=torch.channels_last)
+    probe = choose_precision(recipe.training, network, size, init_distributed("cpu"))
+    step_in = {p: bare_step(with_precision(recipe, p), size) for p in ("bf16", "float32")}
+    times: dict[str, list[float]] = {p: [] for p in step_in}
+    for _ in range(rounds):
+        for precision, step in step_in.items():
+            times[precision].append(seconds_per_step(step, steps))
+    rates = {precision: batch / statistics.median(all_of_it) for precision, all_of_it in times.items()}
+    for precision, rate in rates.items():
+        print(f"{precision:8} {1000 * batch / rate:8.1f} ms   {rate:6.0f} images/s")
+    share = rates[probe.precision] / max(rates.values())
+    print(f"auto takes {probe.precision}, {share:.2f} of the better one; it measured {probe.milliseconds} ms")
+
+
+def with_precision(recipe: Recipe, precision: str) -> Recipe:
+    """The same recipe in another precision."""
+    return recipe.model_copy(update={"training": recipe.training.model_copy(update={"precision": precision})})
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="resnet18")
     parser.add_argument("--size", type=int, default=64, help="pixels trained on")
+    parser.add_argument("--stem", default="patch", help="of ResNets")
+    parser.add_argument("--precision", default="auto", choices=["auto", "bf16", "float32", "both"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=12, help="of each in a round")
     arguments = parser.parse_args()
-    options = "{stem: patch}" if "resnet" in arguments.model else "{}"
+    options = f"{{stem: {arguments.stem}}}" if "resnet" in arguments.model else "{}"
     recipe = Recipe.from_yaml(
         f"model: {{name: {arguments.model}, options: {options}}}\n"
         f"training: {{epochs: 1, resolution: [[0, {arguments.size}]], evaluate_every: 99, checkpoint_seconds: 1000}}\n"
     )
+    machine = hardware()
     batch = recipe.training.batch_size
+    name = f"{arguments.model} {options}" if options != "{}" else arguments.model
+    print(f"{machine['cores']} cores of {machine['cpu']}, PyTorch {torch.__version__}, precision {arguments.precision}")
+    print(f"{name} at {arguments.size} px, batch {batch}, medians of {arguments.rounds} rounds")
+    if arguments.precision == "both":
+        compare_precisions(recipe, arguments.size, arguments.rounds, arguments.steps)
+        return
+    recipe = with_precision(recipe, arguments.precision)
     step = bare_step(recipe, arguments.size)
     images = made_up(batch * arguments.steps)
     validation = Pack(images.images[:batch], images.catalog.select(range(batch)), (), Path())
     bare, loop = [], []
     for number in range(arguments.rounds):
-        with keep_freed_memory(torch.device("cpu")):  # as the loop does
-            step()
-            start = time.perf_counter()
-            for _ in range(arguments.steps):
-                step()
-            bare.append((time.perf_counter() - start) / arguments.steps)
+        bare.append(seconds_per_step(step, arguments.steps))
         with tempfile.TemporaryDirectory() as folder:
             times: list[float] = []
             run = Run.create(Path(folder) / f"round-{number}", recipe)
@@ -95,10 +136,7 @@ def main() -> None:
 
             train(run, init_distributed("cpu"), images, validation, on_record=on_record)
             loop.append((times[-1] - times[0]) / (len(times) - 1))  # the first step also warms up
-    machine = hardware()
     shares = [b / w for b, w in zip(bare, loop, strict=True)]
-    print(f"{machine['cores']} cores of {machine['cpu']}, PyTorch {torch.__version__}, {recipe.training.precision}")
-    print(f"{arguments.model} at {arguments.size} px, batch {batch}, medians of {arguments.rounds} rounds")
     print(f"bare step {1000 * statistics.median(bare):7.1f} ms   {batch / statistics.median(bare):6.0f} images/s")
     print(f"loop step {1000 * statistics.median(loop):7.1f} ms   {batch / statistics.median(loop):6.0f} images/s")
     spread = f"{min(shares):.1%} to {max(shares):.1%}"

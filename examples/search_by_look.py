@@ -23,7 +23,7 @@ def main() -> None:
         model, images = Path(sys.argv[1]), Path(sys.argv[2])
     else:
         drawn = synthetic.catalog(size=48, train_per_class=60, val_per_class=10, test_per_class=0, cache=work / "drawn")
-        changes = {"data__image_size": 48, "training__epochs": 4, "training__precision": "float32"}
+        changes = {"data__image_size": 48, "training__epochs": 4}
         model = lookalike.train("quickstart", data=drawn.root, out=work / "runs" / "drawn", **changes).model_dir
         images = drawn.root / "train"
 

@@ -26,7 +26,7 @@ def main() -> None:
         pictures = drawn.root
 
     # A shipped recipe with changes; the result is a folder with model, report and receipt.
-    changes = {"data__image_size": 48, "training__epochs": 8, "training__precision": "float32"}
+    changes = {"data__image_size": 48, "training__epochs": 8}
     run = lookalike.train("quickstart", data=pictures, out=work / "runs" / "mine", **changes)
     results = run.receipt()["results"]
     print(f"top-1 {results['top1']:.1%} on {results['n']} pictures that it has not seen")

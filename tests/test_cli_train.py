@@ -35,7 +35,7 @@ from small_gallery import model_folder
 RECIPE = """
 data: {image_size: 32, augment: {crop: none, flip: 0.5}}
 model: {name: resnet18, options: {stem: patch, width: 8}}
-training: {epochs: 1, batch_size: 16, device: cpu}
+training: {epochs: 1, batch_size: 16, device: cpu, precision: float32}
 """
 TINY = ["training.epochs=1", "training.batch_size=16", "training.resolution=[]", "data.image_size=32"]
 NARROW = ["model.options={stem: patch, width: 8}", "training.device=cpu"]

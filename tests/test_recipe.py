@@ -116,7 +116,7 @@ def test_what_is_not_key_equals_value_is_refused(override: str) -> None:
         ("training.epochs=many", r"'training.epochs' .*integer.*'many'"),
         ("training.batch_size=1", "'training.batch_size'"),
         ("training.grad_accum_steps=3", "grad_accum_steps=3 does not divide batch_size=256"),
-        ("training.precision=fp16", "'bf16' or 'float32'"),
+        ("training.precision=fp16", "'auto', 'bf16' or 'float32'"),
         ("training.resolution=[[0.5, 64]]", "training.resolution.*start at 0"),
         ("training.resolution=[[0, 32], [0, 64]]", "training.resolution.*ascending"),
         ("training.resolution=[[0, 4]]", "training.resolution.*8"),

@@ -186,7 +186,7 @@ class Training(Section):
     patience: int = Field(0, ge=0)  # early stopping: evaluations without a better score; 0: off
     evaluate_every: int = Field(1, ge=1)  # epochs between evaluations
     checkpoint_seconds: float = Field(120.0, ge=0.0)  # between checkpoints; 0: after every step
-    precision: Literal["bf16", "float32"] = "bf16"
+    precision: Literal["auto", "bf16", "float32"] = "auto"  # auto: the faster one, measured when training starts
     channels_last: bool = True
     head_warmup: Fraction = 0.0  # fraction of the run in which only the head and the loss's parameters learn
     freeze_bn: bool = False  # batch norms keep their initial statistics

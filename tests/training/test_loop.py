@@ -18,9 +18,10 @@ from lookalike.data.pack import Pack
 from lookalike.errors import InputError, TrainingError
 from lookalike.recipe import Recipe
 from lookalike.run import Run
-from lookalike.training import checkpoint
+from lookalike.training import checkpoint, loop
 from lookalike.training.distributed import init_distributed
 from lookalike.training.loop import Trained, resolution, train
+from lookalike.training.precision import PrecisionProbe
 
 RECIPE = """
 data:
@@ -28,7 +29,8 @@ data:
   augment: {crop: pad, cutout: 0.2, cutmix: 1.0, mix_probability: 0.5}
 model: {name: cubs_resnet_2, options: {stem: patch, width: 8, features: 32, tokens: 8, dropout: 0.1}}
 optimizer: {lr: 0.05, clip_norm: 5}
-training: {epochs: 2, batch_size: 48, ema_decay: 0.9, resolution: [[0, 24], [0.5, 32]], checkpoint_seconds: 1000}
+training: {epochs: 2, batch_size: 48, ema_decay: 0.9, resolution: [[0, 24], [0.5, 32]], checkpoint_seconds: 1000,
+  precision: bf16}
 """
 STEPS = 10  # 2 epochs of 240 pictures
 
@@ -101,6 +103,25 @@ def test_a_second_resume_of_a_finished_run_changes_nothing(
     before = records(run)
     assert bits(go(run, packs)) == bits(whole)
     assert records(run) == before
+
+
+def test_a_resumed_run_keeps_the_precision_that_was_measured(
+    packs: tuple[Pack, Pack], root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[dict[str, Any]] = []
+
+    def on_record(record: dict[str, Any], total: int) -> None:
+        told.append(record)
+        if record["kind"] == "train":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    run = a_run(root, "auto", "training.precision=auto", "training.epochs=1")
+    monkeypatch.setattr(loop, "choose_precision", lambda *_: PrecisionProbe("bf16", {"bf16": 1.0, "float32": 2.0}))
+    with pytest.raises(KeyboardInterrupt):
+        go(run, packs, on_record)
+    assert told[0] == {"kind": "precision", "step": 0, "precision": "bf16", "ms": {"bf16": 1.0, "float32": 2.0}}
+    monkeypatch.delattr(loop, "choose_precision")
+    assert go(run, packs).state.precision == "bf16"
 
 
 PROCESS = """

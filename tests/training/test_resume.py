@@ -27,7 +27,8 @@ data:
   augment: {crop: resized, flip: 0.5, cutout: 0.2, brightness: 0.2, mixup: 0.4, cutmix: 1.0, mix_probability: 0.7}
 model: {name: cubs_resnet_2, options: {stem: patch, width: 8, features: 32, tokens: 8, dropout: 0.2}}
 optimizer: {name: adamw, lr: 0.01, clip_norm: 5}
-training: {epochs: 3, batch_size: 8, grad_accum_steps: 2, ema_decay: 0.9, resolution: [[0, 24], [0.5, 32]], device: cpu}
+training: {epochs: 3, batch_size: 8, precision: float32, grad_accum_steps: 2,
+  ema_decay: 0.9, resolution: [[0, 24], [0.5, 32]], device: cpu}
 """
 STEPS = 12  # 3 epochs of 32 pictures
 

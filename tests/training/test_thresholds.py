@@ -22,7 +22,7 @@ from lookalike.training.run import train
 RECIPE = """
 data: {image_size: 32, augment: {crop: none}}
 model: {name: resnet18, options: {stem: patch, width: 8}}
-training: {epochs: 1, batch_size: 16, device: cpu}
+training: {epochs: 1, batch_size: 16, device: cpu, precision: float32}
 """
 EMBEDDING = [
     "data.protocol=half-zero-shot", "data.sampler={classes: 4, images: 4}", "model.head={dim: 16}",

@@ -30,7 +30,7 @@ from lookalike.training.run import Callbacks, advice, check_trainable, differenc
 RECIPE = """
 data: {image_size: 32, augment: {crop: none, flip: 0.5}}
 model: {name: resnet18, options: {stem: patch, width: 8}}
-training: {epochs: 2, batch_size: 16, device: cpu, label_smoothing: 0.0}
+training: {epochs: 2, batch_size: 16, device: cpu, label_smoothing: 0.0, precision: float32}
 """
 STEPS = 4  # 2 epochs of 32 pictures
 

@@ -177,6 +177,10 @@ def training_progress(console: Console) -> Iterator[Callbacks]:
             if record["kind"] == "stopped":
                 where = f" at step {step} of {total}"
                 return
+            if record["kind"] == "precision":
+                times = ", ".join(f"{name} {ms:.0f} ms" for name, ms in record["ms"].items())
+                say(f"training in {record['precision']} (a forward and backward pass takes: {times})", "dim")
+                return
             if step < last:  # another run begins
                 start = time.perf_counter()
             last = step

@@ -40,6 +40,7 @@ class State:
         cpu_seconds: CPU seconds of the main process, over all sessions of the run.
         stopped_early: whether training was ended by `training.patience`.
         start: the `Start` of the initial weights as a dict; None if they were random.
+        precision: "bf16" or "float32"; "" in checkpoints of older versions, which follow the recipe.
     """
 
     step: int = 0
@@ -50,6 +51,7 @@ class State:
     cpu_seconds: float = 0.0
     stopped_early: bool = False
     start: dict[str, str] | None = None
+    precision: str = ""
 
 
 def exists(folder: Path) -> bool:

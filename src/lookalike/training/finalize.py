@@ -217,6 +217,7 @@ def write_receipt(finished: FinishedTraining, results: dict[str, Any]) -> None:
         steps=trained.state.step,
         epochs=recipe.training.epochs,
         batch_size=recipe.training.batch_size,
+        precision=trained.state.precision,
         processes=finished.context.world_size,
         threads=torch.get_num_threads(),
         parameters=sum(p.numel() for p in network.parameters()),

@@ -32,6 +32,7 @@ from lookalike.training.distributed import DistributedContext
 from lookalike.training.malloc import keep_freed_memory
 from lookalike.training.metric_logger import MetricLogger, OnRecord, Tracker
 from lookalike.training.objective import create_objective, evaluate, not_finite
+from lookalike.training.precision import choose_precision
 from lookalike.training.signals import SignalHandler, exit_by_signal
 
 STEP, LOSS = 4, 7  # random streams; others are in `data.loader`, `data.sampler` and `objective`
@@ -123,6 +124,12 @@ def train(
         start=asdict(objective.start) if objective.start else None
     )
     measured = average.network if average else network
+    metrics = MetricLogger(run, total, is_main_process=context.is_main_process, on_record=on_record, trackers=trackers)
+    if not state.precision:  # a new run; a resumed one keeps its precision
+        largest = max([training.size, *(pixels for _, pixels in settings.resolution)])
+        probe = choose_precision(settings, network, largest, context)
+        state.precision = probe.precision
+        metrics.precision(state.step, probe)
 
     model: nn.Module = network
     if context.world_size > 1:
@@ -139,7 +146,6 @@ def train(
     is_main = context.is_main_process
     if is_main:
         run.truncate(state.step)
-    metrics = MetricLogger(run, total, is_main_process=is_main, on_record=on_record, trackers=trackers)
     with (
         keep_freed_memory(device),
         SignalHandler() as signals,
@@ -168,7 +174,7 @@ def train(
                 batch = loader.batch(step, size, context.rank * settings.grad_accum_steps + part, parts)
                 sync_gradients = part == settings.grad_accum_steps - 1 or not isinstance(model, DistributedDataParallel)
                 with contextlib.nullcontext() if sync_gradients else model.no_sync():  # type: ignore[operator]
-                    with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+                    with torch.autocast(device.type, torch.bfloat16, enabled=state.precision == "bf16"):
                         outputs = model(batch.images)
                     if context.world_size > 1 and recipe.model.head:  # miners must draw the same in all processes
                         torch.manual_seed(seeded(settings.seed, LOSS, step))
@@ -198,7 +204,7 @@ def train(
             if ends_epoch or state.step == total:
                 with clock.paused():
                     context.broadcast_buffers(measured)
-                    scores = evaluate(measured, validation, recipe, context, state.step)
+                    scores = evaluate(measured, validation, recipe, context, state.step, state.precision)
                     metrics.evaluate(state.step, epoch, scores)
                     if keep_if_best(state, scores[objective.score], settings.patience) and context.is_main_process:
                         checkpoint.save_best(run.checkpoint_dir, measured.state_dict())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from lookalike.extras import missing
 from lookalike.run import Run
+from lookalike.training.precision import PrecisionProbe
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -92,6 +93,12 @@ class MetricLogger:
     def evaluate(self, step: int, epoch: float, scores: dict[str, float]) -> None:
         """Log the scores on the validation images."""
         self._log("eval", step, epoch, scores)
+
+    def precision(self, step: int, probe: PrecisionProbe) -> None:
+        """Tell the callback, and nobody else, which precision was chosen and what was measured."""
+        if self.is_main_process and self.on_record and probe.milliseconds:
+            record = {"kind": "precision", "step": step, "precision": probe.precision, "ms": probe.milliseconds}
+            self.on_record(record, self.total)
 
     def stopped(self, step: int) -> None:
         """Tell the callback, and nobody else, that a signal stopped training after `step` steps."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -106,9 +107,9 @@ def create_objective(recipe: Recipe, num_classes: int, *, resumed: bool = False)
 
 
 def evaluate(
-    network: nn.Module, validation: Pack, recipe: Recipe, context: DistributedContext, step: int
+    network: nn.Module, validation: Pack, recipe: Recipe, context: DistributedContext, step: int, precision: str
 ) -> dict[str, float]:
-    """Measure the network on the validation images after `step` steps, in the run's precision.
+    """Measure the network on the validation images after `step` steps, in the precision "bf16" or "float32".
 
     Without a protocol: top-1 and top-5 accuracy and negative log-likelihood. With one: recall at 1, 2, 4 and 8 of the
     embeddings; for a classifier, of its pooled features and of its softmax outputs, these also with the threshold of
@@ -118,24 +119,29 @@ def evaluate(
         TrainingError: the outputs are not finite.
     """
     labels = validation.labels
+    outputs = partial(_gathered_outputs, network, validation, recipe, context, step, precision)
     if not recipe.data.protocol:
-        logits = _gathered_outputs(network, validation, "outputs", recipe, context, step)
+        logits = outputs("outputs")
         top = top_k_accuracy(logits, labels, (1, 5))
         return {"top1": top[1], "top5": top[5], "nll": negative_log_likelihood(logits, labels)}
     view: View = "outputs" if recipe.model.head else "features"
-    found = per_query(_gathered_outputs(network, validation, view, recipe, context, step), labels, KS, at_r=False)
+    found = per_query(outputs(view), labels, KS, at_r=False)
     scores = {f"recall_at_{k}": found.mean(f"recall_at_{k}") for k in KS}
     if not recipe.model.head:
-        found = per_query(
-            _gathered_outputs(network, validation, "softmax", recipe, context, step), labels, KS, at_r=False
-        )
+        found = per_query(outputs("softmax"), labels, KS, at_r=False)
         for name in ("recall_at", "threshold_recall_at"):
             scores |= {f"softmax_{name}_{k}": found.mean(f"{name}_{k}") for k in KS}
     return scores
 
 
 def _gathered_outputs(
-    network: nn.Module, validation: Pack, view: View, recipe: Recipe, context: DistributedContext, step: int
+    network: nn.Module,
+    validation: Pack,
+    recipe: Recipe,
+    context: DistributedContext,
+    step: int,
+    precision: str,
+    view: View,
 ) -> NDArray[np.float32]:
     """`outputs_of` for all validation images, computed by all processes together."""
     outputs = outputs_of(
@@ -145,7 +151,7 @@ def _gathered_outputs(
         mean=recipe.data.mean,
         std=recipe.data.std,
         batch_size=recipe.evaluation.batch_size,
-        precision=recipe.training.precision,
+        precision=precision,
     )
     outputs = context.gather_rows(outputs, len(validation.images))
     if not np.isfinite(outputs).all():
