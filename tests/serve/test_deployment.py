@@ -146,4 +146,4 @@ def test_container_commands_of_the_how_to_parse(line: str) -> None:
     words = words[words.index("serve") + 1 :]
     group = get_command(app).commands[words[0]]  # type: ignore[attr-defined]
     command = group.commands[words[1]]
-    assert command.make_context(words[1], words[2:]).params["target"] == SERVE["command"][1]
+    assert command.make_context(words[1], words[2:]).params["location"] == SERVE["command"][1]
