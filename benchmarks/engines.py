@@ -1,9 +1,9 @@
-"""What runs a network fastest: PyTorch as it comes, ONNX Runtime, and the gallery's way, on the same pictures.
+"""Compare the speed of runtimes on the same images: plain PyTorch, ONNX Runtime, and the prepared network of galleries.
 
     python benchmarks/engines.py [MODEL] [--batches 1 8 32] [--seconds 3] [--rounds 3] [--threads 2]
 
-MODEL is a model folder; by default the one in the package. Each engine runs the same batch again and again for some
-seconds, in turns; one forward gives logits and vectors, but for the gallery's, which gives vectors alone.
+MODEL is a model folder; by default the packaged model. Each runtime runs the same batch repeatedly for some seconds, in
+turns. One forward pass gives logits and vectors; that of galleries gives vectors only.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ PACKAGES = ("torch", "onnxruntime")
 
 
 def eager(model: ImageModel) -> Run:
-    """PyTorch in float32, one forward for both outputs, as anyone would write it."""
+    """Plain PyTorch in float32, one forward pass for both outputs."""
     mean, std = 255 * model.mean, 255 * model.std
 
     @torch.inference_mode()
-    def run(pictures: NDArray[np.uint8]) -> object:
-        x = (torch.from_numpy(pictures).permute(0, 3, 1, 2).float() - mean) / std
+    def run(images: NDArray[np.uint8]) -> object:
+        x = (torch.from_numpy(images).permute(0, 3, 1, 2).float() - mean) / std
         features = model.network.forward_features(x)
         logits = model.network.forward_head(features)
         vectors = torch.nn.functional.normalize(features.mean((2, 3)), dim=1)
@@ -44,14 +44,14 @@ def eager(model: ImageModel) -> Run:
     return run
 
 
-def rate(run: Run, pictures: NDArray[np.uint8], seconds: float) -> float:
-    """Pictures a second."""
-    run(pictures)
+def rate(run: Run, images: NDArray[np.uint8], seconds: float) -> float:
+    """Images per second."""
+    run(images)
     start, turns = time.perf_counter(), 0
     while (passed := time.perf_counter() - start) < seconds:
-        run(pictures)
+        run(images)
         turns += 1
-    return turns * len(pictures) / passed
+    return turns * len(images) / passed
 
 
 def main() -> None:
@@ -71,14 +71,14 @@ def main() -> None:
     print(f"{model.config.name} at {size} px, medians of {given.rounds} rounds")
     print("batch   eager/s   ONNX Runtime/s   ratio   gallery/s   ratio")
     with tempfile.TemporaryDirectory() as cache:
-        engines: list[Run] = [
+        runtimes: list[Run] = [
             eager(model),
             OnnxRuntime(model, given.threads, Path(cache)).run,
             TorchRuntime(model).embed,
         ]
         for batch in given.batches:
-            pictures = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), np.uint8)
-            rounds = [[rate(run, pictures, given.seconds) for run in engines] for _ in range(given.rounds)]
+            images = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), np.uint8)
+            rounds = [[rate(run, images, given.seconds) for run in runtimes] for _ in range(given.rounds)]
             rates = [statistics.median(one) for one in zip(*rounds, strict=True)]
             ratios = [statistics.median(one[k] / one[0] for one in rounds) for k in (1, 2)]
             onnx, gallery = f"{rates[1]:14,.0f}   {ratios[0]:5.2f}", f"{rates[2]:9,.0f}   {ratios[1]:5.2f}"
