@@ -31,7 +31,7 @@ PACKAGES = ("torch", "onnxruntime")
 
 def eager(model: ImageModel) -> Run:
     """Plain PyTorch in float32, one forward pass for both outputs."""
-    mean, std = 255 * model.mean, 255 * model.std
+    mean, std = (255 * torch.tensor(each)[:, None, None] for each in (model.config.mean, model.config.std))
 
     @torch.inference_mode()
     def run(images: NDArray[np.uint8]) -> object:

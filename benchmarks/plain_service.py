@@ -20,16 +20,17 @@ import lookalike
 app = FastAPI()
 model = lookalike.load()
 size = model.config.image_size
+mean, std = (torch.tensor(each)[:, None, None] for each in (model.config.mean, model.config.std))
 
 
 @torch.inference_mode()
 def answer(data: bytes) -> list[dict[str, Any]]:
-    """The five likeliest classes."""
+    """The five most probable classes."""
     image = Image.open(io.BytesIO(data)).convert("RGB")
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     image = image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BILINEAR)
-    x = (torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None].float() / 255 - model.mean) / model.std
+    x = (torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None].float() / 255 - mean) / std
     probabilities, indices = model.network(x).softmax(1)[0].topk(5)
     names = model.config.class_names
     return [
