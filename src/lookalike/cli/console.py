@@ -1,7 +1,7 @@
-r"""What the command line prints: the one way to a terminal.
+r"""Output of the commands: text, JSON, progress bars and results.
 
-Names of files, classes and labels are other people's text. What in them would steer a terminal (escape sequences and
-other control characters) is shown as `\x1b` and so on, as are the bytes of a name that is not UTF-8.
+Names of files, classes and labels are untrusted text: control characters in them (such as escape sequences), and bytes
+of names that are not UTF-8, are printed as `\x1b` and so on.
 """
 
 from __future__ import annotations
@@ -25,30 +25,30 @@ if TYPE_CHECKING:
     from lookalike.run import Run
     from lookalike.training.run import Callbacks
 
-# Control characters but for line feed and tab, and the surrogates that stand for bytes that are not UTF-8
-_UNSHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+# Control characters except line feed and tab, and the surrogates that stand for bytes that are not UTF-8
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def shown(text: str) -> str:
-    r"""Text as a terminal may have it.
+    r"""Text with control characters escaped, safe for a terminal.
 
     >>> shown("caf\udce9 \x1b[31mred")
     'caf\\xe9 \\x1b[31mred'
     """
-    return _UNSHOWN.sub(_escaped, text)
+    return _CONTROL.sub(_escaped, text)
 
 
 def echo(text: object = "", *, err: bool = False, end: str = "\n") -> None:
-    """Print text on standard output, or on standard error; characters that it cannot show are escaped."""
+    """Print text to standard output or standard error; characters that the stream cannot encode are escaped."""
     stream = sys.stderr if err else sys.stdout
     stream.write(_encodable(shown(str(text)) + end, stream))
     stream.flush()
 
 
 def print_json(tree: Any, *, indent: int | None = 2) -> None:
-    r"""Print a tree of plain values as JSON, in UTF-8 whatever the locale is; a name that is not UTF-8 has `\xeb`."""
+    r"""Print plain values as JSON, in UTF-8 in every locale; bytes that are not UTF-8 are written as `\xeb`."""
     text = json.dumps(tree, indent=indent, ensure_ascii=False)
-    text = _UNSHOWN.sub(lambda found: json.dumps(_escaped(found) if _is_surrogate(found[0]) else found[0])[1:-1], text)
+    text = _CONTROL.sub(lambda found: json.dumps(_escaped(found) if _is_surrogate(found[0]) else found[0])[1:-1], text)
     text += "\n"
     buffer = getattr(sys.stdout, "buffer", None)
     if buffer is None:
@@ -60,7 +60,7 @@ def print_json(tree: Any, *, indent: int | None = 2) -> None:
 
 
 def can_show(text: str) -> bool:
-    """Whether standard output can show these characters."""
+    """Whether standard output can encode these characters."""
     return _encodable(text, sys.stdout) == text
 
 
@@ -217,7 +217,7 @@ def resume_command(arguments: Sequence[str]) -> str:
 
 
 def counted(number: int, word: str) -> str:
-    """A number with its word.
+    """A number and its noun, in the plural where needed.
 
     >>> counted(1, "item"), counted(2000, "item")
     ('1 item', '2,000 items')

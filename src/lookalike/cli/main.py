@@ -1,4 +1,4 @@
-"""The `lookalike` command: its verbs, and what a person sees when something goes wrong."""
+"""The `lookalike` command: its subcommands, error messages and exit codes."""
 
 from __future__ import annotations
 
@@ -35,46 +35,46 @@ from lookalike.cli.train import train
 from lookalike.errors import InputError, LookalikeError, without_passwords
 from lookalike.hardware import set_short_waits
 
-NO_MEMORY = ("DefaultCPUAllocator", "can't allocate memory", "out of memory")  # what PyTorch's errors hold
+OUT_OF_MEMORY = ("DefaultCPUAllocator", "can't allocate memory", "out of memory")  # in messages of PyTorch
 
 
 class _Group(TyperGroup):
-    """The commands. What is wrong with a command line is said without the passwords and control characters in it."""
+    """The subcommands. Usage errors are printed without passwords and control characters."""
 
     def make_context(self, *args: Any, **more: Any) -> Any:
-        with _covering():
+        with _redacted_errors():
             return super().make_context(*args, **more)
 
     def invoke(self, ctx: Any) -> Any:
-        with _covering():
+        with _redacted_errors():
             return super().invoke(ctx)
 
 
 @contextmanager
-def _covering() -> Iterator[None]:
+def _redacted_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if hasattr(error, "format_message") and hasattr(error, "message"):  # click's, or of the copy in typer
+        if hasattr(error, "format_message") and hasattr(error, "message"):  # of click, or of typer's copy of it
             error.message = shown(without_passwords(error.message))
         raise
 
 
-MAY_BE_EMPTY = ("--label",)  # options whose value may be an empty text
-REFUSALS = {  # what a file system may say of any file at any moment, and what to do about it
-    errno.EACCES: "Check the rights of this file or folder and of those above it.",
-    errno.EPERM: "Check the rights of this file or folder and of those above it.",
-    errno.ELOOP: "Mend the symbolic links on this path: they lead in a circle.",
+MAY_BE_EMPTY = ("--label",)  # options that take an empty value
+FILE_REMEDIES = {  # errors of the file system, and what to do about them
+    errno.EACCES: "Check the permissions of this file or folder and of those above it.",
+    errno.EPERM: "Check the permissions of this file or folder and of those above it.",
+    errno.ELOOP: "Correct the symbolic links on this path: they form a loop.",
 }
-STOPPED = (130, 143)  # exit codes: by Ctrl-C, by SIGTERM
+STOPPED = (130, 143)  # exit codes after Ctrl-C and SIGTERM
 
 app = typer.Typer(
     name="lookalike",
     cls=_Group,
-    help="Train image recognition from scratch, measure it honestly, and use it.",
-    epilog="New here? Try 'lookalike demo': no data needed, a few minutes on two cores.",
+    help="Train image recognition, measure it, and search images by what they look like.",
+    epilog="New here? Run 'lookalike demo': it needs no data and takes a few minutes on two cores.",
     no_args_is_help=True,
-    pretty_exceptions_enable=False,  # a bug keeps its plain traceback; a user's mistake has none (see `run`)
+    pretty_exceptions_enable=False,  # see `run`
 )
 app.command("demo")(demo)
 app.add_typer(data, name="data")
@@ -99,21 +99,20 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _main(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     pass
 
 
 def run() -> None:
-    """The console script: run the command line and leave with the exit code that fits.
+    """Run the command line and exit; this is the console script.
 
-    0 done, 1 failed, 2 bad input, 130 stopped by Ctrl-C, 143 stopped by SIGTERM. An error that a person can cause is
-    printed on stderr as `error: ...` with its remedy below; any other exception is a bug and keeps its traceback.
+    Exit codes: 0 success, 1 failure, 2 bad input, 130 Ctrl-C, 143 SIGTERM. A `LookalikeError` is printed on stderr as
+    `error: ...` with its remedy on the next line; any other exception is a bug and keeps its traceback.
 
-    A process that was stopped, or is one of torchrun's, leaves without the interpreter's tidying up: threads of
-    libraries (of gloo, or of what writes an ONNX file) outlive what they worked for, and one that asks for the
-    interpreter while it closes, or is still there when the library does, aborts the process, whatever its exit code.
+    A process that was stopped, or was started by torchrun, exits without the interpreter's shutdown: threads of
+    libraries (gloo, ONNX export) may still run then, and would abort the process with another exit code.
     """
     try:
         _run()
@@ -130,14 +129,14 @@ def _run() -> None:
     signal.signal(signal.SIGTERM, _terminated)
     sys.excepthook = _show_bug
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a character that it cannot show must not end the command
+        if isinstance(stream, io.TextIOWrapper):  # a character that it cannot encode must not end the command
             stream.reconfigure(errors="backslashreplace")
     try:
         try:
-            _refuse_empty(sys.argv)
+            _check_not_empty(sys.argv)
             app()
         finally:
-            sys.stdout.flush()  # a reader that went away (`| head`) shows here, not as noise at interpreter exit
+            sys.stdout.flush()  # raises BrokenPipeError here (`| head`) and not at interpreter exit
     except LookalikeError as error:
         _fail(error)
     except KeyboardInterrupt:
@@ -146,49 +145,49 @@ def _run() -> None:
         _drop_output()
         sys.exit(1)
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not any(words in str(error) for words in NO_MEMORY):
+        if isinstance(error, RuntimeError) and not any(words in str(error) for words in OUT_OF_MEMORY):
             raise
         _fail(InputError("not enough memory.", "Use a smaller batch_size or image_size, or a machine with more."))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         if error.errno in {errno.EIO, errno.EROFS, errno.ESTALE}:
             _drop_output()
-            _fail(InputError(f"{where}the disk failed ({error.strerror}).", "Look at the disk, then run this again."))
+            _fail(InputError(f"{where}the disk failed ({error.strerror}).", "Check the disk, then run this again."))
         if error.errno == errno.ENAMETOOLONG:
             name = str(error.filename or "a path")
             what = f"{name[:100]}…: this path of {len(name):,} characters is too long."
-            _fail(InputError(what, "Use a shorter one."))
-        if error.errno in REFUSALS and error.filename:
-            _fail(InputError(f"{error.filename}: {error.strerror}.", REFUSALS[error.errno]))
+            _fail(InputError(what, "Use a shorter path."))
+        if error.errno in FILE_REMEDIES and error.filename:
+            _fail(InputError(f"{error.filename}: {error.strerror}.", FILE_REMEDIES[error.errno]))
         if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
             raise
         _drop_output()
-        _fail(InputError(f"{where}no space left on the disk.", "Free some, or choose another folder."))
+        _fail(InputError(f"{where}no space left on the disk.", "Free some space, or choose another folder."))
 
 
 def _show_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print the traceback of a bug, without the passwords that messages in it may repeat."""
+    """Print the traceback of a bug without passwords."""
     import traceback
 
     echo(without_passwords("".join(traceback.format_exception(kind, error, trace))), err=True, end="")
 
 
-def _refuse_empty(words: Sequence[str]) -> None:
-    """Refuse an argument that is empty, which as a path would mean the current folder; a label may be empty.
+def _check_not_empty(words: Sequence[str]) -> None:
+    """Check that no argument is empty, which as a path would mean the current folder.
 
     Raises:
-        InputError: it says where it stands.
+        InputError: one is; it names the argument before it.
     """
     for before, word in itertools.pairwise(words):
         if word == "" and before not in MAY_BE_EMPTY:
             raise InputError(
-                f"an argument is empty: the one after '{Path(before).name}'.",
-                "Write what is meant there ('.' for the current folder); perhaps a variable of the shell is not set.",
+                f"the argument after '{Path(before).name}' is empty.",
+                "Give a value ('.' for the current folder); perhaps a shell variable is not set.",
             )
 
 
 def _leave(code: int) -> NoReturn:
-    """Leave at once, after Python's exit functions. Another signal is too late to change anything."""
+    """Exit at once after Python's exit functions; further signals are ignored."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
@@ -204,7 +203,7 @@ def _terminated(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _drop_output() -> None:
-    """Send what is still buffered for stdout nowhere: the interpreter would try it again on its way out."""
+    """Discard what is buffered for stdout, which the interpreter would try to write again at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
