@@ -16,7 +16,20 @@ from lookalike import __version__, recipe
 from lookalike.cli.main import app
 from lookalike.recipe import Recipe
 
-VERBS = {"data", "gallery", "models", "recipes", "train", "evaluate", "predict", "export", "serve", "reproduce", "demo"}
+VERBS = {
+    "data",
+    "gallery",
+    "models",
+    "recipes",
+    "train",
+    "evaluate",
+    "predict",
+    "export",
+    "serve",
+    "reproduce",
+    "demo",
+    "embed",
+}
 RUN = [sys.executable, "-m", "lookalike.cli.main"]
 
 
