@@ -135,9 +135,9 @@ def test_a_failing_disk_is_said_with_its_file() -> None:
 @pytest.mark.parametrize(
     ("error", "remedy"),
     [
-        ("PermissionError(13, 'Permission denied', 'locked/pictures')", "Check the rights"),
-        ("PermissionError(1, 'Operation not permitted', 'locked/pictures')", "Check the rights"),
-        ("OSError(40, 'Too many levels of symbolic links', 'locked/pictures')", "circle"),
+        ("PermissionError(13, 'Permission denied', 'locked/pictures')", "permissions"),
+        ("PermissionError(1, 'Operation not permitted', 'locked/pictures')", "permissions"),
+        ("OSError(40, 'Too many levels of symbolic links', 'locked/pictures')", "loop"),
     ],
 )
 def test_a_file_system_that_refuses_is_bad_input_wherever_it_does(error: str, remedy: str) -> None:
