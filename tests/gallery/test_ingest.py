@@ -350,7 +350,9 @@ def test_a_store_that_cannot_be_written_stops_everything(
 def killed(place: Path, photos: Path, model: Path, *, at: list[int]) -> None:
     """Add in child processes, each killed as soon as it has said that so many files are done."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["ingesting"])
+    context.set_forkserver_preload(
+        ["torch", "lookalike.gallery.ingest", "lookalike.models.pretrained"]
+    )  # found without sys.path
     for limit in at:
         ours, theirs = context.Pipe(duplex=False)
         child = context.Process(target=add_and_tell, args=(str(place), str(photos), str(model), 16, theirs))
