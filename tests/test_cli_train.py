@@ -184,7 +184,7 @@ def test_evaluate_shows_its_progress_on_a_terminal(
     monkeypatch.setenv("LOOKALIKE_CACHE", str(trained.path / "cache"))
     said = lookalike("evaluate", trained.model_dir, album, "--json")
     assert "decoding" in said.err
-    assert "measuring" in said.err
+    assert "evaluating" in said.err
     assert "4/4" in said.err
     assert json.loads(said.out)["n"] == 4
 

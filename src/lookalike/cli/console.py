@@ -216,15 +216,6 @@ def resume_command(arguments: Sequence[str]) -> str:
     return without_passwords(f"{launcher} {shlex.join(words)}")
 
 
-def counted(number: int, word: str) -> str:
-    """A number and its noun, in the plural where needed.
-
-    >>> counted(1, "item"), counted(2000, "item")
-    ('1 item', '2,000 items')
-    """
-    return f"{number:,} {word}{'' if number == 1 else 's'}"
-
-
 # Results in a few lines.
 
 TOP = 5  # with this many classes or fewer, top-5 says nothing

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lookalike.cli import completion
-from lookalike.cli.console import counted, echo, print_json, progress_bar
+from lookalike.cli.console import echo, print_json, progress_bar
 from lookalike.cli.gallery_add import add
 from lookalike.cli.gallery_options import AsJson, Filters, Ids, Location, parse_filter, parse_metadata
 from lookalike.cli.gallery_search import duplicates, search
-from lookalike.errors import InputError
+from lookalike.errors import InputError, counted
 
 if TYPE_CHECKING:
     from lookalike.gallery.gallery import Gallery

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lookalike.cli.console import counted, echo, print_json, progress_bar
+from lookalike.cli.console import echo, print_json, progress_bar
 from lookalike.cli.gallery_options import (
     AsJson,
     Backend,
@@ -22,7 +22,7 @@ from lookalike.cli.gallery_options import (
     RayAddress,
     Sources,
 )
-from lookalike.errors import InputError
+from lookalike.errors import InputError, counted
 
 if TYPE_CHECKING:
     from lookalike.gallery.gallery import Gallery

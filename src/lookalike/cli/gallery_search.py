@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lookalike.cli.console import counted, echo, print_json
+from lookalike.cli.console import echo, print_json
 from lookalike.cli.gallery_options import AsJson, Filters, Ids, Location, Model, parse_filter
-from lookalike.errors import InputError
+from lookalike.errors import InputError, counted
 
 if TYPE_CHECKING:
     from lookalike.gallery.duplicates import DuplicateGroup
