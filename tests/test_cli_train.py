@@ -132,11 +132,12 @@ def test_training_says_what_came_out_and_where_to_look(trained: Run, album: Path
 
 
 def test_a_shipped_recipe_trains_on_ones_own_pictures(lookalike: Command, album: Path, here: Path) -> None:
-    said = lookalike("train", "quickstart", *TINY, *NARROW, "--data", album, "--out", "other/place/mine")
+    said = lookalike("train", "quickstart", *TINY, *NARROW, "--data", album, "-o", "other/place/mine", "--tensorboard")
     assert said.code == 0, said.err
     run = Run.open(here / "other" / "place" / "mine")
     assert run.recipe == recipes.load("quickstart", [*TINY, *NARROW, f"data.source={album}"])
     assert "report  other/place/mine/report.html" in said.out
+    assert list((run.path / "events").iterdir())
     assert not (here / "runs").exists()
 
 
