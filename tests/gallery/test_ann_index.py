@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -100,3 +102,9 @@ def test_equal_vectors_are_not_placed_again_and_again(monkeypatch: pytest.Monkey
     graph.add(vectors[1024:])
     assert [len(keys) for keys in log] == [len(vectors) - 1024]
     assert len(graph) == len(vectors)
+
+
+def test_onnxruntime_can_be_imported_after_the_index() -> None:
+    """Usearch contains a C++ library, which must not become that of the whole process."""
+    code = "import lookalike.gallery.store.ann_index, onnxruntime"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

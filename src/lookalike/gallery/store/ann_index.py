@@ -14,13 +14,16 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from usearch.compiled import MetricKind, ScalarKind
-from usearch.index import Index
 
 from lookalike.hardware import cores
 
-with suppress(OSError):  # usearch contains a C++ library; if that is the first one in the process, Ray aborts
+# usearch contains a C++ library of its own. If that is the first one in the process, importing onnxruntime crashes and
+# Ray aborts; so the system's comes first.
+with suppress(OSError):
     ctypes.CDLL("libstdc++.so.6", ctypes.RTLD_GLOBAL)
+
+from usearch.compiled import MetricKind, ScalarKind
+from usearch.index import Index
 
 CONNECTIVITY = 24  # neighbours of a node on the upper levels, twice as many on the lowest
 EF_CONSTRUCTION = 128  # candidates considered to place a node
