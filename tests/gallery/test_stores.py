@@ -738,7 +738,7 @@ def test_a_closed_store_answers_no_more(place: Place) -> None:
         store.add(new_rows(units(2)))
     store.close()  # once more does no harm
     for use in (lambda: len(store), lambda: store.search(units(1), 1), lambda: store.add(new_rows(units(1)))):
-        with pytest.raises(Exception, match=r"closed|open"):
+        with pytest.raises(InputError, match="closed"):
             use()
     with place.open() as again:
         assert len(again) == 2

@@ -336,8 +336,10 @@ def plain_errors(path: Path) -> Iterator[None]:
     """Turn errors of SQLite into an `InputError` that names the database."""
     try:
         yield
-    except (sqlite3.ProgrammingError, sqlite3.InterfaceError):
-        raise  # a bug, or a store that was closed
+    except (sqlite3.ProgrammingError, sqlite3.InterfaceError) as error:
+        if "closed database" in str(error):  # Python's own text; it has no type or code for it
+            raise InputError(f"{path.parent}: this store is closed.", "Open it again.") from None
+        raise  # a bug
     except sqlite3.Error as error:
         raise _plain(error, path) from error
     except UnicodeEncodeError as error:
