@@ -1,4 +1,4 @@
-"""Calibration: whether predictions of 80 % are right 80 % of the time, and the temperature that corrects them.
+"""Calibration: measure whether confidence matches accuracy, and correct it by temperature scaling.
 
 Source: Guo et al., 2017, "On calibration of modern neural networks" (https://arxiv.org/abs/1706.04599).
 """
@@ -11,16 +11,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-LOG_RANGE = (math.log(0.05), math.log(20.0))  # of the temperatures that are searched
-KNOWN_SHARE = 0.9  # of the images of known classes that are not called unknown
-MIN_IMAGES = 100  # with fewer, no temperature is fitted
-MIN_MISTAKES = 10  # with fewer, no temperature below 1 is accepted
+LOG_RANGE = (math.log(0.05), math.log(20.0))  # search range of the log temperature
+KNOWN_SHARE = 0.9  # share of the images of known classes above the unknown threshold
+MIN_IMAGES = 100  # required to fit a temperature
+MIN_MISTAKES = 10  # required to accept a temperature below 1
 GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
 
 @dataclass(frozen=True)
 class Bin:
-    """Images whose confidence lies between `low` (excluded) and `high`: how many, mean confidence, share right."""
+    """Number, mean confidence and accuracy of the images with confidence in (low, high]."""
 
     low: float
     high: float
@@ -34,8 +34,8 @@ class Temperature:
     """The divisor of the logits before the softmax.
 
     Args:
-        value: 1 if it was not fitted.
-        reason: why it was not fitted; empty if it was.
+        value: the temperature; 1 if it was not fitted.
+        reason: why it was not fitted; empty if it was fitted.
     """
 
     value: float
@@ -47,19 +47,19 @@ class Temperature:
 
 
 def log_softmax(logits: ArrayLike) -> NDArray[np.float64]:
-    """Logarithms of the softmax over the last axis, float64, safe for large logits."""
+    """Compute the log-softmax over the last axis, float64, without overflow for large logits."""
     scores = np.asarray(logits, np.float64)
     scores = scores - scores.max(-1, keepdims=True)
     return np.asarray(scores - np.log(np.exp(scores).sum(-1, keepdims=True)))
 
 
 def reliability(probabilities: ArrayLike, labels: ArrayLike, bins: int = 15) -> list[Bin]:
-    """The bins of a reliability diagram, equally wide, empty ones left out.
+    """Compute the non-empty bins of a reliability diagram.
 
     Args:
-        probabilities: (N, C) float, rows summing to 1.
+        probabilities: (N, C) float; each row sums to 1.
         labels: (N,) int.
-        bins: how many.
+        bins: number of bins of equal width.
     """
     p, classes = np.asarray(probabilities, np.float64), np.asarray(labels)
     confidence = p.max(1)
@@ -75,12 +75,12 @@ def reliability(probabilities: ArrayLike, labels: ArrayLike, bins: int = 15) -> 
 
 
 def expected_calibration_error(probabilities: ArrayLike, labels: ArrayLike, bins: int = 15) -> float:
-    """The mean over images of |confidence - accuracy| of their bin, 0..1; 0 is perfect.
+    """Compute the mean of |confidence - accuracy| over the bins, weighted by their images; 0..1, 0 is perfect.
 
     Args:
-        probabilities: (N, C) float, rows summing to 1.
+        probabilities: (N, C) float; each row sums to 1.
         labels: (N,) int.
-        bins: how many, equally wide.
+        bins: number of bins of equal width.
 
     >>> round(expected_calibration_error([[0.8, 0.2], [0.8, 0.2]], [0, 1]), 6)
     0.3
@@ -90,17 +90,18 @@ def expected_calibration_error(probabilities: ArrayLike, labels: ArrayLike, bins
 
 
 def fit_temperature(logits: ArrayLike, labels: ArrayLike, min_images: int = MIN_IMAGES) -> Temperature:
-    """The temperature of the lowest negative log-likelihood, or 1 if the images do not determine it.
+    """Fit the temperature with the lowest negative log-likelihood, or return 1 if the images do not determine it.
 
-    They do not if there are few of them, or if the likelihood is highest at an end of the range that is searched: if
-    every image is classified correctly, for example, any smaller temperature is better. A temperature below 1 raises
-    all confidences, also for images of other classes, and only mistakes are evidence against it; at least ten are
-    needed. Calibration that is fitted and measured on the same images looks better than it is: see `cross_fitted_ece`.
+    The temperature is 1 if there are too few images, no mistakes, or if the optimum lies at an end of the search range.
+    For example, if every prediction is correct, a smaller temperature is always better. A temperature below 1 raises
+    all confidences, including those for images of unknown classes, and only mistakes are evidence against it, so it
+    requires at least `MIN_MISTAKES` mistakes. Calibration error measured on the images used for fitting is too low; see
+    `cross_fitted_ece`.
 
     Args:
         logits: (N, C) float.
         labels: (N,) int.
-        min_images: with fewer, the temperature is 1.
+        min_images: minimum number of images for fitting.
 
     >>> fit_temperature([[2.0, 0.0], [0.0, 2.0]], [0, 1])
     Temperature(value=1.0, reason='2 images are too few, it takes 100')
@@ -126,9 +127,9 @@ def _few(count: int, what: str) -> str:
 
 
 def most_likely_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
-    """The temperature T from 0.05 to 20 with the lowest negative log-likelihood of softmax(logits / T).
+    """Find the temperature T in 0.05..20 with the lowest negative log-likelihood of softmax(logits / T).
 
-    The likelihood is convex in 1/T, so it has one minimum in log T; golden-section search finds it.
+    The negative log-likelihood is convex in 1/T, so it has one minimum in log T, which golden-section search finds.
 
     Args:
         logits: (N, C) float.
@@ -156,16 +157,16 @@ def most_likely_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
 
 
 def unknown_threshold(logits: ArrayLike, temperature: float, known: float = KNOWN_SHARE) -> float:
-    """The confidence that a share of the images of known classes reaches.
+    """Return the confidence that a given share of the images of known classes reaches.
 
     Predictions for images of unknown classes are less confident (D. Hendrycks and K. Gimpel, 2017,
-    https://arxiv.org/abs/1610.02136), so an image below this threshold may be called unknown; the rest of the known
-    share is the price.
+    https://arxiv.org/abs/1610.02136), so an image below this threshold can be rejected as unknown. A share `1 - known`
+    of the images of known classes is then rejected too.
 
     Args:
-        logits: (N, C) float, of images that were not trained on.
-        temperature: divides the logits.
-        known: the share, 0 to 1.
+        logits: (N, C) float, of images that were not used for training.
+        temperature: divisor of the logits.
+        known: share of the images at or above the threshold, 0..1.
 
     >>> round(unknown_threshold([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0], [3.0, 0.0]], 1.0, known=0.75), 3)
     0.731
@@ -175,15 +176,15 @@ def unknown_threshold(logits: ArrayLike, temperature: float, known: float = KNOW
 
 
 def cross_fitted_ece(logits: ArrayLike, labels: ArrayLike, bins: int = 15) -> float:
-    """Calibration error after temperature scaling, cross-fitted: each half uses the temperature of the other half.
+    """Compute the calibration error after temperature scaling, with the temperature of each half fitted on the other.
 
-    The halves are every second image. A half that does not determine a temperature (see `fit_temperature`; half the
-    number of images is enough) leaves the other as it is.
+    The halves are the images with even and with odd index. If a half does not determine a temperature (see
+    `fit_temperature`, here with half of `MIN_IMAGES`), the other half is not scaled.
 
     Args:
         logits: (N, C) float.
         labels: (N,) int.
-        bins: as for `expected_calibration_error`.
+        bins: number of bins of equal width.
     """
     scores, classes = np.asarray(logits, np.float64), np.asarray(labels)
     probabilities = np.exp(log_softmax(scores))

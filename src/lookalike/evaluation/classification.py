@@ -1,4 +1,4 @@
-"""Metrics of classification: plain functions on arrays of logits and labels."""
+"""Classification metrics: functions of arrays of logits and labels."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from lookalike.evaluation.calibration import cross_fitted_ece, expected_calibrat
 
 
 def top_k_accuracy(logits: ArrayLike, labels: ArrayLike, ks: Sequence[int] = (1, 5)) -> dict[int, float]:
-    """The share of images whose class is among the k largest logits.
+    """Compute the share of images whose class is among the k largest logits.
 
-    Equal logits are ranked against the model: a class counts as found among k only if fewer than k others are at least
-    as large. So a network that says the same of everything scores 0, not 1.
+    Ties count against the model: a prediction is correct only if fewer than k other logits are at least as large as the
+    logit of the class. A model that returns equal logits scores 0, not 1.
 
     Args:
         logits: (N, C) float.
         labels: (N,) int, 0..C-1.
-        ks: how many guesses; more than C classes are C.
+        ks: values of k; values above C are treated as C.
 
     Returns:
-        The share, 0..1, for each k.
+        k to accuracy, 0..1.
 
     Raises:
-        InputError: no images, shapes that do not fit, labels out of range, or logits that are not numbers.
+        InputError: no images, shapes that do not match, labels out of range, or logits that are not finite.
 
     >>> top_k_accuracy([[0.1, 0.7, 0.2], [0.5, 0.3, 0.2]], [1, 2], ks=(1, 3))
     {1: 0.5, 3: 1.0}
     """
     scores, classes = _checked(logits, labels)
     own = scores[np.arange(len(classes)), classes][:, None]  # (N, 1)
-    above = (scores >= own).sum(1) - 1  # others that are at least as large, (N,)
+    above = (scores >= own).sum(1) - 1  # other logits at least as large, (N,)
     return {k: 1.0 if k >= scores.shape[1] else float((above < k).mean()) for k in ks}
 
 
 def predictions(logits: ArrayLike) -> NDArray[np.int64]:
-    """The class with the largest logit of each image, (N,) int64; the first of equal ones.
+    """Return the class with the largest logit of each image, (N,) int64; the lowest class if logits are equal.
 
     >>> predictions([[0.1, 0.7, 0.2]]).tolist()
     [1]
@@ -48,7 +48,7 @@ def predictions(logits: ArrayLike) -> NDArray[np.int64]:
 
 
 def confusion_matrix(logits: ArrayLike, labels: ArrayLike) -> NDArray[np.int64]:
-    """How many images of class i were taken for class j: (C, C) int64, row i, column j.
+    """Count the images of class i (row) that are predicted as class j (column), (C, C) int64.
 
     >>> confusion_matrix([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]], [0, 0, 1]).tolist()
     [[1, 1], [0, 1]]
@@ -59,7 +59,7 @@ def confusion_matrix(logits: ArrayLike, labels: ArrayLike) -> NDArray[np.int64]:
 
 
 def per_class_accuracy(logits: ArrayLike, labels: ArrayLike) -> NDArray[np.float64]:
-    """Top-1 accuracy of each class, (C,) float64 in 0..1; NaN for a class without images.
+    """Compute the top-1 accuracy of each class, (C,) float64 in 0..1; NaN for a class without images.
 
     >>> per_class_accuracy([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]], [0, 0, 1]).tolist()
     [0.5, 1.0]
@@ -72,7 +72,7 @@ def per_class_accuracy(logits: ArrayLike, labels: ArrayLike) -> NDArray[np.float
 
 
 def most_confused_pairs(logits: ArrayLike, labels: ArrayLike, top: int = 10) -> list[tuple[int, int, int]]:
-    """Pairs of classes taken for each other most often, either way: (class, other class, mistakes), most first.
+    """Return the most confused pairs of classes as (class, other class, mistakes in both directions), most first.
 
     >>> most_confused_pairs([[0.0, 1.0], [1.0, 0.0]], [0, 1])
     [(0, 1, 2)]
@@ -85,7 +85,7 @@ def most_confused_pairs(logits: ArrayLike, labels: ArrayLike, top: int = 10) -> 
 
 
 def negative_log_likelihood(logits: ArrayLike, labels: ArrayLike) -> float:
-    """The mean of -log p(class), in nats; p is the softmax of the logits.
+    """Compute the mean of -log p(class) in nats, where p is the softmax of the logits.
 
     >>> round(negative_log_likelihood([[0.0, 0.0]], [1]), 4)
     0.6931
@@ -101,21 +101,21 @@ def summary(
     class_names: Sequence[str] | None = None,
     temperature: float | None = None,
 ) -> dict[str, Any]:
-    """The numbers of a result, ready for JSON.
+    """Compute all classification metrics as a JSON-serializable dict.
 
     Args:
         logits: (N, C) float.
         labels: (N,) int.
-        class_names: words of the classes; with them, the accuracy of each class is given too.
-        temperature: also give the calibration error of the logits divided by this.
+        class_names: C names; if given, the result includes the accuracy of each class.
+        temperature: if given, the result includes the calibration error of the logits divided by it.
 
     Returns:
         `n`; `top1`, `top5` and `mean_class_accuracy` in 0..1; `nll` in nats; `ece`, the expected calibration error;
-        `ece_cross_fitted`, that error after temperature scaling, each half measured with the other half's temperature;
-        `per_class` by name and `ece_scaled`, where asked for.
+        `ece_cross_fitted`, the error after cross-fitted temperature scaling (see `cross_fitted_ece`); with
+        `class_names`, `per_class`, the accuracy by name; with `temperature`, `temperature` and `ece_scaled`.
 
     Raises:
-        InputError: as `top_k_accuracy`.
+        InputError: see `top_k_accuracy`.
     """
     scores, classes = _checked(logits, labels)
     top = top_k_accuracy(scores, classes)
@@ -140,10 +140,10 @@ def summary(
 
 
 def _checked(logits: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Both as NumPy arrays, float64 and int64.
+    """Convert logits to float64 and labels to int64.
 
     Raises:
-        InputError: they cannot be measured.
+        InputError: see `top_k_accuracy`.
     """
     scores, classes = np.asarray(logits, np.float64), np.asarray(labels, np.int64)
     if scores.ndim != 2 or classes.shape != scores.shape[:1] or not len(classes):

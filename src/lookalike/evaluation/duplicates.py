@@ -1,8 +1,9 @@
-"""Find near-duplicates: images that show the same picture, re-encoded, scaled or slightly changed.
+"""Find near-duplicates: copies of an image that are re-encoded, scaled or slightly changed.
 
-A query that finds its own copy says nothing about a model. Two images are near-duplicates if their difference hashes
-differ in few bits and their thumbnails in few gray levels; the second condition separates images that only have the
-same layout, such as plain shapes on white. Galleries keep the same hash; see `lookalike.image`.
+A query that finds its own copy does not measure the model. Two images are near-duplicates if their difference hashes
+differ in at most `MAX_BITS` bits and their thumbnails by at most `MAX_LEVELS` gray levels on average. The thumbnails
+separate images that only share a layout, such as plain shapes on white. Galleries store the same hash; see
+`lookalike.image`.
 """
 
 from __future__ import annotations
@@ -20,20 +21,20 @@ from lookalike.errors import InputError
 from lookalike.image import dhash
 from lookalike.image.perceptual_hash import cell_weights
 
-MAX_BITS = 5  # of 64 that may differ
-MAX_LEVELS = 8.0  # mean difference of thumbnails, of 255 levels
-THUMBNAIL = 8  # pixels of a side
-CHUNK = 256  # images hashed at a time
-TILE = 4096  # hashes compared with as many others at a time
+MAX_BITS = 5  # maximum Hamming distance of the 64-bit hashes
+MAX_LEVELS = 8.0  # maximum mean absolute difference of the thumbnails, in 0..255
+THUMBNAIL = 8  # side in pixels
+CHUNK = 256  # images per batch of thumbnails
+TILE = 4096  # rows and columns of a tile of hash comparisons
 
 
 @dataclass(frozen=True)
 class NearDuplicates:
-    """Pairs of images that are nearly the same.
+    """Pairs of near-duplicate images.
 
     Args:
-        pairs: (P, 2) int64, row and other row, in ascending order; within one set the lower row comes first.
-        exact: (P,) bool, where the pixels are equal.
+        pairs: (P, 2) int64, row indices in ascending order; within one set, the lower index comes first.
+        exact: (P,) bool, whether the pixels are equal.
     """
 
     pairs: NDArray[np.int64]
@@ -50,16 +51,16 @@ def near_duplicates(
     bits: int = MAX_BITS,
     levels: float = MAX_LEVELS,
 ) -> NearDuplicates:
-    """Pairs of near-duplicates within a set of images, or across two.
+    """Find the near-duplicate pairs within a set of images, or between two sets.
 
     Args:
         images: (N, size, size, 3) uint8, as in a pack.
-        others: (M, size, size, 3) uint8 of the same size; by default pairs within `images`.
-        bits: how many of the 64 bits of the hash may differ.
-        levels: how large the mean difference of the thumbnails may be, of 255.
+        others: (M, size, size, 3) uint8 of the same size; by default, pairs within `images` are found.
+        bits: maximum number of different bits of the 64-bit hashes.
+        levels: maximum mean absolute difference of the thumbnails, in 0..255.
 
     Raises:
-        InputError: arrays that are not images of one size.
+        InputError: an array is not a set of images, or the image sizes differ.
     """
     if others is not None and images.shape[1:] != others.shape[1:]:
         raise InputError(
@@ -85,13 +86,13 @@ def near_duplicates(
 
 
 def groups_of(pairs: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """A group id for each of `count` images, (count,) int64: the lowest row that is connected to it by pairs.
+    """Assign each image to a connected group of pairs, (count,) int64; the id is the lowest row index of the group.
 
-    For pairs across two sets, of N and M images, add N to the second column and give N + M as the count.
+    For pairs between two sets of N and M images, add N to the second column and pass N + M as `count`.
 
     Args:
-        pairs: (P, 2) int, rows below `count`.
-        count: images in all.
+        pairs: (P, 2) int, row indices below `count`.
+        count: total number of images.
 
     >>> groups_of(np.array([[0, 2], [2, 3]]), 5).tolist()
     [0, 1, 0, 0, 4]
@@ -106,11 +107,11 @@ def groups_of(pairs: NDArray[np.int64], count: int) -> NDArray[np.int64]:
 def _candidates(
     hashes: NDArray[np.float32], others: NDArray[np.float32], bits: int, *, within: bool
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Rows and columns whose hashes, (N, 64) of -1 and 1, differ in few bits."""
+    """Yield rows and columns whose hashes, (N, 64) of -1 and 1, differ in at most `bits` bits."""
     ours, theirs = torch.from_numpy(hashes), torch.from_numpy(others)
     for top in range(0, len(ours), TILE):
         for left in range(top if within else 0, len(theirs), TILE):
-            agreement = ours[top : top + TILE] @ theirs[left : left + TILE].T  # 64 - 2 × bits that differ, exactly
+            agreement = ours[top : top + TILE] @ theirs[left : left + TILE].T  # 64 - 2 × different bits, exact
             near = agreement >= ours.shape[1] - 2 * bits
             if within and left == top:
                 near = near.triu(1)
@@ -119,7 +120,7 @@ def _candidates(
 
 
 def _hashes_and_thumbnails(images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Hashes (N, 64), -1 or 1, and thumbnails (N, 192), 0 to 255, of images; both float32."""
+    """Compute hashes, (N, 64) of -1 and 1, and thumbnails, (N, 192) in 0..255; both float32."""
     if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8 or not images.size:
         raise InputError(
             f"an array of {images.shape} {images.dtype} is not a set of images.", "Give (N, H, W, 3) uint8."

@@ -1,12 +1,12 @@
-"""The nearest neighbours of every vector: exact, by cosine, in bounded memory.
+"""Exact k-nearest-neighbour search by cosine, in bounded memory.
 
-Cosines are computed a tile at a time. Of each tile only those pass that are not below the k-th best that the row has
-so far, and of most groups of them the largest is looked at, and no other; they join the row's running list, which is
-cut back to k. Where a set is searched with itself, a tile serves its rows and its columns, so that every pair is
-multiplied once.
+Cosines are computed one tile at a time. Each row keeps a running list of its k best neighbours. A cosine is merged into
+the list only if it is at least the row's k-th best so far. To find such cosines quickly, each tile is divided into
+groups, and a group is examined only if its maximum passes this test. When a set is searched against itself, each
+off-diagonal tile updates the lists of both its rows and its columns, so each pair is multiplied once.
 
-Equal cosines are ordered by index, the lower first. "Equal" means equal in float32 as computed: two copies of one
-vector may differ from each other in the last bit of their cosine with a third.
+Equal cosines are sorted by ascending index. "Equal" means equal as computed in float32: the cosines of two copies of a
+vector with a third vector may differ in the last bit.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from torch import Tensor
 from lookalike.errors import InputError
 
 TILE = 4096  # rows and columns of a tile: 64 MB of cosines
-SLICE = 1024  # rows of a tile whose lists are brought up to date at a time
-LISTS = 256 << 20  # bytes that the running lists of all rows may take; longer ones are made for a few rows at a time
-GROUP = 64  # cosines of which the largest is looked at first, at most
-ENTRIES = 4 << 20  # neighbours handed out at a time
+SLICE = 1024  # rows of a tile that are merged at a time
+LISTS = 256 << 20  # maximum bytes for the lists of all rows; above it, the rows are searched in blocks
+GROUP = 64  # maximum number of cosines in a group
+ENTRIES = 4 << 20  # maximum number of neighbours per yielded block
 NOTHING = torch.iinfo(torch.int64).min
 LAST = (1 << 32) - 1
 BELOW_ALL = -2.0  # lower than any cosine
@@ -34,12 +34,12 @@ BELOW_ALL = -2.0  # lower than any cosine
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The neighbours of some rows in a row, nearest first.
+    """Neighbours of a block of consecutive rows, nearest first.
 
     Args:
-        first: the first of these rows.
-        indexes: (rows, k) int64, into the gallery; -1 after the last one where there are fewer than k.
-        cosines: (rows, k) float32; -inf there.
+        first: index of the first row.
+        indexes: (rows, k) int64, gallery indices; padded with -1 if a row has fewer than k neighbours.
+        cosines: (rows, k) float32, padded with -inf.
     """
 
     first: int
@@ -48,20 +48,20 @@ class Neighbours:
 
 
 def unit_vectors(embeddings: ArrayLike, what: str = "embeddings") -> NDArray[np.float32]:
-    """Rows scaled to length 1, (N, D) float32, a copy.
+    """Return a copy of the rows scaled to unit length, (N, D) float32.
 
     Args:
         embeddings: (N, D) numbers.
-        what: what to call them in an error.
+        what: name of the array in error messages.
 
     Raises:
-        InputError: another shape, no rows, a row that is not finite in float32, or one of length zero.
+        InputError: the array is empty or not 2-D, or a row is all zeros or not finite in float32.
     """
     with np.errstate(over="ignore"):
         vectors = np.asarray(embeddings).astype(np.float32, copy=False)
     if vectors.ndim != 2 or not vectors.size:
         raise InputError(f"{what} of shape {vectors.shape} cannot be compared.", "They must be (N, D), not empty.")
-    peaks = np.maximum(vectors.max(1), -vectors.min(1))  # squares of what is divided by them cannot overflow
+    peaks = np.maximum(vectors.max(1), -vectors.min(1))  # dividing by them first avoids overflow in the squares
     if not np.isfinite(peaks).all():
         row = int(np.flatnonzero(~np.isfinite(peaks))[0])
         raise InputError(f"{what}: row {row} is not all finite numbers.", "The weights are damaged: train again.")
@@ -81,22 +81,21 @@ def nearest(
     groups: ArrayLike | None = None,
     gallery_groups: ArrayLike | None = None,
 ) -> Iterator[Neighbours]:
-    """The k nearest neighbours of every row, by cosine; some rows at a time, all in order.
-
-    Without a gallery each row is searched among the others, itself left out.
+    """Find the k nearest neighbours of every row by cosine.
 
     Args:
-        embeddings: (N, D) numbers; they need not be of unit length.
-        k: how many, at least 1.
-        gallery: (M, D) numbers to search in, by default the embeddings.
-        groups: (N,) int; a row's neighbours of its own group are left out (its near-duplicates, say).
-        gallery_groups: (M,) int, given with `groups` where there is a gallery.
+        embeddings: (N, D) numbers, of any length.
+        k: number of neighbours, at least 1.
+        gallery: (M, D) numbers to search. By default, each row is searched among all other rows.
+        groups: (N,) int; neighbours in the row's group are excluded, for example its near-duplicates.
+        gallery_groups: (M,) int, required with both `groups` and `gallery`.
 
     Yields:
-        `Neighbours` of consecutive rows.
+        `Neighbours` of consecutive blocks of rows, in order.
 
     Raises:
-        InputError: as `unit_vectors`; a gallery of another dimension; groups of another length, or for one side only.
+        InputError: see `unit_vectors`; or the dimensions differ, groups have the wrong length, or only one side has
+            groups.
     """
     queries = torch.from_numpy(unit_vectors(embeddings))
     others = queries if gallery is None else torch.from_numpy(unit_vectors(gallery, "gallery"))
@@ -171,18 +170,18 @@ def _in_gallery(
 
 
 def _product(some: Tensor, others: Tensor, room: Tensor) -> Tensor:
-    """All dot products, (rows, rows of the others), in memory that is used again: fresh pages take long."""
+    """Compute all dot products, (rows, other rows), in the buffer `room`; allocating new memory is slow."""
     return torch.mm(some, others.T, out=room[: len(some) * len(others)].view(len(some), len(others)))
 
 
 class _Lists:
-    """The best k of each row so far, as int64 keys that sort by cosine, then by index, the better the larger."""
+    """The k best neighbours of each row so far, as int64 keys; a larger key is a larger cosine, then a lower index."""
 
     def __init__(self, rows: int, k: int) -> None:
         self.keys = torch.full((rows, k), NOTHING)
 
     def offer(self, cosines: Tensor, first: int, start: int) -> None:
-        """Take in cosines of our rows from `first` on with the gallery from `start` on; none at -inf is taken."""
+        """Merge a tile of cosines: list rows from `first`, gallery rows from `start`. Entries of -inf are ignored."""
         for low in range(0, len(cosines), SLICE):
             part = cosines[low : low + SLICE]
             keys = self.keys[first + low : first + low + len(part)]
@@ -194,7 +193,7 @@ class _Lists:
             grouped = part.view(len(part), size, groups)
             maxima = _maxima(part, size)
             least = _cosines_of(keys.min(1).values).clamp(min=BELOW_ALL)
-            if groups >= k and (keys == NOTHING).any():  # the k-th best is no less than the k-th maximum
+            if groups >= k and (keys == NOTHING).any():  # the k-th best is at least the k-th largest maximum
                 least = torch.maximum(least, maxima.topk(k, 1).values[:, -1])
             row, group = (maxima >= least[:, None]).nonzero(as_tuple=True)
             members = grouped[row, :, group]  # (groups that pass, size)
@@ -204,15 +203,16 @@ class _Lists:
                 _merge(keys, row[which], new)
 
     def read(self, rows: slice, first: int | None = None) -> Neighbours:
-        """The lists of some rows, sorted."""
+        """Return the sorted neighbours of some rows."""
         keys = self.keys[rows].sort(1, descending=True).values
         indexes = torch.where(keys == NOTHING, -1, LAST - (keys & LAST))
         return Neighbours(rows.start if first is None else first, indexes.numpy(), _cosines_of(keys).numpy())
 
 
 def _maxima(cosines: Tensor, size: int) -> Tensor:
-    """The largest of each group of so many, evenly spread over a row: (rows, columns / size). A tile on its side is
-    reduced as it lies in memory, which is a hundred times faster.
+    """Compute the maximum of each group of `size` evenly spaced columns, (rows, columns / size).
+
+    A transposed tile is reduced in its memory order, which is a hundred times faster.
     """
     if cosines.stride(0) == 1:
         return cosines.T.view(size, -1, len(cosines)).amax(0).T
@@ -220,7 +220,7 @@ def _maxima(cosines: Tensor, size: int) -> Tensor:
 
 
 def _merge(keys: Tensor, row: Tensor, new: Tensor) -> None:
-    """Let new keys, ordered by the row that they belong to, into the rows' lists."""
+    """Merge new keys, sorted by their row, into the lists."""
     counts = row.bincount(minlength=len(keys))
     place = torch.arange(len(row)) - (counts.cumsum(0) - counts)[row]
     table = torch.full((len(keys), int(counts.max())), NOTHING)
@@ -229,7 +229,10 @@ def _merge(keys: Tensor, row: Tensor, new: Tensor) -> None:
 
 
 def _keys(cosines: Tensor, indexes: Tensor) -> Tensor:
-    """The bits of a float32, made to sort as a signed integer, above those of the index counted backwards."""
+    """Pack cosines and indices into int64 keys.
+
+    The high 32 bits are the float32 cosine as a sortable signed integer, the low 32 bits are `LAST - index`.
+    """
     bits = (cosines + 0.0).view(torch.int32)  # -0 becomes 0
     sortable = bits ^ ((bits >> 31) & 0x7FFFFFFF)
     return (sortable.long() << 32) | (LAST - indexes)

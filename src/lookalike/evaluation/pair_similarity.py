@@ -1,4 +1,4 @@
-"""Cosines of pairs of images of one class and of different classes, and thresholds on them."""
+"""Cosine similarities of same-class and different-class pairs of images, and thresholds on them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-MAX_PAIRS = 500_000  # of each kind
+MAX_PAIRS = 500_000  # same-class pairs, and as many different-class pairs
 CHUNK = 16_384  # pairs computed at a time
-MIN_FALSE_MATCHES = 10  # a threshold that rests on fewer means nothing
-FALSE_MATCH_RATE = 0.01  # of the threshold of a model
+MIN_FALSE_MATCHES = 10  # a threshold estimated from fewer is not meaningful
+FALSE_MATCH_RATE = 0.01  # default of a model's match threshold
 
 Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
 
@@ -20,10 +20,10 @@ class PairSimilarities:
     """Cosines of pairs of images.
 
     Args:
-        same: (P,) float32, of pairs of one class.
-        different: (Q,) float32, of pairs of different classes.
-        all_same: the number of pairs of one class; if it is more than P, the P were drawn from them.
-        all_different: the number of pairs of different classes.
+        same: (P,) float32, cosines of same-class pairs.
+        different: (Q,) float32, cosines of different-class pairs.
+        all_same: number of all same-class pairs; if it is above P, `same` is a sample.
+        all_different: number of all different-class pairs; if it is above Q, `different` is a sample.
     """
 
     same: NDArray[np.float32]
@@ -34,9 +34,9 @@ class PairSimilarities:
 
 @dataclass(frozen=True)
 class Threshold:
-    """A cosine above which pairs are called one class.
+    """A cosine above which a pair is accepted as one class.
 
-    It accepts at most `rate` of the pairs of different classes and `found` of the pairs of one class, 0 to 1.
+    It accepts at most a share `rate` of the different-class pairs and a share `found` of the same-class pairs, 0..1.
     """
 
     rate: float
@@ -47,13 +47,13 @@ class Threshold:
 def similarities(
     vectors: NDArray[np.float32], labels: NDArray[np.int64], *, most: int = MAX_PAIRS, seed: int = 0
 ) -> PairSimilarities:
-    """Cosines of all pairs of each kind, or of `most` pairs drawn with equal probability if there are more.
+    """Compute the cosines of all same-class and different-class pairs, or of a uniform sample of each.
 
     Args:
-        vectors: (N, D) float32 of length 1.
+        vectors: (N, D) float32 of unit length.
         labels: (N,) int64.
-        most: pairs of each kind.
-        seed: of the draws; a pair may be drawn twice.
+        most: maximum number of pairs of each kind; above it, `most` pairs are sampled with replacement.
+        seed: seed of the sampling.
     """
     order = np.argsort(labels, kind="stable")
     _, starts, sizes = np.unique(labels[order], return_index=True, return_counts=True)
@@ -71,7 +71,7 @@ def similarities(
 
 
 def threshold(pairs: PairSimilarities, rate: float) -> Threshold | None:
-    """The lowest cosine above which at most `rate` of the pairs of different classes lie; None for too few pairs.
+    """Return the lowest cosine that at most `rate` of the different-class pairs exceed, or None for too few pairs.
 
     >>> pairs = PairSimilarities(np.float32([0.95, 0.2]), np.arange(100, dtype=np.float32) / 100, 2, 100)
     >>> at = threshold(pairs, 0.1)
@@ -89,29 +89,29 @@ def threshold(pairs: PairSimilarities, rate: float) -> Threshold | None:
 def match_threshold(
     vectors: NDArray[np.float32], labels: NDArray[np.int64], rate: float = FALSE_MATCH_RATE
 ) -> float | None:
-    """The lowest cosine that at most `rate` of the pairs of different classes reach: the `match_threshold` of a model.
+    """Compute a model's `match_threshold`: the lowest cosine that at most `rate` of the different-class pairs reach.
 
     Args:
-        vectors: (N, D) float32 of length 1.
+        vectors: (N, D) float32 of unit length.
         labels: (N,) int64.
-        rate: of false matches, 0..1.
+        rate: false match rate, 0..1.
 
     Returns:
-        -1 to 1; None for too few pairs.
+        Cosine, -1..1; None if there are too few pairs.
     """
     found = threshold(similarities(vectors, labels), rate)
     return None if found is None else min(float(np.nextafter(np.float32(found.cosine), np.float32(2))), 1.0)
 
 
 def _every_same(starts: NDArray[np.int64], sizes: NDArray[np.int64]) -> Pairs:
-    """All pairs within a class, as places in the order of the classes."""
+    """Return all same-class pairs, as indices into the images sorted by class."""
     parts = [np.add(np.triu_indices(size, 1), start) for start, size in zip(starts, sizes, strict=True)]
     one, other = np.concatenate(parts, 1)
     return one, other
 
 
 def _every_different(starts: NDArray[np.int64], sizes: NDArray[np.int64]) -> Pairs:
-    """All pairs across classes: each place with all that lie behind its class."""
+    """Return all different-class pairs: each index paired with all indices after its class."""
     count = int(sizes.sum())
     ends = np.repeat(starts + sizes, sizes)
     one = np.repeat(np.arange(count), count - ends)
@@ -136,12 +136,12 @@ def _some_different(
     which = generator.choice(len(sizes), most, p=weights / weights.sum())
     one = starts[which] + generator.integers(0, sizes[which])
     other = generator.integers(0, count - sizes[which])
-    other += np.where(other >= starts[which], sizes[which], 0)  # never in its own class
+    other += np.where(other >= starts[which], sizes[which], 0)  # never of the same class
     return one, other
 
 
 def _cosines(vectors: NDArray[np.float32], one: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Of pairs of rows, (P,) float32."""
+    """Compute the cosines of pairs of rows, (P,) float32."""
     cosines = np.empty(len(one), np.float32)
     for low in range(0, len(one), CHUNK):
         part = slice(low, low + CHUNK)

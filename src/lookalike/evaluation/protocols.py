@@ -1,7 +1,7 @@
-"""Protocols of retrieval: the classes for training, the classes for testing, and the facts beside each result.
+"""Retrieval protocols: training classes, test classes, and the facts that describe a result.
 
-All are zero-shot: the test classes are not trained on. Every test image is a query against all other test images; a
-query whose class has no second image is excluded and counted.
+All protocols are zero-shot: no test class is used for training. Every test image is a query against all other test
+images. Queries whose class has no second image are excluded and counted.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ RULE = "every test image against all other test images, itself left out; queries
 
 @dataclass(frozen=True)
 class Protocol:
-    """A named way to measure retrieval.
+    """A named procedure for measuring retrieval.
 
     Args:
-        name: such as "cars196-zero-shot".
-        about: the training and the test classes, in a sentence.
-        choose: returns the labels for training and those for testing, each ascending.
-        classes: numbers of training and test classes of the full data set; None for any data set.
-        images: numbers of training and test images of the full data set; None for any data set.
-        rule: queries, gallery, and exclusions.
+        name: for example "cars196-zero-shot".
+        about: one-sentence description of the training and test classes.
+        choose: returns the labels of the training and of the test classes of a catalog, each in ascending order.
+        classes: number of training and test classes of the full data set; None for a protocol for any data set.
+        images: number of training and test images of the full data set; None for a protocol for any data set.
+        rule: description of queries, gallery and exclusions.
     """
 
     name: str
@@ -45,12 +45,12 @@ class Protocol:
     def divide(self, catalog: Catalog) -> Divided:
         """Divide a catalog into training and test classes, each relabelled from 0.
 
-        Classes without images and images without a label are left out; the latter are counted. The splits of the
-        catalog have no meaning here.
+        Classes without images are removed. Images without a label are removed and counted. The splits of the catalog
+        matter only to protocols that choose classes by split.
 
         Raises:
-            InputError: a catalog that the protocol is not made for, classes on both sides, fewer than two classes to
-                train on, or no class of two images to be tested.
+            InputError: the catalog does not match the protocol, a class is on both sides, there are fewer than two
+                training classes, or no test class has two images.
         """
         chosen = self.choose(catalog)
         if both := sorted(set(chosen[0].tolist()) & set(chosen[1].tolist())):
@@ -77,10 +77,10 @@ class Divided:
     """A catalog divided by a protocol.
 
     Args:
-        protocol: the protocol.
-        source: the whole catalog.
-        training: images of the training classes, labelled from 0.
-        test: images of the test classes, labelled from 0.
+        protocol: the protocol that divided it.
+        source: the undivided catalog.
+        training: images of the training classes, relabelled from 0.
+        test: images of the test classes, relabelled from 0.
     """
 
     protocol: Protocol
@@ -90,14 +90,14 @@ class Divided:
 
     @property
     def complete(self) -> bool | None:
-        """Whether the catalog has all classes and images of the full data set; None for a protocol of any data set."""
+        """Whether the catalog has all classes and images of the full data set; None if the protocol has no full set."""
         if self.protocol.classes is None:
             return None
         return self.protocol.classes == self._classes and self.protocol.images == self._images
 
     @property
     def remark(self) -> str:
-        """The remark that belongs to every result: that of the catalog, and what is missing from the full data set."""
+        """The remark for every result: the catalog's remark and what is missing from the full data set."""
         said = [self.source.remark] if self.source.remark else []
         if self.protocol.classes is not None and self.protocol.images is not None and not self.complete:
             sides = zip(("train", "test"), self._images, self.protocol.images, strict=True)
@@ -116,7 +116,7 @@ class Divided:
         return len(self.training), len(self.test)
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Classes, images, and classes of a single image on both sides; and the unlabelled images left out."""
+        """Count classes, images and single-image classes on both sides, and the unlabelled images."""
         sides = {"train": self.training, "test": self.test}
         found = {
             side: {
@@ -130,10 +130,10 @@ class Divided:
 
 
 def named(name: str) -> Protocol:
-    """Return a protocol by its name.
+    """Return the protocol with the given name.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no such protocol.
     """
     if name not in PROTOCOLS:
         raise InputError(
@@ -155,23 +155,23 @@ def card(
     seen: int = 0,
     undecodable: int = 0,
 ) -> dict[str, Any]:
-    """The facts that make a result comparable, as JSON values.
+    """Return the facts needed to compare a result with others, as a JSON-serializable dict.
 
     Args:
-        divided: the data.
-        crop: "boxes" if images were cropped to their boxes, "already cropped" if the files are, or "whole".
+        divided: the divided catalog.
+        crop: "boxes" if images are cropped to their boxes, "already cropped" if the files are cropped, or "whole".
         resolution: side of the images in pixels.
-        dim: numbers of an embedding.
-        crop_mode: how images became squares.
-        excluded_queries: queries without a positive (`excluded` of the summary); by default the test classes of one
-            image.
-        near_duplicates: pairs of near-duplicates among the test images; None if they were not searched for.
-        trained: what the model was trained on, in words; by default the training side.
+        dim: dimension of the embeddings.
+        crop_mode: how images are made square.
+        excluded_queries: number of queries without a relevant image (`excluded` of `retrieval_summary`); by default the
+            number of test classes with one image.
+        near_duplicates: number of near-duplicate pairs among the test images; None if not computed.
+        trained: description of the training data of the model; by default the training side.
         seen: number of test classes that the model was trained on; if not 0, the remark says "NOT zero-shot".
-        undecodable: test images that could not be decoded and were left out.
+        undecodable: number of test images that could not be decoded.
 
     Raises:
-        InputError: a crop of another name.
+        InputError: unknown crop.
     """
     if crop not in ("boxes", "whole", "already cropped"):
         raise InputError(f"'{crop}' is no crop.", "It is boxes, whole or already cropped.")
@@ -201,7 +201,7 @@ def card(
 
 
 def _first_of(count: int, training: int) -> Callable[[Catalog], tuple[Labels, Labels]]:
-    """The first `training` of `count` classes, in the official order, train; the rest are tested."""
+    """Choose the first `training` of `count` classes, in the official order, for training and the rest for testing."""
 
     def choose(catalog: Catalog) -> tuple[Labels, Labels]:
         _expect(catalog, count)
@@ -211,7 +211,7 @@ def _first_of(count: int, training: int) -> Callable[[Catalog], tuple[Labels, La
 
 
 def _by_split(count: int) -> Callable[[Catalog], tuple[Labels, Labels]]:
-    """Classes with images in the training split train, those with images in the test split are tested."""
+    """Choose classes with images in the "train" split for training and those with images in "test" for testing."""
 
     def choose(catalog: Catalog) -> tuple[Labels, Labels]:
         _expect(catalog, count)

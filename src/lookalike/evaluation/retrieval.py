@@ -1,13 +1,13 @@
-"""Retrieval measured: how often the images nearest to a query show the same class.
+"""Retrieval metrics: how often the nearest neighbours of a query have its class.
 
-A query's *relevant* images are those of its class in the gallery, itself and its group (see `nearest`) left out; R is
-their number. Queries with R = 0 can find nothing: they are left out of every mean, and counted. Embeddings are scaled
-to unit length here, neighbours are exact and ordered by cosine, equal ones by index. Every number is a mean over
+The *relevant* images of a query are the gallery images of its class, without the query itself and its group (see
+`nearest`); R is their number. Queries with R = 0 are excluded from every mean, and counted. The functions scale
+embeddings to unit length and use exact neighbours, sorted by cosine and then by index. Every metric is a mean over
 queries.
 
 Sources: Musgrave, Belongie, Lim, 2020, "A metric learning reality check" (https://arxiv.org/abs/2003.08505) for
-R-precision and MAP@R; Jégou et al., 2011, "Product quantization for nearest neighbor search" for Recall@K as used here:
-whether there is any hit among the first K.
+R-precision and MAP@R; Jégou et al., 2011, "Product quantization for nearest neighbor search" for Recall@K: whether any
+of the first K neighbours is relevant.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ THRESHOLD = 0.75
 
 
 class Others(TypedDict, total=False):
-    """What a query is searched in, and what is left out there: as for `per_query`."""
+    """Optional arguments for the gallery and the groups; see `per_query`."""
 
     gallery: ArrayLike | None
     gallery_labels: ArrayLike | None
@@ -40,12 +40,12 @@ class Others(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class PerQuery:
-    """The numbers of each query that was counted.
+    """Metric values per query.
 
     Args:
-        queries: (M,) int64, their rows.
-        excluded: how many queries had nothing relevant in the gallery.
-        values: (M,) float64 of each number, under the names that `summary` uses.
+        queries: (M,) int64, row indices of the queries with R > 0.
+        excluded: number of queries with R = 0.
+        values: metric name, as in `retrieval_summary`, to (M,) float64 values.
     """
 
     queries: NDArray[np.int64]
@@ -53,7 +53,7 @@ class PerQuery:
     values: dict[str, NDArray[np.float64]]
 
     def mean(self, name: str) -> float:
-        """The mean of one number over the queries that were counted."""
+        """Return the mean of one metric over the queries."""
         return float(self.values[name].mean())
 
 
@@ -69,21 +69,21 @@ def per_query(
     threshold: float = THRESHOLD,
     at_r: bool = True,
 ) -> PerQuery:
-    """All rank-based numbers of every query, from one search.
+    """Compute all rank-based metrics of every query with one search.
 
     Args:
         embeddings: (N, D) numbers, the queries.
-        labels: (N,) int, 0 or more.
-        ks: the K of the numbers that have one.
-        gallery: (M, D) numbers to search in, by default the queries, each without itself.
-        gallery_labels: (M,) int, given with `gallery`.
-        groups: (N,) int; a query's neighbours of its own group are left out.
-        gallery_groups: (M,) int, given with `groups` where there is a gallery.
-        threshold: the cosine that `threshold_recall_at_k` asks for.
-        at_r: give `r_precision` and `map_at_r` too, for which each query needs R neighbours.
+        labels: (N,) int, at least 0.
+        ks: values of K.
+        gallery: (M, D) numbers to search. By default, each query is searched among all other queries.
+        gallery_labels: (M,) int, required with `gallery`.
+        groups: (N,) int; neighbours in the query's group are excluded.
+        gallery_groups: (M,) int, required with both `groups` and `gallery`.
+        threshold: minimum cosine (exclusive) of a hit in `threshold_recall_at_k`.
+        at_r: also compute `r_precision` and `map_at_r`, which need R neighbours per query.
 
     Raises:
-        InputError: embeddings, labels, groups or ks that cannot be used, or nothing relevant for any query.
+        InputError: invalid embeddings, labels, groups or ks, or no query has a relevant image.
     """
     if not ks or any(k != int(k) or k < 1 for k in ks):
         raise InputError(f"ks={tuple(ks)} cannot be counted to.", "Give whole numbers of 1 or more.")
@@ -96,7 +96,7 @@ def per_query(
     depth = int(max(*ks, relevant.max() if at_r else 1))
     found = nearest(embeddings, depth, gallery=gallery, groups=groups, gallery_groups=gallery_groups)
     parts = []
-    for some in found:  # also where no query counts: what is wrong with the embeddings is then said first
+    for some in found:  # runs even if no query has R > 0, so that errors in the embeddings are reported first
         rows = np.arange(some.first, some.first + len(some.indexes))
         parts.append(_measure(some, own[rows], theirs, relevant[rows], ks, threshold, at_r))
     if not len(queries):
@@ -116,7 +116,7 @@ def _measure(
     threshold: float,
     at_r: bool,
 ) -> dict[str, NDArray[np.float64]]:
-    """The numbers of some queries, those left out that have nothing relevant."""
+    """Compute the metrics of a block of queries, without those with R = 0."""
     counted = relevant > 0
     indexes, r = found.indexes[counted], relevant[counted]
     hits = (theirs[indexes] == own[counted, None]) & (indexes >= 0)
@@ -138,16 +138,19 @@ def _measure(
 def recall_at_k(
     embeddings: ArrayLike, labels: ArrayLike, ks: Sequence[int] = KS, **others: Unpack[Others]
 ) -> dict[int, float]:
-    """The share of queries with any image of their class among the K nearest others, by K.
+    """Compute Recall@K: the share of queries with at least one relevant image among the K nearest neighbours.
 
     Args:
         embeddings: (N, D) numbers.
         labels: (N,) int.
-        ks: how many neighbours are looked at.
-        others: `gallery`, `gallery_labels`, `groups` and `gallery_groups`, as for `per_query`.
+        ks: values of K.
+        others: `gallery`, `gallery_labels`, `groups` and `gallery_groups`; see `per_query`.
+
+    Returns:
+        K to Recall@K, 0..1.
 
     Raises:
-        InputError: as `per_query`.
+        InputError: see `per_query`.
 
     >>> recall_at_k([[1, 0], [1, 0.1], [0, 1], [0.5, 1]], [0, 1, 1, 0], ks=(1, 2, 3))
     {1: 0.0, 2: 0.5, 3: 1.0}
@@ -157,22 +160,22 @@ def recall_at_k(
 
 
 def precision_at_1(embeddings: ArrayLike, labels: ArrayLike, **others: Unpack[Others]) -> float:
-    """The share of queries whose nearest other image is of their class; the same number as Recall@1."""
+    """Compute the share of queries whose nearest neighbour is relevant; equal to Recall@1."""
     return recall_at_k(embeddings, labels, (1,), **others)[1]
 
 
 def r_precision(embeddings: ArrayLike, labels: ArrayLike, **others: Unpack[Others]) -> float:
-    """Of a query's R nearest others, the share that are of its class; R is the number of all that are.
+    """Compute R-precision: the share of relevant images among the R nearest neighbours.
 
-    Args and errors: as `recall_at_k`.
+    Arguments and errors are those of `recall_at_k`.
     """
     return per_query(embeddings, labels, (1,), **others).mean("r_precision")
 
 
 def map_at_r(embeddings: ArrayLike, labels: ArrayLike, **others: Unpack[Others]) -> float:
-    """Mean average precision at R: the precision at each rank up to R that holds a hit, summed and divided by R.
+    """Compute MAP@R: the sum of the precisions at the ranks of the hits up to R, divided by R.
 
-    Args and errors: as `recall_at_k`.
+    Arguments and errors are those of `recall_at_k`.
 
     >>> round(map_at_r([[1, 0], [1, 0.1], [1, 0.3], [0, 1]], [0, 1, 0, 0]), 4)  # (1/4 + 1/4 + 1/2) / 3
     0.3333
@@ -183,10 +186,9 @@ def map_at_r(embeddings: ArrayLike, labels: ArrayLike, **others: Unpack[Others])
 def relevant_in_top_k(
     embeddings: ArrayLike, labels: ArrayLike, ks: Sequence[int] = KS, **others: Unpack[Others]
 ) -> dict[int, float]:
-    """The relevant images among the K nearest others over all relevant ones, by K: recall as search engines mean it.
+    """Compute recall as defined for search engines: the share of the relevant images found among the K nearest.
 
-    With R above K it cannot reach 1. It is no Recall@K, and is not to be set beside one. Args and errors: as
-    `recall_at_k`.
+    If R > K, the value is below 1. It is not comparable with Recall@K. Arguments and errors are those of `recall_at_k`.
     """
     result = per_query(embeddings, labels, ks, at_r=False, **others)
     return {k: result.mean(f"relevant_in_top_{k}") for k in ks}
@@ -200,11 +202,10 @@ def threshold_recall_at_k(
     threshold: float = THRESHOLD,
     **others: Unpack[Others],
 ) -> dict[int, float]:
-    """Recall@K in which a hit counts only if its cosine with the query is above a threshold.
+    """Compute Recall@K, counting only hits whose cosine with the query is greater than `threshold`.
 
-    That is: the share of queries with any image, among the K nearest others, that is of their class *and* whose cosine
-    is greater than `threshold`. Queries are those of Recall@K, so it is never above it. It measures the scale of the
-    cosines as much as their order: vectors that rank perfectly get 0 where all cosines are small. Args and errors: as
+    The queries are those of Recall@K, so the value never exceeds Recall@K. It depends on the scale of the cosines as
+    well as on their order: a perfect ranking scores 0 if all cosines are small. Arguments and errors are those of
     `recall_at_k`.
     """
     result = per_query(embeddings, labels, ks, threshold=threshold, at_r=False, **others)
@@ -225,28 +226,29 @@ def retrieval_summary(
     draws: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """The numbers of a result, ready for JSON.
+    """Compute all retrieval metrics as a JSON-serializable dict.
 
     Args:
-        embeddings: (N, D) numbers, and so on: as for `per_query`.
+        embeddings: (N, D) numbers; see `per_query` for this and the following arguments.
         labels: (N,) int.
-        ks: the K of the numbers that have one.
+        ks: values of K.
         gallery: (M, D) numbers.
         gallery_labels: (M,) int.
         groups: (N,) int.
         gallery_groups: (M,) int.
-        threshold: of `threshold_recall_at_k`.
-        with_nmi: give `nmi` too, where there is no gallery apart; k-means of many classes takes long.
-        draws: resamples for the intervals.
-        seed: of the resamples and of k-means.
+        threshold: minimum cosine of `threshold_recall_at_k`.
+        with_nmi: also compute `nmi` if no gallery is given; k-means is slow with many classes.
+        draws: number of bootstrap resamples.
+        seed: seed of the resamples and of k-means.
 
     Returns:
-        `queries`, those counted; `excluded`, those without anything relevant; `gallery`, images searched; `dim`;
-        `threshold`; for each K `recall_at_K`, `relevant_in_top_K` and `threshold_recall_at_K`; `precision_at_1`,
-        `r_precision`, `map_at_r`, `nmi`, all in 0..1; `intervals`, low and high of each but `nmi`.
+        `queries`, the number with R > 0; `excluded`, the number with R = 0; `gallery`, the number of images searched;
+        `dim`; `threshold`; for each K, `recall_at_K`, `relevant_in_top_K` and `threshold_recall_at_K`;
+        `precision_at_1`, `r_precision`, `map_at_r` and `nmi`, all in 0..1; `intervals`, the lower and upper bounds of
+        each metric except `nmi`.
 
     Raises:
-        InputError: as `per_query`.
+        InputError: see `per_query`.
     """
     result = per_query(
         embeddings,
@@ -271,10 +273,10 @@ def retrieval_summary(
 
 
 def _checked(labels: ArrayLike | None, embeddings: ArrayLike | None, what: str) -> NDArray[np.int64]:
-    """Labels as int64, one for each embedding.
+    """Convert labels to int64.
 
     Raises:
-        InputError: another number of them, or one below 0.
+        InputError: the labels do not match the embeddings, or a label is below 0.
     """
     array = np.asarray(labels)
     shape: tuple[int, ...] = np.asarray(embeddings).shape
@@ -297,7 +299,7 @@ def _relevant(
     *,
     itself: bool,
 ) -> NDArray[np.int64]:
-    """R of each query, (N,) int64."""
+    """Compute R of each query, (N,) int64."""
     alike = _occurrences(own, theirs)
     if groups is None:
         return alike - 1 if itself else alike
@@ -314,27 +316,31 @@ def _relevant(
 
 
 def _occurrences(of: NDArray[np.int64], among: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How often each number occurs among others, (N,) int64."""
+    """Count the occurrences in `among` of each element of `of`, (N,) int64."""
     known, counts = np.unique(among, return_counts=True)
     place = np.minimum(np.searchsorted(known, of), len(known) - 1)
     return np.where(known[place] == of, counts[place], 0).astype(np.int64)
 
 
-# How far a mean over queries could be off: bootstrap intervals.
+# Bootstrap intervals
 
 
 def bootstrap(
     values: dict[str, NDArray[np.float64]], *, draws: int = 1000, seed: int = 0, level: float = 0.95
 ) -> dict[str, list[float]]:
-    """Percentile intervals of the means, low and high, from resampled queries (the same resamples for each number).
+    """Compute bootstrap percentile intervals of the means over queries.
 
-    They cover the draw of queries. They do not cover which classes were tested, or another seed of training.
+    All metrics use the same resamples. The intervals account for the sampling of queries, not for the choice of test
+    classes or the training seed.
 
     Args:
-        values: (M,) float of each number, a value a query.
-        draws: resamples.
-        seed: of their generator.
-        level: share of the resampled means that lie within.
+        values: metric name to (M,) float, one value per query.
+        draws: number of resamples.
+        seed: seed of the resamples.
+        level: share of the resampled means inside the interval.
+
+    Returns:
+        Metric name to [low, high].
     """
     table = np.stack(list(values.values()), 1)
     generator = np.random.default_rng(seed)
@@ -347,24 +353,25 @@ def bootstrap(
     return {name: [float(low[place]), float(high[place])] for place, name in enumerate(values)}
 
 
-# Normalised mutual information: whether clusters that nobody labelled are the classes.
+# Normalized mutual information
 
 
 def nmi(embeddings: ArrayLike, labels: ArrayLike, *, seed: int = 0, restarts: int = 1) -> float:
-    """Mutual information of classes and k-means clusters over the mean of their entropies, 0..1.
+    """Compute the normalized mutual information of classes and k-means clusters, 0..1.
 
-    Embeddings are scaled to unit length; there are as many clusters as classes that occur; the start is k-means++. One
-    start is one draw: between seeds the number easily moves by a hundredth, and more clusters than distinct vectors are
-    as many as those. Source: Manning, Raghavan, Schütze, 2008, "Introduction to information retrieval", chapter 16.3.
+    It is the mutual information divided by the mean of the two entropies. Embeddings are scaled to unit length. The
+    number of clusters is the number of distinct labels, or of distinct vectors if that is lower. k-means++ chooses the
+    initial centres; with one start, the value can differ by 0.01 between seeds. Source: Manning, Raghavan, Schütze,
+    2008, "Introduction to information retrieval", chapter 16.3.
 
     Args:
         embeddings: (N, D) numbers.
         labels: (N,) int.
-        seed: of k-means.
-        restarts: starts of k-means, of which the one with the least squared distances is kept.
+        seed: seed of k-means.
+        restarts: number of k-means starts; the one with the lowest sum of squared distances is used.
 
     Raises:
-        InputError: embeddings that cannot be compared, labels that do not fit, or scikit-learn is not installed.
+        InputError: invalid embeddings, labels that do not match them, or scikit-learn is not installed.
     """
     vectors, classes = unit_vectors(embeddings), np.asarray(labels)
     if classes.shape != (len(vectors),):
