@@ -1,8 +1,7 @@
-"""Charts as inline SVG: crisp at any size, a few kilobytes, coloured by the page's own style sheet.
+"""Charts as inline SVG, styled by the style sheet of the page.
 
-Classes that the style sheet gives a look: `axis`, `grid`, `tick`, `first` to `fourth` for the series and
-their labels, `bar`, `few`, `count`, `ideal`. Sizes are in units of a view box that is `WIDTH` wide; how large that is,
-the page decides.
+The style sheet defines the CSS classes `axis`, `grid`, `tick`, `first` to `fourth` (series and their labels), `bar`,
+`few`, `count` and `ideal`. Sizes are in units of the view box, which is `WIDTH` wide; the page sets the displayed size.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ from lookalike.evaluation.pair_similarity import PairSimilarities, Threshold
 WIDTH, HEIGHT = 480, 270
 
 
-LEFT, RIGHT, TOP, BOTTOM = 54, 106, 14, 46  # around the plot; labels of the lines stand at the right
+LEFT, RIGHT, TOP, BOTTOM = 54, 106, 14, 46  # margins of the plot; the line labels are in the right margin
 
 
-MOST_POINTS = 300  # of a line; more are averaged
+MOST_POINTS = 300  # points of a line; above it, neighbouring points are averaged
 
 
-DOTTED = 40  # lines of at most so many points show each of them
+DOTTED = 40  # maximum points of a line that shows a dot at each point
 
 
 LOOKS = ("first", "second", "third", "fourth")
@@ -42,7 +41,7 @@ Format = Callable[[float], str]
 
 @dataclass(frozen=True)
 class Line:
-    """A series: what it is called, and its points, x ascending."""
+    """A named series of points, sorted by x."""
 
     name: str
     points: Sequence[tuple[float, float]]
@@ -50,7 +49,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Frame:
-    """Where values lie in the view box: x and y as (least, greatest), mapped into the given pixels."""
+    """Mapping from data to view box coordinates; x and y are the (min, max) of the data."""
 
     x: tuple[float, float]
     y: tuple[float, float]
@@ -58,32 +57,32 @@ class Frame:
     bottom: float = HEIGHT - BOTTOM
 
     def across(self, x: float) -> float:
-        """The horizontal place of x."""
+        """Return the horizontal coordinate of x."""
         return round(LEFT + (x - self.x[0]) / (self.x[1] - self.x[0]) * (self.right - LEFT), 1)
 
     def down(self, y: float) -> float:
-        """The vertical place of y."""
+        """Return the vertical coordinate of y."""
         return round(self.bottom - (y - self.y[0]) / (self.y[1] - self.y[0]) * (self.bottom - TOP), 1)
 
 
 def percent(share: float, digits: int | None = None) -> str:
-    """0.5 as "50 %", with a space that does not break; with as few digits as it needs, or with so many."""
+    """Format 0.5 as "50 %" with a non-breaking space; three significant digits, or `digits` decimal places."""
     number = f"{100 * share:.3g}" if digits is None else f"{100 * share:.{digits}f}"
     return f"{number}\u00a0%"
 
 
 def pixels(side: float) -> str:
-    """64 as "64 px"."""
+    """Format 64 as "64 px" with a non-breaking space."""
     return f"{side:g}\u00a0px"
 
 
 def plain(value: float) -> str:
-    """A number in few digits: 0.05, 1.5, 20."""
+    """Format a number with three significant digits, or without decimals from 1000 up."""
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def ticks(low: float, high: float, about: int = 4) -> list[float]:
-    """Round numbers (1, 2 or 5 times a power of ten apart) from at most `low` to at least `high`.
+    """Return ticks that cover `low` to `high` in about `about` steps of 1, 2 or 5 times a power of 10.
 
     >>> ticks(0, 0.43)
     [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
@@ -98,7 +97,7 @@ def ticks(low: float, high: float, about: int = 4) -> list[float]:
 
 
 def thinned(points: Sequence[tuple[float, float]], most: int = MOST_POINTS) -> list[tuple[float, float]]:
-    """At most so many points: neighbours are averaged.
+    """Average neighbouring points so that at most `most` remain.
 
     >>> thinned([(0, 1), (1, 3), (2, 5), (3, 7)], most=2)
     [(0.5, 2.0), (2.5, 6.0)]
@@ -111,7 +110,7 @@ def thinned(points: Sequence[tuple[float, float]], most: int = MOST_POINTS) -> l
 
 
 def steps(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points at which y changes, with the first and the last.
+    """Return the first point, the points where y changes, and the last point.
 
     >>> steps([(0, 32), (1, 32), (2, 64), (3, 64), (4, 64)])
     [(0, 32), (2, 64), (4, 64)]
@@ -124,16 +123,17 @@ def steps(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 def line_chart(
     lines: Sequence[Line], *, about: str, x_name: str, form: Format = plain, stairs: bool = False
 ) -> Markup | None:
-    """Lines over x from zero up, each named at its end; None when there is no point at all.
+    """Draw a line chart with a label at the end of each line; x starts at 0.
 
     Args:
-        lines: one to four.
-        about: what the chart shows, for those who cannot see it.
-        x_name: under the x axis.
-        form: how y values are written.
-        stairs: hold each value until the next instead of joining the points.
+        lines: one to four lines. Points that are not finite are skipped.
+        about: text alternative for screen readers.
+        x_name: label of the x axis.
+        form: formatter of the y values.
+        stairs: draw steps instead of connecting the points.
 
-    Points that are not finite are left out.
+    Returns:
+        The SVG, or None if no line has a finite point.
     """
     finite = [[(x, y) for x, y in line.points if math.isfinite(x) and math.isfinite(y)] for line in lines]
     kept = [Line(line.name, (steps if stairs else thinned)(points)) for line, points in zip(lines, finite, strict=True)]
@@ -157,14 +157,15 @@ def line_chart(
 
 
 def reliability_diagram(before: Sequence[Bin], after: Sequence[Bin], *, few: int, about: str) -> Markup:
-    """Share right over confidence: bars before temperature scaling, a line after it, the ideal dashed, and below how
-    many images there are of each confidence.
+    """Draw accuracy against confidence, with a histogram of the confidences below.
+
+    Bars show the bins before temperature scaling, the line shows the bins after it, and the dashed line is ideal.
 
     Args:
-        before: bins as the network is.
+        before: bins before temperature scaling.
         after: bins after temperature scaling.
-        few: bins of fewer images are drawn pale, and the line leaves them out.
-        about: what the chart shows, for those who cannot see it.
+        few: bins with fewer images are drawn pale and are not part of the line.
+        about: text alternative for screen readers.
     """
     strip, gap = 44, 30
     frame = Frame((0, 1), (0, 1), right=WIDTH - 24, bottom=300)
@@ -189,7 +190,14 @@ def reliability_diagram(before: Sequence[Bin], after: Sequence[Bin], *, few: int
 
 
 def histogram(shares: Sequence[float], *, about: str, bins: int = 20, x_name: str = "accuracy of a class") -> Markup:
-    """How many classes have which accuracy: shares in 0..1, in equally wide bins; 1 belongs to the last."""
+    """Draw a histogram of class accuracies.
+
+    Args:
+        shares: one accuracy per class, 0..1.
+        about: text alternative for screen readers.
+        bins: number of bins of equal width; the last one includes 1.
+        x_name: label of the x axis.
+    """
     counts = [0] * bins
     for share in shares:
         counts[min(int(share * bins), bins - 1)] += 1
@@ -206,21 +214,21 @@ def histogram(shares: Sequence[float], *, about: str, bins: int = 20, x_name: st
 
 
 def _bar(frame: Frame, low: float, high: float, base: float, tall: float, look: str, words: str) -> Markup:
-    """A bar that stands on `base`, from `low` to `high` on the x axis, with a little air at its sides."""
+    """Draw a bar of height `tall` on `base`, from `low` to `high` on the x axis, with a margin of 1 on both sides."""
     left, width = frame.across(low) + 1, frame.across(high) - frame.across(low) - 2
     rect = Markup('<rect class="{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"><title>{}</title></rect>')
     return rect.format(look, left, base - tall, width, tall, words)
 
 
 def svg(about: str, parts: Sequence[Markup], height: float = HEIGHT) -> Markup:
-    """A chart of its parts, with what it shows in words for those who cannot see it."""
+    """Combine the parts into an SVG element with the text alternative `about`."""
     return Markup('<svg viewBox="0 0 {} {:g}" role="img" aria-label="{}">{}</svg>').format(
         WIDTH, height, about, Markup("").join(parts)
     )
 
 
 def y_axis(frame: Frame, at: Sequence[float], form: Format) -> Markup:
-    """Lines across the frame, and their values at its left."""
+    """Draw horizontal grid lines and their values to the left of the frame."""
     line = Markup('<line class="{}" x1="{}" x2="{}" y1="{y}" y2="{y}"/>')
     text = Markup('<text class="tick" x="{}" y="{}" text-anchor="end">{}</text>')
     parts = []
@@ -231,7 +239,7 @@ def y_axis(frame: Frame, at: Sequence[float], form: Format) -> Markup:
 
 
 def x_axis(frame: Frame, at: Sequence[float], form: Format, name: str) -> Markup:
-    """Values below the frame, and the name of the axis below them."""
+    """Draw the tick values and the axis label below the frame."""
     text = Markup('<text class="tick" x="{}" y="{}" text-anchor="middle">{}</text>')
     parts = [text.format(frame.across(x), frame.bottom + 18, form(x)) for x in at]
     middle = (LEFT + frame.right) / 2
@@ -252,7 +260,7 @@ def _path(frame: Frame, line: Line, look: str, form: Format, stairs: bool) -> Ma
 
 
 def _labels(frame: Frame, ends: Sequence[tuple[float, str, str, str]]) -> Markup:
-    """Name and last value at the end of each line, moved apart where they would touch."""
+    """Draw the name and last value at the end of each line, moved apart to avoid overlaps."""
     text = Markup('<text class="label {}" x="{}" y="{:g}">{} <tspan class="value" x="{}" dy="1.25em">{}</tspan></text>')
     apart, lowest = 46, frame.bottom - 20
     placed: list[float] = []
@@ -267,7 +275,7 @@ def _labels(frame: Frame, ends: Sequence[tuple[float, str, str, str]]) -> Markup
     )
 
 
-# Charts of retrieval alone: the map of the embeddings, and how similar pairs are.
+# Retrieval charts: similarities of pairs, and the map of the embeddings
 
 BINS = 60
 
@@ -282,12 +290,12 @@ TALL = 300
 
 
 def similarity_chart(pairs: PairSimilarities, thresholds: Sequence[Threshold], *, about: str) -> Markup:
-    """Share of the pairs over their cosine, of one class and of different ones, with the thresholds as upright lines.
+    """Draw histograms of the cosines of same-class and different-class pairs, with thresholds as vertical lines.
 
     Args:
-        pairs: at least one of either kind.
-        thresholds: none to two, the higher rate first.
-        about: what the chart shows, for those who cannot see it.
+        pairs: at least one same-class or different-class pair.
+        thresholds: at most two, the higher rate first.
+        about: text alternative for screen readers.
     """
     kinds = [("different", pairs.different), ("same", pairs.same)]
     kinds = [(look, np.clip(cosines, -1, 1)) for look, cosines in kinds if len(cosines)]
@@ -309,19 +317,19 @@ def similarity_chart(pairs: PairSimilarities, thresholds: Sequence[Threshold], *
 
 
 def map_chart(places: NDArray[np.float64], names: Sequence[str], groups: Sequence[int], *, about: str) -> Markup:
-    """A point for each image, in the colour of its group, and the number of each group amid its points.
+    """Draw a point for each image in the colour of its group, and the group number near the median of its points.
 
     Args:
-        places: (N, 2) in -1..1.
-        names: what a point is called when pointed at.
-        groups: 1 and on, or 0 for those without a colour.
-        about: what the chart shows, for those who cannot see it.
+        places: (N, 2) coordinates in -1..1.
+        names: N tooltips.
+        groups: N group numbers from 1; 0 is drawn in grey.
+        about: text alternative for screen readers.
     """
     reach_x, reach_y = np.abs(places).max(0)
     scale = min((WIDTH / 2 - EDGE) / max(reach_x, 1e-9), (MAP_HEIGHT / 2 - EDGE) / max(reach_y, 1e-9))
     at = np.round(places * [scale, -scale] + [WIDTH / 2, MAP_HEIGHT / 2], 1)
     dot = Markup('<circle class="m{}" cx="{:g}" cy="{:g}" r="{}"><title>{}</title></circle>')
-    order = sorted(range(len(at)), key=lambda row: groups[row] > 0)  # grey ones below
+    order = sorted(range(len(at)), key=lambda row: groups[row] > 0)  # draw grey points first
     parts = [dot.format(groups[row], *at[row], RADIUS if groups[row] else RADIUS * 0.75, names[row]) for row in order]
     label = Markup('<text class="place" x="{:g}" y="{:g}" text-anchor="middle">{}</text>')
     own = np.asarray(groups)
@@ -333,7 +341,7 @@ def map_chart(places: NDArray[np.float64], names: Sequence[str], groups: Sequenc
 
 
 def _outline(frame: Frame, edges: NDArray[np.float64], shares: NDArray[np.float64], look: str) -> Markup:
-    """An area with steps at the edges of the bins."""
+    """Draw a histogram as a filled step curve."""
     drawn = f"M{frame.across(edges[0]):g} {frame.bottom:g}"
     for right, share in zip(edges[1:], shares, strict=True):
         drawn += f"V{frame.down(share):g}H{frame.across(right):g}"

@@ -1,4 +1,4 @@
-"""A protocol card in words, for a reader who has not met the protocol."""
+"""A protocol card as a table of descriptions, for readers who do not know the protocol."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ COMPLETE = {
 
 
 def protocol_words(card: dict[str, Any], results: dict[str, Any]) -> list[tuple[str, str]]:
-    """What the card says: (what, in words); only what is there.
+    """Describe a protocol card as (heading, text) rows; missing facts are omitted.
 
     Args:
-        card: as `protocols.card` makes it.
-        results: of the receipt, for what is said of near-duplicates.
+        card: a card of `protocols.card`.
+        results: results of the receipt, used for the row on near-duplicates.
     """
     resolution, dim = card.get("resolution"), card.get("dim")
     found: list[tuple[str, str | None]] = [

@@ -1,4 +1,4 @@
-"""What is worth showing of measured embeddings: queries with what they found, hard classes, similar wrong pairs."""
+"""Examples for the retrieval report: queries with their neighbours, class results, and similar wrong pairs."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from lookalike.evaluation.knn import nearest, unit_vectors
 from lookalike.image.encoding import jpeg_data_uri
 from lookalike.reports.html import IMAGE_SIDE, ClassRow
 
-DEPTH = 8  # neighbours that are looked at
+DEPTH = 8  # neighbours per query
 
 
 @dataclass(frozen=True)
 class Photo:
-    """An image on the page: a data URI, its side in pixels, and its class."""
+    """An image in the report: data URI, side in pixels, and class name."""
 
     source: str
     side: int
@@ -27,7 +27,7 @@ class Photo:
 
 @dataclass(frozen=True)
 class Neighbour:
-    """An image that was found: its cosine with the query, and whether it is of the query's class."""
+    """A neighbour of a query: its cosine, and whether it has the class of the query."""
 
     photo: Photo
     cosine: float
@@ -36,7 +36,7 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class Query:
-    """A query of the wall: how many of its neighbours are right, and how many could be."""
+    """A query with its neighbours, the number of correct ones, and the largest possible number."""
 
     photo: Photo
     neighbours: list[Neighbour]
@@ -46,7 +46,7 @@ class Query:
 
 @dataclass(frozen=True)
 class WrongPair:
-    """Two images of different classes, and their cosine."""
+    """Two images of different classes and their cosine."""
 
     one: Photo
     other: Photo
@@ -54,17 +54,16 @@ class WrongPair:
 
 
 class RetrievalFindings:
-    """What each image found among all others, itself left out.
+    """The nearest neighbours of each image among all other images.
 
     Args:
         embeddings: (N, D) numbers.
-        labels: (N,) int64, into the class names.
+        labels: (N,) int64, indices into `class_names`.
         images: (N, S, S, 3) uint8.
-        class_names: C of them.
+        class_names: C names.
 
     Raises:
-        InputError: embeddings that cannot be compared, labels or images that do not fit, or no query that could find
-            anything.
+        InputError: invalid embeddings, labels or images that do not match them, or no query with a relevant image.
     """
 
     def __init__(
@@ -93,18 +92,19 @@ class RetrievalFindings:
                 f"none of {count} queries has another image of its class.", "There is nothing to report on."
             )
         found = list(nearest(self.vectors, DEPTH))
-        self.indexes = np.concatenate([some.indexes for some in found])  # (N, DEPTH), -1 where there are fewer
+        self.indexes = np.concatenate([some.indexes for some in found])  # (N, DEPTH), padded with -1
         self.cosines = np.concatenate([some.cosines for some in found])
         self.hits = (labels[self.indexes] == labels[:, None]) & (self.indexes >= 0)
 
     def chance(self) -> float:
-        """The Recall@1 of neighbours in random order."""
+        """Return the expected Recall@1 of random neighbours."""
         return float((self.relevant[self.counted] / (len(self.labels) - 1)).mean())
 
     def classes(self) -> list[tuple[int, ClassRow]]:
-        """All classes with their labels, the highest Recall@1 first; those without a query last, their share None.
+        """Return (label, row) of all classes, sorted by descending Recall@1.
 
-        What a class is taken for is the class most frequent among the nearest images that are wrong.
+        Classes with fewer than two images come last, with a share of None. Each row names the class that is most
+        frequent among the wrong nearest neighbours of its images.
         """
         size = len(self.names)
         images = np.bincount(self.labels, minlength=size)
@@ -130,25 +130,29 @@ class RetrievalFindings:
         return [int(row) for row in np.random.default_rng(seed).permutation(queries)[:most]]
 
     def best(self, most: int, without: Iterable[int] = ()) -> list[int]:
-        """Queries with the most right neighbours, of equals those that are most similar to them; one of each class."""
+        """Return the queries with the most correct neighbours, then the highest mean cosine; at most one per class."""
         right = self.hits.sum(1)
         near = np.where(self.hits, self.cosines, 0).sum(1) / np.maximum(right, 1)
         return self._one_of_each_class(np.lexsort((-near, -right)), self.counted & (right > 0), most, without)
 
     def failing(self, most: int, without: Iterable[int] = ()) -> list[int]:
-        """Queries whose nearest is wrong: with the fewest right ones, of equals the most similar; one of each class."""
+        """Return queries with a wrong nearest neighbour, at most one per class.
+
+        They are sorted by ascending number of correct neighbours, then by descending cosine of the nearest neighbour.
+        """
         order = np.lexsort((-self.cosines[:, 0], self.hits.sum(1)))
         return self._one_of_each_class(order, self.counted & ~self.hits[:, 0], most, without)
 
     def query(self, row: int) -> Query:
-        """A query as it is shown."""
+        """Return the query of a row with its neighbours."""
         found = zip(self.indexes[row].tolist(), self.cosines[row].tolist(), self.hits[row].tolist(), strict=True)
         neighbours = [Neighbour(self.photo(other), cosine, right) for other, cosine, right in found if other >= 0]
         return Query(self.photo(row), neighbours, int(self.hits[row].sum()), min(DEPTH, int(self.relevant[row])))
 
     def wrong_pairs(self, most: int) -> list[WrongPair]:
-        """Each image with the nearest one of another class: of these the most similar, each image and each pair of
-        classes once.
+        """Return the most similar pairs of an image and its nearest image of another class.
+
+        Each image and each pair of classes occurs at most once.
         """
         found = list(nearest(self.vectors, 1, groups=self.labels))
         others = np.concatenate([some.indexes[:, 0] for some in found])
@@ -169,7 +173,7 @@ class RetrievalFindings:
         return pairs
 
     def photo(self, row: int) -> Photo:
-        """An image as it is shown."""
+        """Return the image of a row."""
         return Photo(jpeg_data_uri(self.images[row], IMAGE_SIDE), self.images.shape[1], self.names[self.labels[row]])
 
     def _one_of_each_class(
@@ -184,28 +188,31 @@ class RetrievalFindings:
         return chosen
 
 
-# A map of the embeddings: images near each other on it are mostly near each other in truth.
+# Map of the embeddings
 
-FEWEST = 10  # points; fewer make no map
+FEWEST = 10  # minimum number of points of a map
 
 
 PERPLEXITY = 30.0
 
 
-FLAT = 1e-6  # spread below which vectors are one point
+FLAT = 1e-6  # standard deviation below which all vectors count as equal
 
 
 def chosen(
     labels: NDArray[np.int64], named: Sequence[int], *, most: int, each: int, seed: int = 0
 ) -> NDArray[np.int64]:
-    """The rows that go on the map, ascending: at most `each` of the named classes, then others up to `most`, drawn.
+    """Sample the rows shown on the map: rows of the named classes first, then other rows.
 
     Args:
         labels: (N,) int64.
-        named: classes that shall be seen.
-        most: rows in all; named classes come first.
-        each: rows of a named class.
-        seed: of the draws.
+        named: labels of the classes to include.
+        most: maximum number of rows.
+        each: maximum number of rows per named class.
+        seed: seed of the sampling.
+
+    Returns:
+        Row indices in ascending order; all rows if there are at most `most`.
     """
     generator = np.random.default_rng(seed)
     if len(labels) <= most:
@@ -218,17 +225,18 @@ def chosen(
 
 
 def layout(vectors: NDArray[np.float32], *, seed: int = 0) -> NDArray[np.float64] | None:
-    """Two coordinates for each vector, by t-SNE; None where there is nothing to lay out.
+    """Project vectors to two dimensions with t-SNE.
 
-    One thread computes it, so that the same vectors give the same map. Source: van der Maaten, Hinton, 2008,
+    It runs in one thread, so that the same vectors give the same map. Source: van der Maaten, Hinton, 2008,
     "Visualizing data using t-SNE".
 
     Args:
-        vectors: (N, D) float32 of length 1; some thousands at most.
-        seed: of the optimisation.
+        vectors: (N, D) float32 of unit length, N up to a few thousand.
+        seed: seed of the optimization.
 
     Returns:
-        (N, 2) float64 around 0, the farthest at 1 in some direction; None with few vectors, or all the same.
+        (N, 2) float64, centred at 0 and scaled so that the largest absolute coordinate is 1; None if there are fewer
+        than `FEWEST` vectors, D is 1, or all vectors are equal.
 
     Raises:
         InputError: scikit-learn is not installed.
