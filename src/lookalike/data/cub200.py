@@ -1,14 +1,14 @@
-"""CUB-200-2011 (Caltech-UCSD Birds) in its official layout, from a folder or a zip.
+"""Reader for CUB-200-2011 (Caltech-UCSD Birds) in its official layout, as a folder or a zip.
 
-    CUB_200_2011/images.txt               number of the image, path below images/
-                 image_class_labels.txt   number of the image, number of its class
-                 classes.txt              number of the class, its folder such as 001.Black_footed_Albatross
-                 train_test_split.txt     number of the image, 1 for training and 0 for testing
-                 bounding_boxes.txt       number of the image, left, top, width, height in pixels
+    CUB_200_2011/images.txt               image id, path below images/
+                 image_class_labels.txt   image id, class id
+                 classes.txt              class id, its folder, for example 001.Black_footed_Albatross
+                 train_test_split.txt     image id, 1 for training or 0 for testing
+                 bounding_boxes.txt       image id, left, top, width, height in pixels
                  images/FOLDER/*.jpg      11,788 images of 200 classes
 
-Labels are the official numbers less one; zero-shot retrieval trains on the first 100 classes and is tested on the
-others. Source: Wah et al., The Caltech-UCSD Birds-200-2011 Dataset, 2011.
+Labels are the official class ids minus 1. The zero-shot retrieval protocol trains on the first 100 classes and tests on
+the other 100. Source: Wah et al., The Caltech-UCSD Birds-200-2011 Dataset, 2011.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ def read_cub200(path: str | Path) -> Catalog:
     """Read CUB-200-2011.
 
     Args:
-        path: the folder `CUB_200_2011`, one just above it, or a zip of it.
+        path: the folder `CUB_200_2011`, its parent folder, or a zip of it.
 
     Returns:
-        The catalog, sorted by split and id: all classes of `classes.txt` with their folders as `class_ids`; splits
-        "train" and "test" as published; boxes where `bounding_boxes.txt` is there; ids are the official paths. Images
-        that are listed and missing are left out, and `remark` says what the copy lacks, or "".
+        The catalog, sorted by split and id. It has all classes of `classes.txt`, with their folders as `class_ids`, the
+        official splits "train" and "test", and the official paths as ids. It has boxes if `bounding_boxes.txt` exists.
+        Listed images that are missing are skipped; `remark` says what is missing, or is "".
 
     Raises:
-        InputError: a list that is missing, malformed or at odds with another, or an image that no list has.
+        InputError: a list is missing, malformed or inconsistent with another, or an image is not in `images.txt`.
     """
     tree = Tree.open(Path(path))
     top = top_of(tree)
@@ -78,7 +78,7 @@ def read_cub200(path: str | Path) -> Catalog:
 
 
 def is_cub200(path: Path) -> bool:
-    """Whether this is CUB-200-2011, whole or not; cheap for a folder."""
+    """Return whether this is a complete or partial copy of CUB-200-2011; fast for a folder."""
     if path.is_dir():
         return is_home(path) or is_home(path / "CUB_200_2011")
     files = set(Tree.open(path).files)
@@ -86,20 +86,20 @@ def is_cub200(path: Path) -> bool:
 
 
 def is_home(folder: Path) -> bool:
-    """Whether this is the data set's own folder."""
+    """Return whether this is the top folder of the data set."""
     return all((folder / name).is_file() for name in NEEDED[:2])
 
 
 def is_part(name: str) -> bool:
-    """Whether a file of a copy belongs to the set: images, and the lists that are read."""
+    """Return whether a file belongs to the data set: an image, or a list that the reader uses."""
     return is_image(name) or name.rpartition("/")[2] in LISTS
 
 
 def top_of(tree: Tree) -> str:
-    """The part of the names before `images.txt`.
+    """Return the prefix of the file names before `images.txt`.
 
     Raises:
-        InputError: there is no such file, or more than one.
+        InputError: there is no `images.txt`, or more than one.
     """
     tops = [name.removesuffix(NEEDED[0]) for name in tree.files if f"/{name}".endswith(f"/{NEEDED[0]}")]
     if len(tops) != 1:
@@ -109,7 +109,7 @@ def top_of(tree: Tree) -> str:
 
 
 def _read(tree: Tree, name: str) -> dict[str, str]:
-    """A list: what stands after the number that begins each line, by that number."""
+    """Read a list: the id at the start of each line to the rest of the line."""
     found: dict[str, str] = {}
     for place, line in enumerate(tree.read_text(name).splitlines(), start=1):
         number, _, rest = line.strip().partition(" ")
@@ -132,7 +132,7 @@ def _row(tree: Tree, path: str, number: str, place: str, lists: dict[str, dict[s
 
 
 def _box(tree: Tree, place: str, text: str) -> Box:
-    """Left, top, right, bottom of left, top, width, height, rounded outwards."""
+    """Convert left, top, width, height to left, top, right, bottom, rounded outwards."""
     try:
         left, top, width, height = map(float, text.split())
         box = (math.floor(left), math.floor(top), math.ceil(left + width), math.ceil(top + height))

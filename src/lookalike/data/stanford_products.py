@@ -1,10 +1,10 @@
-"""Stanford Online Products in its official layout, from a folder or a zip.
+"""Reader for Stanford Online Products in its official layout, as a folder or a zip.
 
-    Stanford_Online_Products/Ebay_train.txt   image_id class_id super_class_id path, below a header
-                             Ebay_test.txt    likewise
+    Stanford_Online_Products/Ebay_train.txt   a header, then lines of image_id class_id super_class_id path
+                             Ebay_test.txt    the same
                              bicycle_final/*.JPG, cabinet_final/, ...    120,053 images of 22,634 products
 
-The two lists share no class: they are the zero-shot split. Labels are the official numbers of the classes less one.
+The two lists share no class and form the zero-shot split. Labels are the official class ids minus 1.
 Source: Oh Song et al., Deep Metric Learning via Lifted Structured Feature Embedding, 2016.
 """
 
@@ -31,15 +31,15 @@ def read_stanford_products(path: str | Path) -> Catalog:
     """Read Stanford Online Products.
 
     Args:
-        path: the folder `Stanford_Online_Products`, one just above it, or a zip of it.
+        path: the folder `Stanford_Online_Products`, its parent folder, or a zip of it.
 
     Returns:
-        The catalog, in the order of the lists: splits "train" and "test" as published, one class for each product
-        (named by its kind and number, such as "bicycle 1"), ids are the official paths. Images that are listed and
-        missing are left out, and `remark` says what the copy lacks, or "".
+        The catalog, in the order of the lists. It has the official splits "train" and "test", one class per product,
+        named by its kind and number, for example "bicycle 1", and the official paths as ids. Listed images that are
+        missing are skipped; `remark` says what is missing, or is "".
 
     Raises:
-        InputError: a list that is missing or malformed, a class in both lists, or none of the listed images.
+        InputError: a list is missing or malformed, a class is in both lists, or no listed image exists.
     """
     tree = Tree.open(Path(path))
     top = top_of(tree)
@@ -71,27 +71,27 @@ def read_stanford_products(path: str | Path) -> Catalog:
 
 
 def is_stanford_products(path: Path) -> bool:
-    """Whether this is Stanford Online Products, whole or not; cheap for a folder."""
+    """Return whether this is a complete or partial copy of Stanford Online Products; fast for a folder."""
     if path.is_dir():
         return is_home(path) or is_home(path / "Stanford_Online_Products")
     return any(name.rpartition("/")[2] in LISTS.values() for name in Tree.open(path).files)
 
 
 def is_home(folder: Path) -> bool:
-    """Whether this is the data set's own folder."""
+    """Return whether this is the top folder of the data set."""
     return any((folder / file).is_file() for file in LISTS.values())
 
 
 def is_part(name: str) -> bool:
-    """Whether a file of a copy belongs to the set: images, and the two lists."""
+    """Return whether a file belongs to the data set: an image, or one of the two lists."""
     return is_image(name) or name.rpartition("/")[2] in LISTS.values()
 
 
 def top_of(tree: Tree) -> str:
-    """The part of the names before the lists.
+    """Return the prefix of the file names before the lists.
 
     Raises:
-        InputError: there are no lists, or they lie in different folders.
+        InputError: there are no lists, or they are in different folders.
     """
     tops = {name.rpartition("/")[0] for name in tree.files if name.rpartition("/")[2] in LISTS.values()}
     if len(tops) != 1:
@@ -102,7 +102,7 @@ def top_of(tree: Tree) -> str:
 
 
 def _lines(tree: Tree, name: str) -> list[tuple[int, str]]:
-    """Number of the class and path of each line of a list."""
+    """Read the class id and the path from each line of a list."""
     header, *lines = tree.read_text(name).splitlines() or [""]
     if header.split() != HEADER:
         _refuse(tree, f"{name} does not begin with '{' '.join(HEADER)}'", "Restore this file.")

@@ -1,7 +1,8 @@
-"""The built-in data set: images that are drawn when they are first used, so that no download is needed.
+"""The built-in data set: synthetic images that are drawn on first use and need no download.
 
-Six families of four classes. The classes of a family differ in one part or texture; colours, pose, background, light,
-lens and noise have the same distribution in all classes. An image depends only on seed, split, class and number.
+It has six families of four classes. The classes of a family differ in one part or texture. Colours, pose, background,
+light, lens and noise have the same distribution in all classes. An image depends only on size, seed, split, class and
+index.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ from lookalike.errors import InputError, nearest
 from lookalike.files import atomic_folder, sweep
 from lookalike.hardware import cores
 
-VERSION = 1  # part of the name in the cache; raised when a pixel changes
-FILE_TIME = 946_684_800  # 2000-01-01: the catalog's fingerprint must not depend on when the files were written
+VERSION = 1  # part of the folder name in the cache; incremented when any pixel changes
+FILE_TIME = 946_684_800  # 2000-01-01; keeps the catalog's fingerprint independent of the time of writing
 REMARK = "drawn, not photographed"
 SIZES = range(16, 1025)
-IMAGES_PER_WORKER = 500  # at least; fewer are drawn before another interpreter has started
+IMAGES_PER_WORKER = 500  # minimum; drawing fewer is faster than starting another interpreter
 
 Progress = Callable[[int, int], None]
 
@@ -51,15 +52,15 @@ def render(class_name: str, generator: np.random.Generator, size: int = 64) -> N
     """Draw one image of a class.
 
     Args:
-        class_name: one of `families()`'s names, such as "beetle-striped".
-        generator: source of all variation; what does not depend on the class is drawn first.
+        class_name: a name in `families()`, for example "beetle-striped".
+        generator: source of randomness; everything that does not depend on the class is drawn first.
         size: side of the image in pixels, 16 to 1024.
 
     Returns:
         RGB, (size, size, 3) uint8.
 
     Raises:
-        InputError: no such class, or a size out of range.
+        InputError: unknown class, or size out of range.
     """
     if class_name not in CLASS_NAMES:
         raise InputError(
@@ -84,23 +85,23 @@ def catalog(
     progress: Progress | None = None,
     workers: int | None = None,
 ) -> Catalog:
-    """Return the built-in data set, drawn into PNG files in the cache folder if it is not there yet.
+    """Return the built-in data set, drawing its PNG files into the cache folder if they are missing.
 
     The files are `{train,val,test}/CLASS/NNNN.png`; the name of a class begins with its family. All splits have labels.
-    With more images per class, the first ones stay the same.
+    Increasing the number of images per class does not change the first ones.
 
     Args:
-        seed: of the images; the pixels do not depend on the number of workers.
+        seed: seed of the images; the pixels do not depend on the number of workers.
         size: side of the images in pixels, 16 to 1024.
-        train_per_class: training images of each of the 24 classes.
-        val_per_class: validation images of each class, or 0.
-        test_per_class: test images of each class, or 0.
+        train_per_class: training images per class, at least 1; there are 24 classes.
+        val_per_class: validation images per class, at least 0.
+        test_per_class: test images per class, at least 0.
         cache: folder of the images; by default $LOOKALIKE_CACHE or the user's cache folder.
-        progress: called with (images drawn, images in all) while drawing.
-        workers: processes; by default one per core and 500 images.
+        progress: called with (images drawn, total images) while drawing.
+        workers: number of processes; by default one per 500 images, at most one per core.
 
     Raises:
-        InputError: a number out of range, or a cache folder that cannot be written.
+        InputError: a number is out of range, or the cache folder cannot be written.
     """
     _check_size(size)
     counts = dict(zip(SPLITS, (train_per_class, val_per_class, test_per_class), strict=True))
@@ -142,7 +143,7 @@ def _path(split: Split, label: int, index: int) -> str:
 
 @dataclass(frozen=True)
 class _Job:
-    """The images of one call and the folder that they belong in."""
+    """The images of one call of `catalog` and their folder."""
 
     seed: int
     size: int
@@ -154,14 +155,14 @@ class _Job:
         return sum(self.counts.values()) * len(CLASS_NAMES)
 
     def pictures(self) -> Iterator[tuple[Split, int, int]]:
-        """(split, label, index) of every image, in the catalog's order."""
+        """Yield (split, label, index) of every image, in the order of the catalog."""
         for split, count in self.counts.items():
             for label in range(len(CLASS_NAMES)):
                 for index in range(count):
                     yield split, label, index
 
     def is_whole(self) -> bool:
-        """Whether every image lies in the folder."""
+        """Return whether the folder has every image."""
         folder = Path(self.folder)
         try:
             return all((folder / _path(*picture)).stat().st_size > 0 for picture in self.pictures())
@@ -169,7 +170,7 @@ class _Job:
             return False
 
     def draw(self, part: int, parts: int) -> Generator[None, None, None]:
-        """Draw and save every `parts`-th image from number `part` on."""
+        """Draw and save every `parts`-th image, starting at number `part`; yield after each image."""
         for number, (split, label, index) in enumerate(self.pictures()):
             if number % parts != part:
                 continue
@@ -182,14 +183,14 @@ class _Job:
 
 
 def _draw_beside(job: _Job, workers: int, progress: Progress | None) -> None:
-    """Draw all images into a new folder."""
+    """Draw all images into a temporary folder and rename it to the job's folder."""
     folder = Path(job.folder)
     sweep(folder.parent, ".builtin-*.partial", locked=True)
     try:
         with atomic_folder(folder, remedy="Make room there, or set LOOKALIKE_CACHE to another folder.") as beside:
             inner = _Job(job.seed, job.size, job.counts, str(beside))
             steps = inner.draw(0, 1) if workers == 1 else _draw_in_processes(inner, workers)
-            with closing(steps):  # whatever `progress` raises, no process draws on
+            with closing(steps):  # stops the processes if `progress` raises
                 for done, _ in enumerate(steps, 1):
                     if progress:
                         progress(done, job.total)
@@ -198,15 +199,15 @@ def _draw_beside(job: _Job, workers: int, progress: Progress | None) -> None:
             elif folder.exists() and not job.is_whole():
                 shutil.rmtree(folder)
     except InputError:
-        if not job.is_whole():  # otherwise another process drew the same images in the meantime
+        if not job.is_whole():  # if it is whole, another process has drawn the same images
             raise
 
 
 def _draw_in_processes(job: _Job, workers: int) -> Generator[None, None, None]:
-    """`job.draw` shared among fresh interpreters; yields once an image.
+    """Run `job.draw` in several new interpreters; yield after each image.
 
-    They are started by hand because multiprocessing would run the caller's script again (spawn) or copy its threads and
-    locks (fork). They report into one pipe, a line an image: a dot, or why it cannot be written.
+    multiprocessing is not used because it would run the caller's script again (spawn) or copy its threads and locks
+    (fork). All processes write to one pipe, one line per image: a dot, or the error message.
     """
     code = "from lookalike.data.synthetic import _work; _work()"
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
@@ -235,12 +236,12 @@ def _draw_in_processes(job: _Job, workers: int) -> Generator[None, None, None]:
 
 
 def _work() -> None:
-    """What each process of `_draw_in_processes` does; a report is one short write, so reports do not mix."""
+    """Run one process of `_draw_in_processes`; each report is one short write, so reports do not interleave."""
     about, part, parts = sys.argv[1:]
     try:
         for _ in _Job(**json.loads(about)).draw(int(part), int(parts)):
             os.write(1, b".\n")
     except BrokenPipeError:
-        sys.exit(1)  # nobody waits for the images any more
+        sys.exit(1)  # the parent process has closed the pipe
     except OSError as error:
         os.write(1, f"{error}\n".encode())

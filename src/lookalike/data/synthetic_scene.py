@@ -1,8 +1,8 @@
-"""The stage of the built-in images: colours, backgrounds, pose, light, lens. Nothing here knows what is being drawn.
+"""Scenes of the built-in images: colours, backgrounds, pose, light and lens, independent of the object class.
 
-Shapes are signed distances in units of the object (negative inside), evaluated at every pixel at once; edges are
-smoothed over the width of one pixel, so no supersampling is needed. An object's relief is a height map that the parts
-leave behind, lit after Phong (Illumination for Computer Generated Images, 1975).
+Shapes are signed distance fields in object units, negative inside, evaluated at every pixel at once. Edges are smoothed
+over the width of one pixel, so no supersampling is needed. The parts of an object write a height map, which is shaded
+with the reflection model of Phong (Illumination for Computer Generated Images, 1975).
 """
 
 from __future__ import annotations
@@ -14,19 +14,22 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-Field = NDArray[np.floating]  # (S, S): one number a pixel; float32, which NumPy's annotations lose track of
+Field = NDArray[np.floating]  # (S, S) float32, one value per pixel; NumPy's annotations do not keep the dtype
 Colour = NDArray[np.float32]  # (3, 1, 1): RGB in 0..1
 
 
 def disc(x: Field, y: Field, cx: float, cy: float, radius: float) -> Field:
-    """Signed distance to a disc around (cx, cy)."""
+    """Compute the signed distance to a disc around (cx, cy)."""
     dx, dy = x - cx, y - cy
     distance: Field = np.sqrt(dx * dx + dy * dy) - radius
     return distance
 
 
 def oval(x: Field, y: Field, cx: float, cy: float, a: float, b: float, turn: float = 0.0) -> Field:
-    """Signed distance to an ellipse with half-axes a (along x) and b, turned by `turn` radians; exact at its edge."""
+    """Compute the signed distance to an ellipse with half-axes a (along x) and b, rotated by `turn` radians.
+
+    It is exact at the edge and approximate elsewhere.
+    """
     dx, dy = x - cx, y - cy
     if turn:
         cos, sin = math.cos(turn), math.sin(turn)
@@ -40,7 +43,7 @@ def oval(x: Field, y: Field, cx: float, cy: float, a: float, b: float, turn: flo
 
 
 def limb(x: Field, y: Field, ax: float, ay: float, bx: float, by: float, ra: float, rb: float | None = None) -> Field:
-    """Signed distance to a stroke from (ax, ay) to (bx, by) whose radius runs from ra to rb."""
+    """Compute the signed distance to a stroke from (ax, ay) to (bx, by) whose radius changes from ra to rb."""
     ex, ey = bx - ax, by - ay
     dx, dy = x - ax, y - ay
     along = np.clip((dx * ex + dy * ey) * (1 / (ex * ex + ey * ey + 1e-9)), 0, 1)
@@ -51,7 +54,7 @@ def limb(x: Field, y: Field, ax: float, ay: float, bx: float, by: float, ra: flo
 
 
 def box(x: Field, y: Field, cx: float, cy: float, a: float, b: float, corner: float = 0.0) -> Field:
-    """Signed distance to a rectangle with half-sides a and b and rounded corners."""
+    """Compute the signed distance to a rectangle with half-sides a and b and corner radius `corner`."""
     dx, dy = np.abs(x - cx) - (a - corner), np.abs(y - cy) - (b - corner)
     px, py = np.maximum(dx, 0), np.maximum(dy, 0)
     distance: Field = np.sqrt(px * px + py * py) + np.minimum(np.maximum(dx, dy), 0) - corner
@@ -59,12 +62,12 @@ def box(x: Field, y: Field, cx: float, cy: float, a: float, b: float, corner: fl
 
 
 def repeat(u: Field, period: float, share: float) -> Field:
-    """Signed distance to bars across u: one a period, `share` of it wide, centred on multiples of the period."""
+    """Compute the signed distance to bars of width `share * period`, centred at multiples of `period` along u."""
     return np.abs(u - np.round(u * (1 / period)) * period) - share * period / 2
 
 
 def oklch(lightness: float, chroma: float, hue: float) -> Colour:
-    """RGB of a colour in OKLCH (Ottosson 2020), hue in radians; out-of-gamut channels are clipped."""
+    """Convert a colour from OKLCH (Ottosson 2020), hue in radians, to RGB; out-of-gamut channels are clipped."""
     a, b = chroma * math.cos(hue), chroma * math.sin(hue)
     root = (
         lightness + 0.3963377774 * a + 0.2158037573 * b,
@@ -85,7 +88,7 @@ def oklch(lightness: float, chroma: float, hue: float) -> Colour:
 
 @dataclass(frozen=True)
 class Palette:
-    """Colours of one image. Body and trim stand out from the ground, pattern and accent from the body."""
+    """Colours of one image: body and trim contrast with the ground, pattern and accent with the body."""
 
     ground: tuple[Colour, Colour, Colour]
     body: Colour
@@ -97,7 +100,7 @@ class Palette:
 
     @classmethod
     def draw(cls, generator: np.random.Generator) -> Palette:
-        """A palette of random hues, light on dark or dark on light."""
+        """Draw a palette with random hues, either light on dark or dark on light."""
         g = generator
         hue = g.uniform(0, math.tau)
         far = hue + g.choice([0.0, 0.6, -0.6, 2.1, -2.1, math.pi]) + g.normal(0, 0.25)
@@ -125,13 +128,13 @@ class Palette:
 
 
 class Canvas:
-    """What an object is painted on: its coordinates at every pixel, and the colour, cover and height painted so far.
+    """The object coordinates of every pixel, and the colour, coverage and height painted so far.
 
     Args:
         x: object coordinate to the right, (S, S) float32; the object fills about -1..1.
         y: object coordinate downwards, (S, S) float32.
         pixel: width of a pixel in object units.
-        palette: the colours to paint with.
+        palette: colours of the image.
     """
 
     def __init__(self, x: Field, y: Field, pixel: float, palette: Palette) -> None:
@@ -141,15 +144,16 @@ class Canvas:
         self.height = np.zeros_like(x)
 
     def inside(self, distance: Field) -> Field:
-        """The share of each pixel that lies inside a shape, (S, S) in 0..1."""
+        """Compute the share of each pixel inside a shape, (S, S) in 0..1."""
         share: Field = np.clip(0.5 - distance * (1 / self.pixel), 0, 1)
         return share
 
     def paint(
         self, distance: Field, colour: Colour, *, dome: float, base: float = 0.0, relief: Field | None = None
     ) -> Field:
-        """Put a part on top, rounded off over `dome` from its edge inwards and raised by `base`, or with a `relief` of
-        its own; returns its cover.
+        """Paint a part over the existing ones and return its coverage, (S, S) in 0..1.
+
+        Its height is `base` plus an edge rounded over the distance `dome`, or `relief` if given.
         """
         cover = self.inside(distance)
         self.colour += (colour - self.colour) * cover
@@ -161,24 +165,24 @@ class Canvas:
         return cover
 
     def stain(self, distance: Field, colour: Colour, within: Field, strength: float = 1.0) -> None:
-        """Colour a mark onto the part that covers `within`; the relief stays."""
+        """Colour a mark on the part with coverage `within`, without changing the height."""
         self.colour += (colour - self.colour) * (self.inside(distance) * within * strength)
 
 
 def _noise(g: np.random.Generator, size: int, cells: int) -> Field:
-    """Smooth value noise in about 0..1 with `cells` cells a side, (size, size)."""
+    """Generate smooth value noise in about 0..1 with `cells` cells per side, (size, size)."""
     grid = Image.fromarray(g.random((cells + 2, cells + 2), dtype=np.float32))
     return np.asarray(grid.resize((size, size), Image.Resampling.BICUBIC, box=(0.5, 0.5, cells + 1.5, cells + 1.5)))
 
 
 def _soften(field: Field, radius: float) -> Field:
-    """Gaussian blur of a field in 0..1 by a radius in pixels."""
+    """Apply a Gaussian blur with a radius in pixels to a field in 0..1."""
     image = Image.fromarray((np.clip(field, 0, 1) * 255).astype(np.uint8))
     return np.asarray(image.filter(ImageFilter.GaussianBlur(radius))).astype(np.float32) * np.float32(1 / 255)
 
 
 def _clutter(g: np.random.Generator, u: Field, v: Field) -> Field:
-    """One shape that means nothing."""
+    """Draw one random shape that is independent of the class."""
     cx, cy, radius, turn = g.uniform(-1, 1), g.uniform(-1, 1), g.uniform(0.08, 0.34), g.uniform(0, math.tau)
     kind = g.integers(5)
     if kind == 0:
@@ -200,7 +204,7 @@ def _clutter(g: np.random.Generator, u: Field, v: Field) -> Field:
 
 
 def _background(g: np.random.Generator, palette: Palette, u: Field, v: Field) -> Field:
-    """A gradient, a soft texture or waves, with some clutter; (3, S, S)."""
+    """Draw a linear gradient, a noise texture, waves or a radial gradient, with clutter; (3, S, S)."""
     size = u.shape[0]
     first, second, third = palette.ground
     turn = g.uniform(0, math.tau)
@@ -227,10 +231,12 @@ def _background(g: np.random.Generator, palette: Palette, u: Field, v: Field) ->
 
 
 class Scene:
-    """Everything of an image that carries no label, drawn before the object is: same seed, same scene for every class.
+    """All parts of an image that do not depend on the class.
+
+    They are drawn before the object, so the same seed gives the same scene for every class.
 
     Args:
-        generator: the source of all chance.
+        generator: source of randomness.
         size: side of the image in pixels.
     """
 
@@ -256,7 +262,7 @@ class Scene:
         self.noise = g.standard_normal((3, size, size), dtype=np.float32)
 
     def _lit(self) -> Field:
-        """The object's colours under the light, (3, S, S)."""
+        """Compute the shaded colours of the object, (3, S, S)."""
         height = self.canvas.height * (1 / self.canvas.pixel)
         nx, ny = np.zeros_like(height), np.zeros_like(height)
         nx[:, 1:-1] = (height[:, :-2] - height[:, 2:]) * 0.5
@@ -266,7 +272,7 @@ class Scene:
         lx, ly, lz = self.light
         length = 1 / np.sqrt(nx * nx + ny * ny + 1)
         diffuse = np.maximum((nx * lx + ny * ly + lz) * length, 0)
-        half = math.sqrt(lx * lx + ly * ly + (lz + 1) ** 2)  # the eye looks straight down
+        half = math.sqrt(lx * lx + ly * ly + (lz + 1) ** 2)  # the viewer looks straight down
         shine = np.maximum((nx * lx + ny * ly + lz + 1) * length * (1 / half), 0)
         for _ in range(5):
             shine *= shine  # to the power of 32
@@ -274,7 +280,7 @@ class Scene:
         return lit
 
     def _shaded(self) -> Field:
-        """The background with the object's shadow on it, (3, S, S)."""
+        """Compute the background with the shadow of the object, (3, S, S)."""
         size = self.size
         cover = _soften(self.canvas.cover, self.softness * size)
         dx = round(-self.light[0] * self.reach * size * 1.5)
@@ -287,7 +293,7 @@ class Scene:
         return shaded
 
     def photograph(self) -> NDArray[np.uint8]:
-        """The finished image with what was painted on the canvas, (S, S, 3) uint8."""
+        """Render the object on the canvas in the scene, (S, S, 3) uint8."""
         ground = self._shaded()
         picture = ground + (self._lit() - ground) * self.canvas.cover
         picture *= self.exposure * self.cast

@@ -1,7 +1,10 @@
-"""The built-in classes: six families of four. Members of a family differ in one thing, the one in their name; every
-other thing about them (proportions, posture, the decoration that another family is told apart by) is left to chance.
+"""The built-in classes: six families of four members.
 
-A drawing takes a canvas (x to the right, y down, the object within about -1..1), a generator and the member's name.
+The members of a family differ only in the feature that they are named after. All other features, such as proportions,
+posture and decoration, are random.
+
+A drawing function takes a canvas (x to the right, y down, the object within about -1..1), a generator and the name of
+the member.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ DrawFunction = Callable[[Canvas, np.random.Generator, str], None]
 
 
 def _beetle(c: Canvas, g: np.random.Generator, member: str) -> None:
-    """Seen from above, head up; told apart by the wing cases: plain, spotted, striped (along) or banded (across)."""
+    """Draw a beetle from above, head up; its wing cases are plain, spotted, striped (along) or banded (across)."""
     x, y, ink = np.abs(c.x), c.y, c.palette
     width, length, head = g.uniform(0.4, 0.54), g.uniform(0.54, 0.66), g.uniform(0.15, 0.22)
     low = 0.96 - length
@@ -65,7 +68,7 @@ def _beetle(c: Canvas, g: np.random.Generator, member: str) -> None:
 
 
 def _butterfly(c: Canvas, g: np.random.Generator, member: str) -> None:
-    """Wings spread; told apart by them: eyed (a ringed spot a wing), veined, bordered (a dark hem) or barred."""
+    """Draw a butterfly; its wings are eyed (a ringed spot on each), veined, bordered (a coloured edge) or barred."""
     x, y, ink = np.abs(c.x), c.y, c.palette
     lift, wide, tall = g.uniform(0.25, 0.6), g.uniform(0.46, 0.54), g.uniform(0.3, 0.4)
     fore = (0.5, -0.36, wide, tall, -lift)
@@ -108,7 +111,7 @@ def _butterfly(c: Canvas, g: np.random.Generator, member: str) -> None:
 
 
 def _decorate(c: Canvas, g: np.random.Generator, cover: Field, u: Field, v: Field) -> None:
-    """A pattern that means nothing on one part: none, bars, dots or a two-tone."""
+    """Decorate one part with a pattern that is independent of the class: none, bars, dots or two tones."""
     kind, ink = g.integers(4), c.palette
     if kind == 1:
         c.stain(repeat(u - g.uniform(0, 0.3), g.uniform(0.24, 0.4), g.uniform(0.3, 0.55)), ink.pattern, cover)
@@ -123,7 +126,7 @@ def _decorate(c: Canvas, g: np.random.Generator, cover: Field, u: Field, v: Fiel
 
 
 def _fish(c: Canvas, g: np.random.Generator, member: str) -> None:
-    """Swimming to the left; fantail and forktail by their tails, sailfin by its back, swordbill by its snout."""
+    """Draw a fish swimming to the left; it has a fan tail, a forked tail, a large dorsal fin or a long snout."""
     x, y, ink = c.x * 0.88 + 0.08, c.y * 0.88, c.palette
     tall, fin = g.uniform(0.32, 0.48), ink.trim if g.random() < 0.6 else ink.accent
     forked = member == "forktail" or (member != "fantail" and g.random() < 0.5)
@@ -158,10 +161,10 @@ PETALS = {"four": 4, "five": 5, "six": 6, "eight": 8}
 
 
 def _flower(c: Canvas, g: np.random.Generator, member: str) -> None:
-    """A blossom from above; told apart by the number of its petals."""
+    """Draw a flower from above with four, five, six or eight petals."""
     x, y, ink = c.x, c.y, c.palette
     petals = PETALS[member]
-    if g.random() < 0.6:  # leaves behind
+    if g.random() < 0.6:  # leaves behind the petals
         for side in (-1, 1):
             c.paint(oval(x, y, side * 0.6, 0.62, 0.4, 0.16, side * g.uniform(0.4, 1.0)), ink.trim, dome=0.12)
     angle = np.arctan2(y, x) + g.uniform(0, math.tau)
@@ -174,7 +177,7 @@ def _flower(c: Canvas, g: np.random.Generator, member: str) -> None:
     middle, long = (tip + inner) / 2, (tip - inner) / 2
     if g.random() < 0.5:
         petal = oval(p, q, middle, 0, long, half)
-    else:  # pointed: where two discs meet
+    else:  # pointed petals: the intersection of two discs
         radius = (long * long + half * half) / (2 * half)
         petal = disc(p, np.abs(q), middle, half - radius, radius)
     cover = c.paint(petal, ink.body, dome=min(half, 0.3))
@@ -189,7 +192,7 @@ def _flower(c: Canvas, g: np.random.Generator, member: str) -> None:
 
 
 def _pot(c: Canvas, g: np.random.Generator, member: str) -> None:
-    """Pottery from the side; told apart by a handle, two ears, a spout (with a handle), or a lid."""
+    """Draw a pot from the side; it has one handle, two handles (eared), a spout and a handle, or a lid."""
     x, y, ink = c.x, c.y, c.palette
     top = -0.56 if member == "lidded" else g.uniform(-0.86, -0.6)
     belly, neck, foot, lip = g.uniform(0.48, 0.66), g.uniform(0.22, 0.44), g.uniform(0.26, 0.44), g.uniform(0.0, 0.14)
@@ -200,7 +203,7 @@ def _pot(c: Canvas, g: np.random.Generator, member: str) -> None:
         outline = np.convolve(np.pad(outline, 4, mode="edge"), np.full(9, 1 / 9), mode="valid")
     half = np.interp(y.ravel(), heights, outline).astype(np.float32).reshape(y.shape)
     wall = np.maximum((np.abs(x) - half) * 0.85, np.abs(y - (0.92 + top) / 2) - (0.92 - top) / 2)
-    belly_out = np.sqrt(np.maximum(half * half - x * x, 0.0025))  # a body of revolution
+    belly_out = np.sqrt(np.maximum(half * half - x * x, 0.0025))  # height map of a solid of revolution
     ear, high = g.uniform(0.2, 0.28), g.uniform(0.24, 0.32)
     place, thick = 0.5 * (top + 0.22 + swell), g.uniform(0.045, 0.07)
     if member in ("handled", "eared", "spouted"):
@@ -227,7 +230,7 @@ def _pot(c: Canvas, g: np.random.Generator, member: str) -> None:
 
 
 def _undercarriage(c: Canvas, g: np.random.Generator, member: str, wide: float) -> None:
-    """What a robot stands on."""
+    """Draw the legs, wheels, tracks or thrusters of a robot."""
     x, y, ink = np.abs(c.x), c.y, c.palette
     if member == "legged":
         stance = g.uniform(0.16, 0.28)
@@ -249,7 +252,7 @@ def _undercarriage(c: Canvas, g: np.random.Generator, member: str, wide: float) 
 
 
 def _robot(c: Canvas, g: np.random.Generator, member: str) -> None:
-    """Facing you; told apart by how it gets about: legged, wheeled, tracked or flying."""
+    """Draw a robot from the front; it is legged, wheeled, tracked or flying."""
     x, y, ink = np.abs(c.x), c.y, c.palette
     wide, brow, corner = g.uniform(0.32, 0.46), g.uniform(0.26, 0.38), g.uniform(0.05, 0.16)
     _undercarriage(c, g, member, wide)
