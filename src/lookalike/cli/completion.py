@@ -1,7 +1,7 @@
-"""Shell completion of recipes and their keys, data sets, studies, models and galleries.
+"""Shell completion for recipes and their keys, data sets, studies, models and galleries.
 
 Each function takes the incomplete word and returns its completions. If there are none, the shell completes file names.
-Only modules that import quickly are used.
+This module imports only modules that load quickly.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ if TYPE_CHECKING:
     from lookalike.recipe import Section
 
 PACKAGE = Path(__file__).parent.parent
-RUNS = "runs"  # default folder of the runs
+RUNS = "runs"  # default folder for runs
 
-Offer = tuple[str, str]  # a word and its description, which zsh and fish show
+Offer = tuple[str, str]  # a word and its description; zsh and fish show the description
 
 
 def recipes(incomplete: str) -> list[str]:
-    """Names of shipped recipes."""
+    """Complete the name of a built-in recipe."""
     from lookalike.recipe import shipped
 
     return [name for name in shipped() if name.startswith(incomplete)]
 
 
 def overrides(ctx: typer.Context, incomplete: str) -> list[Offer]:
-    """`key=` for every key of a recipe; after the `=`, the possible values or the current one."""
+    """Complete `key=` for the keys of a recipe; after the `=`, complete the allowed values or the current value."""
     given = [str(word) for word in ctx.params.get("overrides") or []]
     values = dict(_keys(ctx.params.get("name")))
-    # Bash treats "=" as a word of its own (typer removes it if it is the last one) and completes the text after it
+    # Bash treats "=" as a separate word (typer removes it if it is the last one) and completes the text after it
     if not incomplete and given and given[-1] in values:
         return _values(values, given[-1], "", "")
     if len(given) > 1 and given[-1] == "=":
@@ -41,14 +41,14 @@ def overrides(ctx: typer.Context, incomplete: str) -> list[Offer]:
     if equals:
         return _values(values, key, f"{key}=", text)
     found = [(f"{known}=", f"now {_written(value)}") for known, (value, _) in values.items() if known.startswith(key)]
-    if len(found) == 1:  # a second word keeps the shell from going on to the next argument
+    if len(found) == 1:  # with a second word, the shell does not move to the next argument
         known = found[0][0].removesuffix("=")
         return found + _values(values, known, f"{known}=", "")
     return found
 
 
 def data(incomplete: str) -> list[str]:
-    """Names of the data sets on this machine."""
+    """Complete the name of an installed data set."""
     from lookalike.data.registry import data_home, installed
 
     home = data_home()
@@ -58,26 +58,26 @@ def data(incomplete: str) -> list[str]:
 
 
 def data_to_get(incomplete: str) -> list[str]:
-    """Names of data sets that can be got."""
+    """Complete the name of a data set that can be downloaded."""
     from lookalike.data.registry import DATASETS
 
     return [name for name, spec in DATASETS.items() if spec.mirrors and name.startswith(incomplete)]
 
 
 def studies(incomplete: str) -> list[str]:
-    """Names of studies."""
+    """Complete the name of a study."""
     names = sorted(path.stem for path in (PACKAGE / "reproduce" / "studies").glob("*.yaml"))
     return [name for name in names if name.startswith(incomplete)]
 
 
 def models(incomplete: str) -> list[str]:
-    """The default model, and the models of runs."""
+    """Complete "default" or the model folder of a run."""
     folders = sorted(path.parent.as_posix() for path in Path(RUNS).glob("*/model/config.json"))
     return [name for name in ["default", *folders] if name.startswith(incomplete)]
 
 
 def galleries(incomplete: str) -> list[str]:
-    """Gallery folders: in the folder that is typed, and in runs."""
+    """Complete the path of a gallery in the given folder or in a run."""
     folder = Path(incomplete) if incomplete.endswith("/") else Path(incomplete).parent
     found = {*folder.glob("*/gallery.db"), *Path(RUNS).glob("*/*/gallery.db")}
     names = sorted(path.parent.as_posix() for path in found)
@@ -85,7 +85,7 @@ def galleries(incomplete: str) -> list[str]:
 
 
 def _keys(recipe: str | None) -> Iterator[tuple[str, tuple[Any, list[str]]]]:
-    """Every key of a recipe with its value, and the possible values if there are few."""
+    """Yield every key of a recipe with its value and its allowed values; the latter are empty if it is not a choice."""
     from lookalike.errors import InputError
     from lookalike.recipe import Recipe, load
 
@@ -120,7 +120,7 @@ def _values(known: dict[str, tuple[Any, list[str]]], key: str, before: str, text
 
 
 def _written(value: Any) -> str:
-    """A value as it is written after "="."""
+    """Format a value as it is written after "="."""
     import yaml
 
     if value in ("", None):
