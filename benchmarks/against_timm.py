@@ -1,13 +1,13 @@
-"""Images a second in training, beside timm's own training script, on the same pictures with the same network.
+"""Compare training speed with timm's training script, on the same images with the same network.
 
     pip install timm, and a copy of https://github.com/huggingface/pytorch-image-models (its train.py is in no package)
     python benchmarks/against_timm.py path/to/pytorch-image-models/train.py path/to/tiny-imagenet-200 [--steps 24]
 
-Both train ResNet-18 behind the stem for photographs (7 x 7, stride 2, pooling), 200 classes, batches of 256 at 64
-pixels, bfloat16, channels last, SGD, label smoothing; crops, mirroring and nothing else. timm reads JPEG files in
-worker processes, as its script does; Lookalike reads its pack, whose making is timed apart. Each runs in a process of
-its own, in turns; the rate is the median over the steps after the first few. timm runs once for each number of workers,
-and the best one counts.
+Both train ResNet-18 with the stem for photos (7 x 7, stride 2, pooling) on 200 classes, in batches of 256 at 64 pixels,
+with bfloat16, channels last, SGD and label smoothing. The only augmentations are crops and flips. timm's script reads
+JPEG files in worker processes; Lookalike reads a pack, and packing is timed separately. The two run in turns, each in
+its own process. The rate is the median over the steps after the first few. timm runs once for each number of workers,
+and the fastest run counts.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from lookalike.hardware import cores
 from lookalike.run import hardware
 
 BATCH, SIZE, CLASSES = 256, 64, 200
-SKIPPED = 4  # steps in which buffers are made and workers start
+SKIPPED = 4  # first steps, in which buffers are allocated and workers start
 WORKERS = (1, 2, 4)
 RATE = re.compile(r"Time: [\d.]+s, +([\d.]+)/s")
 TIMM = (
@@ -67,7 +67,7 @@ for before, after in zip(times, times[1:]):
 
 
 def lay_out(source: Path, folder: Path, images: int) -> None:
-    """Links to the first training images of each class, as folders of classes in train/, and a few in validation/."""
+    """Link the first training images of each class into class folders in train/, and a few into validation/."""
     classes = sorted(path for path in (source / "train").iterdir() if path.is_dir())
     if len(classes) != CLASSES:
         raise SystemExit(f"{source}: {len(classes)} classes in train/; give the folder of Tiny ImageNet.")
@@ -81,7 +81,7 @@ def lay_out(source: Path, folder: Path, images: int) -> None:
 
 
 def timm_rate(script: Path, folder: Path, work: Path, workers: int) -> float:
-    """Of timm's script with so many workers."""
+    """Images per second of timm's script with this number of workers."""
     words = TIMM.format(size=SIZE, classes=CLASSES, batch=BATCH, workers=workers, output=work / f"timm-{workers}")
     command = [sys.executable, str(script), str(folder), *words.split()]
     done = subprocess.run(command, capture_output=True, text=True, cwd=work)
@@ -92,7 +92,7 @@ def timm_rate(script: Path, folder: Path, work: Path, workers: int) -> float:
 
 
 def our_rate(folder: Path, work: Path) -> tuple[float, str]:
-    """Of Lookalike's loop, and what it said of packing."""
+    """Images per second of Lookalike's loop, and its message about packing."""
     environ = {**os.environ, "LOOKALIKE_CACHE": str(work / "cache")}
     command = [sys.executable, "-c", OURS, str(folder / "train"), str(work / f"run-{time.time()}"), str(BATCH)]
     done = subprocess.run(command, capture_output=True, text=True, env=environ)
@@ -105,7 +105,7 @@ def our_rate(folder: Path, work: Path) -> tuple[float, str]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the benchmark and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("script", type=Path, help="timm's train.py")
     parser.add_argument("data", type=Path, help="the folder of Tiny ImageNet")

@@ -1,13 +1,13 @@
-"""The model in the package: made from a run on Tiny ImageNet, and measured with the help of a twin.
+"""Make the packaged model from a run on Tiny ImageNet, and evaluate it with the help of a twin.
 
     python benchmarks/default_model.py twin tiny-imagenet FOLDER
     lookalike train RECIPE --data FOLDER --out runs/twin
     python benchmarks/default_model.py make runs/RUN/model --twin runs/twin/model --cars cars196
 
-`twin` writes links to the pictures of 180 of the 200 classes, every tenth left out. A network trained on these tells
-how good such a network is at classes that it never saw: whether their look-alikes are found, and whether it calls them
-unknown. `make` writes src/lookalike/models/default/ with float16 weights, and docs/default-model.json, which
-the numbers in its card are from.
+`twin` links the images of 180 of the 200 classes, leaving out every tenth class. A network trained on these classes
+shows how well such a network works on unseen classes: whether it finds similar images, and whether it calls the images
+unknown. `make` writes src/lookalike/models/default/ with float16 weights, and docs/default-model.json, the source of
+the numbers in the model card.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ RECEIPT = Path(__file__).parents[1] / "docs" / "default-model.json"
 
 
 def held_out(class_ids: tuple[str, ...]) -> set[str]:
-    """Every tenth class, in the order of the ids."""
+    """Return every tenth class, in the order of the ids."""
     return set(sorted(class_ids)[TENTH - 1 :: TENTH])
 
 
 def lay_out_twin(catalog: Catalog, folder: Path) -> None:
-    """Links to the training and validation pictures of the classes that are not held out: SPLIT/CLASS/FILE."""
+    """Link the training and validation images of the classes that are not held out, as SPLIT/CLASS/FILE."""
     left_out = held_out(catalog.class_ids)
     for split in ("train", "val"):
         for row in catalog.rows_of(split):
@@ -60,13 +60,13 @@ def lay_out_twin(catalog: Catalog, folder: Path) -> None:
 
 
 def likeliest(model: ImageModel, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """(N,) the probability of the likeliest class."""
+    """Return (N,) the probability of the most probable class."""
     logits = model.logits(images, batch_size=256).astype(np.float64)
     return np.asarray(np.exp(log_softmax(logits / model.config.temperature)).max(1))
 
 
 def measure_twin(twin: ImageModel, catalog: Catalog) -> dict[str, Any]:
-    """What the twin makes of the validation pictures of the classes that it never saw."""
+    """Evaluate the twin on the validation images of its unseen classes."""
     val = pack(catalog.select(catalog.rows_of("val")), twin.config.image_size)
     left_out = held_out(catalog.class_ids)
     unseen = np.array([catalog.class_ids[label] in left_out for label in val.labels])
@@ -84,12 +84,12 @@ def measure_twin(twin: ImageModel, catalog: Catalog) -> dict[str, Any]:
         "recall": recall_at_k(twin.embed(np.asarray(val.images)[unseen], batch_size=256), val.labels[unseen], KS),
         "unknown_among_seen": float(below[~unseen].mean()),
         "unknown_among_unseen": float(below[unseen].mean()),
-        "auroc": float((ranks[~unseen].sum() - n * (n + 1) / 2) / (n * m)),  # a seen image is surer than an unseen one
+        "auroc": float((ranks[~unseen].sum() - n * (n + 1) / 2) / (n * m)),  # P(confidence of a seen class > unseen)
     }
 
 
 def measure_cars(model: ImageModel, source: str) -> dict[str, Any]:
-    """Recall on Cars196, of which the model saw nothing."""
+    """Return the recall on Cars196, which the model was not trained on."""
     divided = named("cars196-zero-shot").divide(load_dataset(source))
     test: Pack = pack(divided.test, model.config.image_size, crop_mode=model.config.crop_mode)
     results = evaluate_retrieval(model, divided, test).metrics
@@ -97,7 +97,7 @@ def measure_cars(model: ImageModel, source: str) -> dict[str, Any]:
 
 
 def make(run: Path, twin: Path, data: str, cars: str) -> None:
-    """Write the folder of the model and its receipt."""
+    """Write the model folder and its receipt."""
     commit = current_commit()  # before the model's own files change
     found = lookalike.load(run)
     catalog = load_dataset(data)
@@ -136,12 +136,12 @@ def make(run: Path, twin: Path, data: str, cars: str) -> None:
 
 
 def _short(model: Path) -> str:
-    """Where a run's model would be for anybody."""
+    """Return the model folder of a run as a path that is the same on every machine."""
     return f"runs/{model.resolve().parent.name}/model"
 
 
 def measured_section(receipt: dict[str, Any]) -> str:
-    """The card's last section."""
+    """Return the last section of the model card."""
     seen, twin, cars = receipt["recognition"], receipt["twin"], receipt["cars196"]
     return f"""
 

@@ -2,8 +2,8 @@
 
     python benchmarks/engines.py [MODEL] [--batches 1 8 32] [--seconds 3] [--rounds 3] [--threads 2]
 
-MODEL is a model folder; by default the packaged model. Each runtime runs the same batch repeatedly for some seconds, in
-turns. One forward pass gives logits and vectors; that of galleries gives vectors only.
+MODEL is a model folder; the default is the packaged model. The runtimes take turns, each running the same batch
+repeatedly for some seconds. One forward pass returns logits and vectors; that of galleries returns vectors only.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PACKAGES = ("torch", "onnxruntime")
 
 
 def eager(model: ImageModel) -> Run:
-    """Plain PyTorch in float32, one forward pass for both outputs."""
+    """Plain PyTorch in float32, with one forward pass for both outputs."""
     mean, std = (255 * torch.tensor(each)[:, None, None] for each in (model.config.mean, model.config.std))
 
     @torch.inference_mode()

@@ -2,12 +2,12 @@
 
     python benchmarks/gallery.py [--rows 100000] [--dim 512] [--queries 300] [--threads 2] [--folder DIR]
 
-The vectors are random, in float16 precision: a hundred around each centre, with a variance that falls with the
-dimension, as in embeddings. Queries come from the same distribution. Each library runs in processes of its own, one
-after the other, and returns ten hits for one query at a time. The gallery returns whole items (path, label, metadata)
-from its folder, and building it includes durable items and the index. The libraries return positions from an index in
-memory. Graphs are searched with the smallest ef, from a list, that reaches a recall@10 of 0.99. Memory is the maximum
-of a process, including mapped files (Linux). Libraries that are not installed are skipped.
+The vectors are random, in float16 precision: a hundred around each centre, with a variance that falls from dimension
+to dimension, as in embeddings. Queries come from the same distribution. The libraries run one after the other, each in
+its own processes, and return ten hits for one query at a time. The gallery returns whole items (path, label, metadata)
+from its folder; its build time includes writing the items to disk and the index. The other libraries return positions
+from an index in memory. Graphs are searched with the smallest ef of a list that reaches a recall@10 of 0.99. Memory is
+the maximum of a process, including mapped files (Linux). Libraries that are not installed are skipped.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class Data:
 
 
 def gallery_build(data: Data, folder: Path) -> list[Line]:
-    """From vectors to durable rows and index."""
+    """Build the gallery: from vectors to items on disk and the index."""
     from lookalike.gallery.store.base import GalleryInfo, NewItem
     from lookalike.gallery.store.sqlite import SqliteStore
 
@@ -141,7 +141,7 @@ def gallery_build(data: Data, folder: Path) -> list[Line]:
 
 
 def gallery_search(data: Data, folder: Path) -> list[Line]:
-    """Approximate, exact, and with a filter that passes 1 %."""
+    """Search approximately, exactly, and with a filter that passes 1 %."""
     from lookalike.gallery.store.sqlite import SqliteStore
 
     def ask(query: int, **how: Any) -> Any:
@@ -166,7 +166,7 @@ def gallery_search(data: Data, folder: Path) -> list[Line]:
 
 
 def faiss_hnsw(data: Data, folder: Path) -> list[Line]:
-    """FAISS, HNSW with 32 links over float32."""
+    """FAISS HNSW with 32 links, in float32."""
     import faiss
 
     index = faiss.IndexHNSWFlat(data.vectors.shape[1], 32, faiss.METRIC_INNER_PRODUCT)
@@ -187,7 +187,7 @@ def faiss_hnsw(data: Data, folder: Path) -> list[Line]:
 
 
 def faiss_flat(data: Data, folder: Path) -> list[Line]:
-    """FAISS, every vector compared."""
+    """FAISS flat index, which compares all vectors."""
     import faiss
 
     index = faiss.IndexFlatIP(data.vectors.shape[1])
@@ -202,7 +202,7 @@ def faiss_flat(data: Data, folder: Path) -> list[Line]:
 
 
 def usearch(data: Data, folder: Path) -> list[Line]:
-    """HNSW of usearch as it comes, over float16."""
+    """HNSW of usearch with its default settings, in float16."""
     from usearch.index import Index
 
     index = Index(ndim=data.vectors.shape[1], metric="ip", dtype="f16")
@@ -223,7 +223,7 @@ def usearch(data: Data, folder: Path) -> list[Line]:
 
 
 def lance(data: Data, folder: Path) -> list[Line]:
-    """LanceDB, IVF with HNSW and scalar quantisation, and without an index; with row data, as the gallery."""
+    """LanceDB with IVF, HNSW and scalar quantization, and without an index; returns row data, as the gallery does."""
     import lancedb
     import pyarrow as pa
 
@@ -261,14 +261,14 @@ CONTESTANTS: dict[str, tuple[str, Callable[[Data, Path], list[Line]]]] = {
 
 
 def in_a_process(name: str, folder: Path) -> list[Line]:
-    """The lines of a contestant."""
+    """Return the rows of one library."""
     command = [sys.executable, __file__, "--contestant", name, "--folder", folder]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
 
 
 def table(lines: list[Line]) -> str:
-    """Markdown; what was not measured stays empty."""
+    """Return a Markdown table; values that were not measured are empty."""
     columns = {
         "recall": ("recall@10", "{:.4f}"),
         "p50": ("p50 ms", "{:.2f}"),
@@ -286,7 +286,7 @@ def table(lines: list[Line]) -> str:
 
 
 def versions() -> str:
-    """Of what was measured."""
+    """Return the versions of the measured packages."""
     found = []
     for package in PACKAGES:
         try:
@@ -297,7 +297,7 @@ def versions() -> str:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the benchmark and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=100_000, help="vectors")
     parser.add_argument("--dim", type=int, default=512, help="numbers of a vector")

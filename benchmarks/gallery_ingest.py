@@ -1,12 +1,12 @@
-"""From a folder of JPEGs to a gallery on disk, beside the plain way, on the same pictures.
+"""Compare adding a folder of JPEG files to a gallery with a plain baseline, on the same images.
 
     python benchmarks/gallery_ingest.py MODEL PICTURES [--photographs DIR] [--count 4000] [--large 60] [--rounds 3]
 
-MODEL is a model folder, PICTURES a folder of JPEGs as they are. Photographs of 12 million pixels are made of pictures
-in DIR (by default of PICTURES), enlarged and given a camera's noise. The plain way is a torch DataLoader with two
-workers that decode with Pillow, PyTorch in eager float32, a FAISS index of the vectors, and a list of the paths, both
-written to disk; it makes no thumbnails and no hashes, and knows nothing of what was there before. Each way runs in a
-process of its own, in turns; loading the model and the libraries is not counted, everything else is, to the last sync.
+MODEL is a model folder, PICTURES a folder of JPEG files. Images in DIR (default: PICTURES) are enlarged to photos of
+12 million pixels, with the noise of a camera. The baseline ("plain way") is a torch DataLoader with two workers that
+decode with Pillow, PyTorch in eager float32, a FAISS index of the vectors, and a list of the paths, both written to
+disk. It makes no thumbnails and no hashes, and does not check which images it already has. The two run in turns, each
+in its own process. The time includes everything to the last sync, except loading the model and the libraries.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from PIL import Image
 from lookalike.run import hardware
 
 WAYS = ("plain", "float32", "auto")
-LARGE = (4000, 3000)  # pixels of a photograph, width and height
-NOISE = 5.0  # gray levels of a camera's noise
+LARGE = (4000, 3000)  # width and height of a photo in pixels
+NOISE = 5.0  # standard deviation of the camera noise in gray levels
 BATCH = 64
 
 
 def jpegs(folder: Path) -> Iterator[Path]:
-    """The JPEGs below a folder, in the order of the disk."""
+    """Return the JPEG files below a folder, in the order of the disk."""
     return (path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
 
 
 def link(source: Path, folder: Path, count: int) -> Path:
-    """A folder with links to some of the pictures, drawn without regard to their classes."""
+    """Make a folder with links to some of the images, drawn regardless of their classes."""
     folder.mkdir()
     files = sorted(jpegs(source))
     if not files:
@@ -53,7 +53,7 @@ def link(source: Path, folder: Path, count: int) -> Path:
 
 
 def enlarge(source: Path, folder: Path, count: int) -> Path:
-    """A folder of photographs of 12 million pixels."""
+    """Make a folder of photos of 12 million pixels."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     files = sorted(jpegs(source))
@@ -68,7 +68,7 @@ def enlarge(source: Path, folder: Path, count: int) -> Path:
 
 
 def plain(model_folder: str, pictures: Path, place: Path) -> Callable[[], dict[str, float]]:
-    """The plain way, ready to be measured."""
+    """Return the baseline as a function to be timed."""
     import faiss
     import torch
     from torch.utils.data import DataLoader, Dataset
@@ -114,7 +114,7 @@ def plain(model_folder: str, pictures: Path, place: Path) -> Callable[[], dict[s
 
 
 def ours(model_folder: str, pictures: Path, place: Path, compute: str) -> Callable[[], dict[str, float]]:
-    """The gallery's way, ready to be measured."""
+    """Return adding to a gallery as a function to be timed."""
     from lookalike.gallery.ingest import ingest
     from lookalike.gallery.store.base import GalleryInfo
     from lookalike.gallery.store.sqlite import SqliteStore
@@ -133,7 +133,7 @@ def ours(model_folder: str, pictures: Path, place: Path, compute: str) -> Callab
 
 
 def contestant(way: str, model: str, pictures: Path, place: Path) -> None:
-    """Run one way and print what it took, as JSON."""
+    """Run one way and print its measurements as JSON."""
     run = plain(model, pictures, place) if way == "plain" else ours(model, pictures, place, way)
     start = time.perf_counter()
     found = run()
@@ -141,7 +141,7 @@ def contestant(way: str, model: str, pictures: Path, place: Path) -> None:
 
 
 def measure(model: str, pictures: Path, rounds: int) -> dict[str, list[dict[str, float]]]:
-    """All ways, in turns, after one turn that fills the disk's cache."""
+    """Run all ways in turns, after one run that fills the disk cache."""
     found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     for number in range(rounds + 1):
         for way in WAYS:
@@ -154,7 +154,7 @@ def measure(model: str, pictures: Path, rounds: int) -> dict[str, list[dict[str,
 
 
 def show(what: str, pictures: Path, found: dict[str, list[dict[str, float]]]) -> None:
-    """Print a table: images a second, how many times the plain way's, bytes an image on disk."""
+    """Print images per second, the ratio to the baseline, and bytes per image on disk."""
     files = list(pictures.iterdir())
     own = statistics.fmean(file.stat().st_size for file in files)
     rates = {way: [one["rows"] / one["seconds"] for one in runs] for way, runs in found.items()}
@@ -170,7 +170,7 @@ def show(what: str, pictures: Path, found: dict[str, list[dict[str, float]]]) ->
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the benchmark and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("pictures", type=Path)

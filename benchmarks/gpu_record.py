@@ -1,12 +1,13 @@
-"""Train a recipe on one GPU within a number of seconds, and keep what came of it.
+"""Train a recipe on one GPU within a given number of seconds, and save the run.
 
     python benchmarks/gpu_record.py tiny_imagenet/record/h200/resnet18 --seconds 420 --data tiny-imagenet-200 --out OUT
     python benchmarks/gpu_record.py quickstart --seconds 5 --data builtin --out OUT training.compile=false   a rehearsal
 
-Every size of the recipe's `training.resolution` is compiled and timed first, by whole steps of the training loop's own
-parts. The number of epochs follows from these rates and the seconds given; the schedule is made for it. Then the run is
-trained by `lookalike.training.run`, as `lookalike train` does it. OUT gets the run folder without its checkpoints as a
-tar file, in parts of 15 MB (`cat run.tar.* | tar -x`), and `rates.json`: images a second by size, seconds of compiling.
+The script first compiles and times every size of the recipe's `training.resolution`, with whole steps made of the
+parts of the training loop. It computes the number of epochs from these rates and the given seconds, and the schedule
+from the number of epochs. Then it trains with `lookalike.training.run`, as `lookalike train` does. It writes to OUT
+the run folder without its checkpoints, as a tar file in parts of 15 MB (`cat run.tar.* | tar -x`), and `rates.json`:
+images per second by size, and seconds of compiling.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ TIMED_STEPS = 30
 
 
 def rate_of(recipe: Recipe, training: Pack, size: int, device: torch.device) -> tuple[float, float]:
-    """Images a second at a size in pixels, and the seconds of the first step, in which the network is compiled."""
+    """Return images per second at a size in pixels, and the seconds of the first step, which compiles the network."""
     settings = recipe.training
     classes = len(training.catalog.class_names)
     loader = Loader(
@@ -80,7 +81,7 @@ def rate_of(recipe: Recipe, training: Pack, size: int, device: torch.device) -> 
 
 
 def epochs_for(recipe: Recipe, rates: dict[int, float], images: int, size: int, seconds: float) -> int:
-    """Epochs that fit into the seconds at these rates."""
+    """Return the number of epochs that fit into the seconds at these rates."""
     shares = [resolution(recipe.training, i / 1000, size) for i in range(1000)]
     seconds_per_image = sum(1 / rates[pixels] for pixels in shares) / len(shares)
     return max(1, int(seconds / (seconds_per_image * images)))

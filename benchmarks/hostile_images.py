@@ -1,11 +1,11 @@
-"""How long, and in how much memory, the worst image files are decoded or refused.
+"""Measure the time and memory that decoding or refusing the worst image files takes.
 
     python benchmarks/hostile_images.py [--limit SECONDS] [--only WORD]
 
-One file of each kind in `tests/hostile.py` just within the limits of `lookalike.image.limits` and one beyond, and of
-each format one image of as many pixels as are allowed. Each is decoded to 224 pixels in a process of its own, as
-`lookalike gallery add` does it. Prints seconds of processor time, MiB and the outcome; exits with 1 if a file took more
-than the limit (10 seconds).
+The files are, for each kind in `tests/hostile.py`, one just within the limits of `lookalike.image.limits` and one
+beyond them, and for each format one image with the maximum number of pixels. Each is decoded to 224 pixels in its own
+process, as `lookalike gallery add` does. Prints seconds of processor time, MiB and the outcome. The exit code is 1 if
+a file took longer than the limit (10 seconds).
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from PIL import Image  # noqa: E402
 
 from hostile import KINDS, chunk, jpeg, jpeg_of_scans  # noqa: E402
 
-SIZE = 224  # pixels of the side of what a network sees
+SIZE = 224  # side of the network's input in pixels
 WIDTH, HEIGHT = 15_000, 10_000  # 150 million pixels
 
 
 def encoded(kind: str, mode: str = "RGB", size: tuple[int, int] = (WIDTH, HEIGHT), **options: object) -> bytes:
-    """A picture of noise that is repeated, so that it is soon made."""
+    """Return an image of repeated noise, which is quick to make."""
     tile = Image.effect_noise((500, 500), 90).convert(mode)
     whole = Image.new(mode, size)
     for left in range(0, size[0], 500):
@@ -44,7 +44,7 @@ def encoded(kind: str, mode: str = "RGB", size: tuple[int, int] = (WIDTH, HEIGHT
 
 
 def flat_png() -> bytes:
-    """A few hundred kilobytes that unpack to 150 million pixels of 64 bits."""
+    """Return a file of a few hundred kilobytes that decodes to 150 million pixels of 64 bits."""
     import struct
 
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", WIDTH, HEIGHT, 16, 6, 0, 0, 0))
@@ -69,7 +69,7 @@ LARGE: dict[str, Callable[[], bytes]] = {
 
 
 def cases(only: str) -> dict[str, Callable[[], bytes]]:
-    """What is decoded, by name."""
+    """Return the files to decode, by name."""
     found: dict[str, Callable[[], bytes]] = {}
     for name, (make, most, more) in KINDS.items():
         found[f"{name}: {most:,}"] = lambda make=make, count=most: make(count)
@@ -78,7 +78,7 @@ def cases(only: str) -> dict[str, Callable[[], bytes]]:
 
 
 def decode_one(name: str) -> None:
-    """In a process of its own: decode, and print what it took."""
+    """Decode a file and print the measurements; runs in its own process."""
     from lookalike.errors import InputError
     from lookalike.image import decode
 
@@ -96,7 +96,7 @@ def decode_one(name: str) -> None:
 
 
 def main() -> int:
-    """All kinds, one after the other."""
+    """Decode all files, one after the other."""
     parser = argparse.ArgumentParser(description="What the worst image files cost.")
     parser.add_argument("--limit", type=float, default=10.0, help="seconds of processor time that one may take")
     parser.add_argument("--only", default="", help="those whose name holds this word")

@@ -1,11 +1,11 @@
-"""Load on an HTTP service from a process of its own: POST requests with one of some bodies, answers counted and timed.
+"""Put load on an HTTP service with POST requests, and count and time the answers.
 
-    python benchmarks/http_load.py URL FOLDER --clients 32 --seconds 10      each client asks again when it is answered
-    python benchmarks/http_load.py URL FOLDER --rate 100 --seconds 10        so many a second, whatever the answers do
+    python benchmarks/http_load.py URL FOLDER --clients 32 --seconds 10      each client waits for its answer
+    python benchmarks/http_load.py URL FOLDER --rate 100 --seconds 10        a fixed number of requests per second
 
-FOLDER holds JPEG files, sent in turn. With --rate a request's time counts from the moment at which it was due (in equal
-steps), not from when a connection was free, so that a service that stands still is not flattered. Every request that
-is due while LIMIT are under way is not sent and counted as "unsent". Prints a line of JSON.
+FOLDER contains JPEG files, which are sent in turn. With --rate, the time of a request counts from the moment at which
+it was due (in equal steps), not from when a connection was free; otherwise a service that stalls would look too good.
+A request that is due while LIMIT requests are in progress is not sent and counts as "unsent". Prints a line of JSON.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-LIMIT = 2000  # requests under way
-PATIENCE = 30.0  # seconds for one answer
+LIMIT = 2000  # requests in progress
+PATIENCE = 30.0  # seconds to wait for one answer
 IDLE = 2.0  # seconds after which a free connection is not used again: the service may be about to close it
 
 
 @dataclass
 class Seen:
-    """What came back: statuses, and seconds by status ("0": no answer); when each 200 came, in seconds of the run."""
+    """Statuses, seconds by status ("0": no answer), and the time of each 200 in seconds since the start."""
 
     statuses: Counter[str] = field(default_factory=Counter)
     seconds: dict[str, list[float]] = field(default_factory=dict)
@@ -43,7 +43,7 @@ class Seen:
             self.good.append(since_start)
 
     def report(self, seconds: float) -> dict[str, Any]:
-        """Counts, answers of 200 a second, and milliseconds by status."""
+        """Return counts, answers with 200 per second, and milliseconds by status."""
         return {
             "seconds": round(seconds, 2),
             "statuses": dict(self.statuses),
@@ -60,7 +60,7 @@ class Seen:
 
 
 class Connection(asyncio.Protocol):
-    """One connection that is kept: a request, then its answer."""
+    """One connection that is reused: a request, then its answer."""
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
@@ -74,7 +74,7 @@ class Connection(asyncio.Protocol):
         self._transport = transport
 
     async def ask(self, request: bytes) -> int:
-        """The status of the answer; 0 where none came."""
+        """Return the status of the answer; 0 if there was none."""
         assert self._transport is not None
         self._answer = asyncio.get_running_loop().create_future()
         self._transport.write(request)
@@ -115,7 +115,7 @@ class Load:
     """Clients of one service.
 
     Args:
-        url: of the route.
+        url: URL of the route.
         bodies: JPEG files, sent in turn.
     """
 
@@ -132,7 +132,7 @@ class Load:
         self._start = time.perf_counter()
 
     async def one(self, due: float) -> None:
-        """One request, of which the time counts from `due`."""
+        """Send one request; its time counts from `due`."""
         status = 0
         try:
             connection = await self._connection()
@@ -156,7 +156,7 @@ class Load:
         return connection
 
     async def closed(self, clients: int, seconds: float) -> dict[str, Any]:
-        """Clients that ask again as soon as they are answered."""
+        """Run clients that each send the next request once the last one is answered."""
 
         async def client() -> None:
             while time.perf_counter() - self._start < seconds:
@@ -167,7 +167,7 @@ class Load:
         return self.seen.report(seconds)
 
     async def open(self, rate: float, seconds: float) -> dict[str, Any]:
-        """So many requests a second, in equal steps."""
+        """Send a fixed number of requests per second, in equal steps."""
         under_way: set[asyncio.Task[None]] = set()
         self._start = time.perf_counter()
         for number in range(int(rate * seconds)):

@@ -1,9 +1,9 @@
-"""What keeping memory from step to step saves in a training step on a CPU.
+"""Measure how much time a training step on a CPU saves if memory is kept from step to step.
 
     python benchmarks/kept_memory.py [--rounds 5] [--networks weave]
 
-Both ways train the same network on the same batch, in turns, each time in a process of its own: what one way leaves in
-the memory would help the other. The ratio is taken round by round.
+Both ways train the same network on the same batch, in turns, each time in a new process, since memory that one way
+leaves would help the other. The ratio is computed per round.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
 
 
 def seconds(name: str, size: int, steps: int, kept: bool) -> float:
-    """Of one step, by so many; two more at the start are not counted."""
+    """Return the seconds per step over `steps` steps, after two that are not counted."""
     network = create_model(name.split()[0], 200, NETWORKS[name]).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, nesterov=True)
     x = torch.randn(BATCH, 3, size, size).to(memory_format=torch.channels_last)
@@ -51,13 +51,13 @@ def seconds(name: str, size: int, steps: int, kept: bool) -> float:
 
 
 def apart(name: str, size: int, steps: int, kept: bool) -> float:
-    """`seconds` in a process of its own."""
+    """Run `seconds` in a new process."""
     command = [sys.executable, __file__, "--one", name, str(size), str(steps), str(int(kept))]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the benchmark and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=5, help="of each in a round")

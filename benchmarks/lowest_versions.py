@@ -1,14 +1,13 @@
-"""Runs the tests with the lowest versions of our dependencies that `pyproject.toml` allows.
+"""Run the tests with the lowest versions of our dependencies that `pyproject.toml` allows.
 
     python benchmarks/lowest_versions.py [--folder FOLDER] [--keep torch==2.13.0] [--extra dev] [PYTEST_ARGUMENT ...]
 
-Makes a virtual environment in FOLDER (a temporary one that is removed afterwards, if none is named), installs the
-project with `uv pip install --resolution lowest-direct`, which takes the lowest allowed version of each direct
-dependency and the newest of all others, and runs the tests there; without arguments all of them. `--keep` names
-versions that are taken instead, such as a build of PyTorch that is smaller than the one with CUDA. Needs uv (`pip
-install uv`).
+Makes a virtual environment in FOLDER (default: a temporary folder), installs the project there with
+`uv pip install --resolution lowest-direct`, and runs the tests; without arguments, all of them. uv then installs the
+lowest allowed version of each direct dependency and the newest of all others. `--keep` names versions to install
+instead, such as a build of PyTorch that is smaller than the one with CUDA. Needs uv (`pip install uv`).
 
-Ends with the code of the tests. The versions that were tested are printed first.
+Prints the tested versions first. The exit code is that of the tests.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def main() -> int:
-    """Install, say what, and test."""
+    """Install, print the versions, and run the tests."""
     parser = argparse.ArgumentParser(description="Run the tests with the lowest versions that are allowed.")
     parser.add_argument("--folder", type=Path, help="of the environment; what is there is used again")
     parser.add_argument("--keep", action="append", default=[], metavar="REQUIREMENT", help="taken as it is; repeatable")
@@ -51,13 +50,13 @@ def main() -> int:
 
 
 def requirements(extras: list[str]) -> list[str]:
-    """The direct dependencies of the project, as it writes them."""
+    """Return the direct dependencies of the project, as written in `pyproject.toml`."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     return [*project["dependencies"], *(one for extra in extras for one in project["optional-dependencies"][extra])]
 
 
 def name_of(requirement: str) -> str:
-    """The name of what a requirement asks for, in lower case: `psycopg` of `psycopg[binary]>=3.2`."""
+    """Return the package name of a requirement in lower case: `psycopg` of `psycopg[binary]>=3.2`."""
     for place, letter in enumerate(requirement):
         if not (letter.isalnum() or letter in "-_."):
             return requirement[:place].lower().replace("_", "-")
@@ -65,7 +64,7 @@ def name_of(requirement: str) -> str:
 
 
 def uv(*arguments: str) -> str:
-    """Run uv, and give what it printed."""
+    """Run uv and return its output."""
     found = shutil.which("uv")
     command = [found] if found else [sys.executable, "-m", "uv"]
     result = subprocess.run([*command, *arguments], check=False, stdout=subprocess.PIPE, text=True)

@@ -1,8 +1,8 @@
-"""How many images a second are packed: read, decoded, resized and written to disk, with the hash of the whole.
+"""Measure how many images per second are packed: read, decoded, resized, hashed and written to disk.
 
     python benchmarks/packing.py tiny-imagenet [--size 64]
 
-The plain way beside it is one thread of Pillow on 5,000 of the same images: open, convert, resize, copy into an array.
+The baseline is one thread of Pillow on 5,000 of the same images: open, convert, resize, copy into an array.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PLAIN = 5000
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the benchmark and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", help="a data set's name, a folder, zip, CSV or Parquet file")
     parser.add_argument("--size", type=int, default=64, help="pixels of a side")

@@ -1,8 +1,8 @@
-"""The plain way to serve a model, to be measured against: a FastAPI handler, one request, one forward of PyTorch.
+"""A plain service as the baseline: a FastAPI handler that runs one PyTorch forward pass per request.
 
     uvicorn --app-dir benchmarks plain_service:app
 
-POST /async does its work in the event loop, POST /threads in FastAPI's threads; both take an image as the body.
+POST /async works in the event loop, POST /threads in FastAPI's threads; both take an image as the body.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ mean, std = (torch.tensor(each)[:, None, None] for each in (model.config.mean, m
 
 @torch.inference_mode()
 def answer(data: bytes) -> list[dict[str, Any]]:
-    """The five most probable classes."""
+    """Return the five most probable classes."""
     image = Image.open(io.BytesIO(data)).convert("RGB")
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
@@ -40,17 +40,17 @@ def answer(data: bytes) -> list[dict[str, Any]]:
 
 @app.post("/async")
 async def in_loop(request: Request) -> list[dict[str, Any]]:
-    """In the event loop, as most tutorials do."""
+    """Predict in the event loop, as most tutorials do."""
     return answer(await request.body())
 
 
 @app.post("/threads")
 def in_threads(data: Annotated[bytes, Body(media_type="image/jpeg")]) -> list[dict[str, Any]]:
-    """In a thread of FastAPI's."""
+    """Predict in one of FastAPI's threads."""
     return answer(data)
 
 
 @app.get("/ready")
 def ready() -> str:
-    """It is."""
+    """Answer when the service is ready."""
     return "ready"

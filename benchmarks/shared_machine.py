@@ -1,19 +1,19 @@
-"""How fast the work goes when something else needs the processor cores, for several ways in which threads may wait.
+"""Measure the speed while other programs use the processor cores, for several settings of how threads wait.
 
     python benchmarks/shared_machine.py [--settings lookalike passive spin-10000] [--tasks train-bf16 embed]
 
-A setting is what the environment says before OpenMP starts; `lookalike` is what our commands set by themselves,
-`default` what OpenMP does when nothing is set. Each setting works in a fresh process, one per round; the processes of a
-round take turns of a few seconds, in an order that rotates, so that all meet the same hour. Beside them run 0, 1, ...
-busy loops, as processes of their own and bound to no core. Tasks:
+A setting is a set of environment variables for OpenMP: `lookalike` is what our commands set, `default` is OpenMP
+without any. Each setting gets a new process per round. The processes of a round take turns of a few seconds, in a
+rotating order, so that all run under the same conditions. 0, 1, ... busy loops run at the same time, as separate
+processes that are not bound to a core. Tasks:
 
     train-bf16, train-float32   a training step of WeaveNet, batch 64, 64 pixels: forward, backward, optimizer
     embed                       256 images to vectors with the default model, one thread per core, as a gallery does
-    serve                       one request after the other to `lookalike serve`: an image to be classified
+    serve                       one prediction request after the other to `lookalike serve`
 
-Printed is the rate of `default` with no loop beside it, and for each setting the ratio to it in the same round, as the
-median of the rounds. The fair share of work on all C cores beside N loops is C / (C + N) of its quiet speed: what is
-kept when the scheduler prefers nobody. `--out` writes every single measurement as JSON.
+The script prints the rate of `default` without loops, and for each setting the ratio to this rate in the same round,
+as the median of the rounds. Beside N loops, the fair share of work on all C cores is C / (C + N) of its speed without
+loops: what remains if the scheduler treats all alike. `--out` writes every measurement as JSON.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ SETTINGS: dict[str, dict[str, str]] = {
     "spin-100000": {"GOMP_SPINCOUNT": "100000"},
 }
 TASKS = ("train-bf16", "train-float32", "embed", "serve")
-OURS = ("OMP_", "GOMP_", "KMP_", "MKL_")  # variables that say how threads work: none of them is inherited
-SETTING = "LOOKALIKE_SHARED_MACHINE_SETTING"  # tells a worker the name of its setting
+OURS = ("OMP_", "GOMP_", "KMP_", "MKL_")  # variables that configure threads: workers inherit none of them
+SETTING = "LOOKALIKE_SHARED_MACHINE_SETTING"  # names the setting of a worker
 PIXELS = 64
 
 
 def training(precision: str, batch: int) -> Callable[[], int]:
-    """A function that does one training step and gives 1."""
+    """Return a function that does one training step and returns 1."""
     import torch
     import torch.nn.functional as F
     from torch import nn
@@ -84,7 +84,7 @@ def training(precision: str, batch: int) -> Callable[[], int]:
 
 
 def embedding() -> Callable[[], int]:
-    """A function that embeds 256 images, in batches of 32 over one thread per core, and gives their number."""
+    """Return a function that embeds 256 images, in batches of 32, one thread per core, and returns their number."""
     import numpy as np
 
     import lookalike
@@ -103,7 +103,7 @@ def embedding() -> Callable[[], int]:
 
 @contextmanager
 def serving() -> Iterator[Callable[[], int]]:
-    """A function that sends one request to a service of its own, reads the answer, and gives 1."""
+    """Start a service; return a function that sends one request, reads the answer and returns 1."""
     import numpy as np
     from PIL import Image
 
@@ -140,7 +140,7 @@ def serving() -> Iterator[Callable[[], int]]:
 
 
 def ask(host: str, port: int, method: str, path: str, body: bytes | None = None) -> int:
-    """The status of one request, on a connection of its own: an idle one would be closed between two turns."""
+    """Return the status of a request on a new connection; an idle one would be closed between turns."""
     connection = HTTPConnection(host, port, timeout=60)
     connection.request(method, path, body, {"Content-Type": "image/jpeg"})
     answer = connection.getresponse()
@@ -150,7 +150,7 @@ def ask(host: str, port: int, method: str, path: str, body: bytes | None = None)
 
 
 def work(batch: int) -> None:
-    """A worker: reads lines `TASK SECONDS` and answers each with how much was done a second."""
+    """Run a worker: read lines `TASK SECONDS` and answer each with the rate per second."""
     if os.environ[SETTING] == "lookalike":
         set_short_waits()
     import torch
@@ -160,7 +160,7 @@ def work(batch: int) -> None:
     made: dict[str, Callable[[], int]] = {}
     services = serving()
     try:
-        with keep_freed_memory(torch.device("cpu")):  # as a training does
+        with keep_freed_memory(torch.device("cpu")):  # as training does
             for line in sys.stdin:
                 task, seconds = line.split()
                 if task not in made:
@@ -179,7 +179,7 @@ def work(batch: int) -> None:
 
 
 class Worker:
-    """A fresh process with one setting."""
+    """A new process with one setting."""
 
     def __init__(self, name: str, batch: int) -> None:
         environment = {key: value for key, value in os.environ.items() if not key.startswith(OURS)}
@@ -189,7 +189,7 @@ class Worker:
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
 
     def measure(self, task: str, seconds: float) -> float:
-        """Steps, images or requests a second."""
+        """Return steps, images or requests per second."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(f"{task} {seconds}\n")
@@ -200,7 +200,7 @@ class Worker:
         return float(answer)
 
     def end(self) -> None:
-        """Let it go, and wait until it has."""
+        """Stop the process and wait for its end."""
         assert self.process.stdin is not None
         self.process.stdin.close()
         self.process.wait(90)
@@ -208,10 +208,10 @@ class Worker:
 
 @contextmanager
 def busy(count: int) -> Iterator[None]:
-    """So many loops that want a core each."""
+    """Run busy loops that need a core each."""
     loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
-        time.sleep(0.3 if loops else 0)  # until they are at it
+        time.sleep(0.3 if loops else 0)  # until they are running
         yield
     finally:
         for loop in loops:
@@ -220,7 +220,7 @@ def busy(count: int) -> Iterator[None]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the benchmark and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=["default", "lookalike", "passive"])
@@ -240,7 +240,7 @@ def main() -> None:
         workers = {name: Worker(name, given.batch) for name in names}
         for task in given.tasks:
             for worker in workers.values():
-                worker.measure(task, 0.1)  # makes its network
+                worker.measure(task, 0.1)  # creates the network
             for loops in given.loops:
                 shift = (number + loops) % len(names)
                 with busy(loops):
@@ -255,7 +255,7 @@ def main() -> None:
 
 
 def report(records: list[dict[str, Any]]) -> None:
-    """Print the medians: the quiet rate of the default, then each setting's ratio to it by loops."""
+    """Print the rate of `default` without loops, and the median ratio of each setting to it, by loops."""
     import torch
 
     from lookalike.run import hardware

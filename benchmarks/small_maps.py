@@ -1,8 +1,8 @@
-"""What the convolution by positions saves in a training step, against PyTorch's own on the same network.
+"""Compare a training step with our per-position convolution and with PyTorch's, on the same network.
 
     python benchmarks/small_maps.py [--model resnet18] [--rounds 5]
 
-Both ways train the same network on the same batch, in turns, in one process; the ratio is taken round by round.
+Both ways train the same network on the same batch, in turns, in one process. The ratio is computed per round.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BATCH = 256
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the benchmark and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="resnet18")
     parser.add_argument("--rounds", type=int, default=5)

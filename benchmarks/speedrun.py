@@ -1,12 +1,12 @@
-"""Time to accuracy: how many minutes of training a recipe needs to reach a top-1 on the validation images.
+"""Measure the minutes of training that a recipe needs to reach a top-1 accuracy on the validation images.
 
     python benchmarks/speedrun.py RECIPE [KEY=VALUE]... [--seeds 3] [--at 50 55 60 65] [--out runs/speed]
-    python benchmarks/speedrun.py RUN FOLDER...         the same of runs that are there, up to their last evaluation
+    python benchmarks/speedrun.py RUN FOLDER...         the same for existing runs, up to their last evaluation
 
-The time is that of the training steps, by the rates in metrics.jsonl: reading, augmenting, forward, backward and
-optimiser count, evaluations and reports do not. A recipe is evaluated once an epoch here, so a time is late by an epoch
-at most. The schedule of a recipe ends with its last step: its accuracy before that is not what a shorter recipe would
-reach, so the last line is what counts for a recipe, and the lines above it say how it got there.
+The time is that of the training steps, from the rates in metrics.jsonl. It includes reading, augmenting, forward,
+backward and optimizer, but not evaluations and reports. A recipe is evaluated once per epoch, so a time is at most one
+epoch too long. Since the schedule of a recipe ends with its last step, the accuracy before that is not what a shorter
+recipe would reach: the last line is the result of a recipe, and the lines above it show its progress.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lookalike.training.run import train
 
 
 def curve(run: Run) -> list[tuple[float, float]]:
-    """Minutes of training and top-1 in percent at each evaluation."""
+    """Return minutes of training and top-1 in percent at each evaluation."""
     seconds, last, points = 0.0, 0, []
     for record in run.history():
         if record["kind"] == "train":
@@ -34,7 +34,7 @@ def curve(run: Run) -> list[tuple[float, float]]:
 
 
 def reached(points: list[tuple[float, float]], top1: float) -> float | None:
-    """Minutes until an evaluation reached so much."""
+    """Return the minutes until an evaluation reached the given top-1."""
     return next((minutes for minutes, found in points if found >= top1), None)
 
 

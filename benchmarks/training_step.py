@@ -1,11 +1,11 @@
-"""How much of the training loop's time is the model's own forward, backward and step.
+"""Measure which share of the training loop's time the model's forward, backward and optimizer step take.
 
     python benchmarks/training_step.py [--model resnet18] [--stem patch] [--size 64] [--rounds 5] [--precision both]
 
-The bare step works on one batch that never changes; the loop does everything a run does: reading, augmenting,
-resizing, schedule, logging. Both use the same network, batch size and precision, in one process, in turns, on made-up
-images of the size of Tiny ImageNet's. `--precision both` times the bare step in bf16 and in float32, in turns, beside
-what `training.precision: auto` would choose.
+The bare step uses one batch that never changes. The loop does everything that a run does: reading, augmenting,
+resizing, schedule and logging. Both run in turns in one process, with the same network, batch size and precision, on
+random images of Tiny ImageNet's size. `--precision both` times the bare step in bf16 and in float32, in turns, and
+compares them with the choice of `training.precision: auto`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ CLASSES = 200
 
 
 def made_up(count: int) -> Pack:
-    """A pack of noise: what is in the images costs no time."""
+    """Make a pack of noise; the content of the images does not affect the time."""
     rows = [Row(path=f"{i}", label=i % CLASSES, split="train") for i in range(count)]
     names = [f"class {i}" for i in range(CLASSES)]
     catalog = Catalog.from_rows(rows, root=Path(), class_names=names, name="made up")
@@ -47,7 +47,7 @@ def made_up(count: int) -> Pack:
 
 
 def bare_step(recipe: Recipe, size: int) -> Any:
-    """A function that does one forward, backward and step on a batch that stays the same."""
+    """Return a function that does one forward, backward and optimizer step on a constant batch."""
     network = create_objective(recipe, CLASSES).network.to(memory_format=torch.channels_last).train()
     optimizer = optim.make_optimizer(network, nn.Identity(), recipe.optimizer)
     precision = choose_precision(recipe.training, network, size, init_distributed("cpu")).precision
@@ -65,8 +65,8 @@ def bare_step(recipe: Recipe, size: int) -> Any:
 
 
 def seconds_per_step(step: Callable[[], None], steps: int) -> float:
-    """Mean time of a step, after one that is not counted."""
-    with keep_freed_memory(torch.device("cpu")):  # as the loop does
+    """Return the mean time of a step, after one that is not counted."""
+    with keep_freed_memory(torch.device("cpu")):  # as in the loop
         step()
         start = time.perf_counter()
         for _ in range(steps):
@@ -75,7 +75,7 @@ def seconds_per_step(step: Callable[[], None], steps: int) -> float:
 
 
 def compare_precisions(recipe: Recipe, size: int, rounds: int, steps: int) -> None:
-    """Time the bare step in both precisions and print the share of the better one that `auto` gets."""
+    """Time the bare step in both precisions, and print the speed of `auto` relative to the faster one."""
     batch = recipe.training.batch_size
     network = create_objective(recipe, CLASSES).network.to(memory_format=torch.channels_last)
     probe = choose_precision(recipe.training, network, size, init_distributed("cpu"))
@@ -92,12 +92,12 @@ def compare_precisions(recipe: Recipe, size: int, rounds: int, steps: int) -> No
 
 
 def with_precision(recipe: Recipe, precision: str) -> Recipe:
-    """The same recipe in another precision."""
+    """Return the recipe with another precision."""
     return recipe.model_copy(update={"training": recipe.training.model_copy(update={"precision": precision})})
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the benchmark and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="resnet18")
     parser.add_argument("--size", type=int, default=64, help="pixels trained on")
