@@ -21,7 +21,7 @@ MEASURE = f"""
 import contextlib, resource
 from pathlib import Path
 import torch
-from lookalike.training.malloc import kept_memory
+from lookalike.training.malloc import keep_freed_memory
 
 def take():
     return torch.full(({MANY},), 1, dtype=torch.uint8)
@@ -41,13 +41,13 @@ def resident():
 """
 AGAIN = """
 plain = faults_of_five()
-with kept_memory(torch.device("cpu")):
+with keep_freed_memory(torch.device("cpu")):
     print(plain, faults_of_five())
 """
 BACK = """
 take()
 before = resident()
-with contextlib.suppress(RuntimeError), kept_memory(torch.device("cpu")):
+with contextlib.suppress(RuntimeError), keep_freed_memory(torch.device("cpu")):
     pieces = [take() for _ in range(4)]
     pieces.clear()
     kept = resident() - before
