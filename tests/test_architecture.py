@@ -237,3 +237,9 @@ def test_no_public_class_name_is_used_twice() -> None:
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
 def test_no_file_is_long(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 600
+
+
+def test_test_files_have_names_of_their_own() -> None:
+    """Pytest imports them by their base name."""
+    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
+    assert sorted(set(names)) == sorted(names)

@@ -33,7 +33,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "weave": {"widths": [16, 32], "pairs": [1, 1]},
     "resnet18": SMALL,
     "resnet50": {**SMALL, "blur": True},
-    "cubs_resnet_1": CUBS,
+    "cubs_resnet_1": {**CUBS, "placement": "stage"},
     "cubs_resnet_2": {**CUBS, "placement": "stage"},
     "cubs_resnet_3": CUBS,
 }
