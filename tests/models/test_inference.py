@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ from numpy.typing import NDArray
 from lookalike.data import augment, synthetic
 from lookalike.errors import InputError
 from lookalike.image import decode
+from lookalike.models import inference
 from lookalike.models.fusion import DenseConvolution, fold_batch_norm, use_dense_for_small_maps
-from lookalike.models.inference import Compute, Normalize, has_bfloat16
+from lookalike.models.inference import Compute, Normalize
 from lookalike.models.pretrained import ImageModel, load
 from lookalike.models.registry import create_model
 from lookalike.models.runtime import TorchRuntime
@@ -125,10 +127,32 @@ def test_convolutions_on_the_smallest_maps_become_dense_and_others_do_not() -> N
     ]
 
 
-def test_bfloat16_is_chosen_where_the_processor_has_it(tmp_path: Path) -> None:
-    model = load(model_folder(tmp_path / "model"))
-    assert TorchRuntime(model).bfloat16 == has_bfloat16()
+@pytest.mark.parametrize(("in_hardware", "faster"), [(True, True), (True, False), (False, True)])
+def test_bfloat16_is_chosen_where_the_cpu_has_it_and_it_is_faster(
+    in_hardware: bool, faster: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = model_of("resnet18")
+    monkeypatch.setattr(inference, "has_bfloat16", lambda: in_hardware)
+    monkeypatch.setattr(inference, "is_faster_in_bfloat16", lambda *_: faster)
+    assert TorchRuntime(model).bfloat16 == (in_hardware and faster)
     assert not TorchRuntime(model, "float32").bfloat16
+    assert TorchRuntime(model, "bfloat16").bfloat16
+
+
+def test_the_slower_precision_is_measured_as_slower() -> None:
+    class Slow(torch.nn.Module):
+        def __init__(self, dtype: torch.dtype) -> None:
+            super().__init__()
+            self.dtype = dtype
+
+        def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+            if torch.is_autocast_enabled("cpu") == (self.dtype == torch.bfloat16):
+                time.sleep(0.02)
+            return x
+
+    slow_in_float32, slow_in_bfloat16 = Slow(torch.float32), Slow(torch.bfloat16)
+    assert inference.is_faster_in_bfloat16(slow_in_float32, slow_in_float32, 8)
+    assert not inference.is_faster_in_bfloat16(slow_in_bfloat16, slow_in_bfloat16, 8)
 
 
 def test_a_batch_may_be_of_any_size(tmp_path: Path) -> None:
