@@ -16,7 +16,7 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.11 python3.12 python3.13 pytho
 help: ## list these words
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
 
-demo: $(READY) ## see the whole thing work on built-in pictures, with no data and no GPU
+demo: $(READY) ## see the whole thing work on built-in images, with no data and no GPU
 	$(BIN)/lookalike demo
 
 test: $(READY) ## run every test (PYTEST_ARGS="-k words" for some)

@@ -98,7 +98,7 @@ def test_a_part_of_the_set_says_what_there_is() -> None:
     squashed = card(divided, crop="whole", resolution=96, dim=64, crop_mode="squash")
     assert (about["crop_mode"], squashed["crop_mode"]) == ("center", "squash")
     told = [dict(protocol_words(one, {}))["Resolution"] for one in (about, squashed)]
-    assert told == ["96 × 96 pixels", "96 × 96 pixels, the whole picture squashed to a square"]
+    assert told == ["96 × 96 pixels", "96 × 96 pixels, the whole image squashed to a square"]
 
 
 def test_one_image_too_many_is_not_the_full_set() -> None:

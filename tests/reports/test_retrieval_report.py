@@ -215,7 +215,7 @@ def test_the_protocol_is_told_in_words(tmp_path: Path) -> None:
     given["receipt"]["start"] = None
     given["card"] = {**CARD, "near_duplicates": None, "complete": True, "crop": "whole"}
     words = Reader(written(tmp_path, given)).words
-    for said in ("nobody looked for them", "as many classes and images as the full set has", "whole pictures"):
+    for said in ("nobody looked for them", "as many classes and images as the full set has", "whole images"):
         assert said in words, said
     assert "Started from random weights" in words
 

@@ -8,11 +8,11 @@ from lookalike.errors import counted
 from lookalike.reports import charts
 
 CROPS = {
-    "boxes": "pictures cut to the boxes around their objects",
-    "whole": "whole pictures",
-    "already cropped": "pictures that were already cropped in this copy of the data",
+    "boxes": "images cut to the boxes around their objects",
+    "whole": "whole images",
+    "already cropped": "images that were already cropped in this copy of the data",
 }
-SQUARES = {"center": "", "squash": ", the whole picture squashed to a square"}
+SQUARES = {"center": "", "squash": ", the whole image squashed to a square"}
 COMPLETE = {
     True: "as many classes and images as the full set has",
     False: "not the full set: numbers are not those of papers that use it",
