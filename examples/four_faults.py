@@ -89,8 +89,7 @@ def train(recipe: Recipe, material: TrainingData, to: Path) -> list[Point]:
     for step in range(total):
         optim.set_lr(optimizer, optim.lr_at(recipe.schedule, recipe.optimizer.lr, step, total), head_only=False)
         batch = loader.batch(step, loop.resolution(settings, step / total, data.image_size))
-        with torch.autocast("cpu", torch.bfloat16):
-            outputs = objective.network(batch.images)
+        outputs = objective.network(batch.images)
         loss = objective.loss(outputs, batch.targets)
         loss.backward()
         optimizer.step()
@@ -105,7 +104,6 @@ def train(recipe: Recipe, material: TrainingData, to: Path) -> list[Point]:
                 view=view,
                 mean=data.mean,
                 std=data.std,
-                precision="bf16",
             )
             point = {
                 "epoch": round(epoch, 3),
@@ -122,7 +120,7 @@ def train(recipe: Recipe, material: TrainingData, to: Path) -> list[Point]:
 
 def page(curves: dict[str, list[Point]], about: str) -> str:
     """Both trainings, each with its two recalls and its loss, as a page."""
-    style = resources.files("lookalike.evaluation").joinpath("report_style.css").read_text()
+    style = resources.files("lookalike.reports").joinpath("report_style.css").read_text()
     cards = []
     for name, curve in curves.items():
 
@@ -159,7 +157,7 @@ def main(arguments: list[str]) -> None:
         print("the embedding that takes its place")
         cut = embedding.model_copy(update={"model": embedding.model.model_copy(update={"init": str(start)})})
         curves["Embedding, multi-similarity"] = train(cut, material, Path(folder, "embedding"))
-    about = f"{material.catalog.name}: {len(material.sides['test']):,} images of classes never seen"
+    about = f"{material.catalog.name}: {len(material.parts['test']):,} images of classes never seen"
     runs = Path("runs")
     runs.mkdir(exist_ok=True)
     (runs / "four-faults.json").write_text(json.dumps({"about": about, "curves": curves}, indent=1), encoding="utf-8")
