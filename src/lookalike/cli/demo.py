@@ -18,7 +18,7 @@ UNSEEN_SPLITS = ("val", "test")
 
 
 def demo(out: Out = Path("runs")) -> None:
-    """Train on built-in images and make a gallery of others: a tour of a few minutes on two cores, without data."""
+    """Train on built-in images and make a gallery of others: a tour of 5 to 20 minutes on two cores, without data."""
     from lookalike.extras import install_command
     from lookalike.reproduce import study
 

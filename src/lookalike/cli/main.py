@@ -72,7 +72,7 @@ app = typer.Typer(
     name="lookalike",
     cls=_Group,
     help="Train image recognition, measure it, and search images by what they look like.",
-    epilog="New here? Run 'lookalike demo': it needs no data and takes a few minutes on two cores.",
+    epilog="New here? Run 'lookalike demo': it needs no data and takes five to twenty minutes on two cores.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,  # see `run`
 )
