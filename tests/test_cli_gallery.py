@@ -25,7 +25,7 @@ from lookalike import Gallery
 from lookalike.cli.gallery_options import parse_filter
 from lookalike.cli.main import app
 from lookalike.errors import InputError
-from lookalike.gallery.query import parse_threshold
+from lookalike.gallery.query import Query, parse_threshold
 from small_gallery import album, model_folder, picture
 
 
@@ -170,6 +170,7 @@ def test_the_tree_of_a_search_is_what_the_library_says(filled: Path, photos: Pat
         "fingerprint",
         "items",
         "k",
+        "rerank",
         "filter",
         "threshold",
         "calibrated",
@@ -228,6 +229,38 @@ def test_the_wall_holds_query_and_answers_and_needs_nothing_else(filled: Path, p
         assert f"{hit['score']:.3f}" in page.words
         assert f"{Path(hit['path']).name} · id {hit['id']}" in page.words
     assert sorted(path.name for path in tmp_path.iterdir()) == ["<b>odd & name.png", "wall.html"]
+
+
+def test_several_images_as_one_query(filled: Path, photos: Path, tmp_path: Path) -> None:
+    image, page = photos / "dog" / "0.png", tmp_path / "page.html"
+    less = photos / "emu" / "1.png"
+    tree = tree_of(
+        "search", filled, image, "--id", 2, "--unlike", less, "--unlike-id", 7, "--box", "0,0,32,32", "-k", 3
+    )
+    (query,) = tree["queries"]
+    expected = {"like": [str(image), 2], "unlike": [str(less), 7], "unlike_weight": 0.5, "box": [0, 0, 32, 32]}
+    assert query["query"] == expected
+    with Gallery.open(filled) as opened:
+        found = opened.search(Query([image, 2], unlike=[less, 7], box=(0, 0, 32, 32)), k=3)
+    assert [hit["id"] for hit in query["hits"]] == [hit.id for hit in found]
+    text = good("search", filled, image, "--id", 2, "--together", "--rerank", 8, "-k", 3, "--html", page)
+    assert text.splitlines()[0] == f"{image} + item 2  (exact)"
+    assert "the 8 nearest re-ranked" in text
+    assert "2 images, one query" in Page(page.read_text()).words
+
+
+def test_queries_of_several_images_that_are_refused(filled: Path, photos: Path) -> None:
+    image = photos / "dog" / "0.png"
+    for arguments, named in (
+        (("--id", 1, "--unlike-weight", 1), "--unlike-weight"),
+        (("--id", 1, "--box", "0,0,9,9"), "box"),
+        ((image, image, "--box", "0,0,9,9"), "box"),
+        ((image, "--box", "0,0,9"), "0,0,9"),
+        ((image, "--box", "0,0,9,900"), "0,0,9,900"),
+        ((image, "--unlike-id", 99), "99"),
+        ((image, "-k", 5, "--rerank", 4), "rerank"),
+    ):
+        assert named in refusal("search", filled, *arguments).message
 
 
 def test_a_wall_that_cannot_be_written_is_refused(filled: Path, tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_every_command_does_what_it_is_shown_for(home: Path) -> None:
         result = CliRunner().invoke(app, words[1:])
         assert result.exit_code == 0, (command, result.exception)
         said[command] = result.stdout
-    assert len(said) == 19
+    assert len(said) == 24
     assert "12" in said["lookalike gallery add photos.gallery photos/"]
     assert (home / "results.html").read_text().count("<img") == 11
     assert said["lookalike gallery create copy.gallery --from photos.parquet"] == "copy.gallery: 7 items\n"

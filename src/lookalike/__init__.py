@@ -19,14 +19,16 @@ if TYPE_CHECKING:
     from lookalike.data.registry import load_dataset as load_dataset
     from lookalike.evaluation.evaluate import evaluate as evaluate
     from lookalike.gallery.gallery import Gallery as Gallery
+    from lookalike.gallery.query import Query as Query
     from lookalike.models.pretrained import load as load
     from lookalike.training.run import train as train
 
 __version__ = "0.1.0"
-__all__ = ["Gallery", "__version__", "evaluate", "load", "load_dataset", "train"]
+__all__ = ["Gallery", "Query", "__version__", "evaluate", "load", "load_dataset", "train"]
 
 _MODULES = {
     "Gallery": "lookalike.gallery.gallery",
+    "Query": "lookalike.gallery.query",
     "evaluate": "lookalike.evaluation.evaluate",
     "load": "lookalike.models.pretrained",
     "load_dataset": "lookalike.data.registry",

@@ -267,7 +267,7 @@ def test_a_form_may_hold_the_maximum_of_images() -> None:
         return part * count + b"\r\n--x--\r\n"
 
     for start in (0, 2):  # with and without the first line's end
-        assert parse_images(body(16)[start:], "multipart/form-data; boundary=x", 16) == [b"abc"] * 16
+        assert parse_images(body(16)[start:], "multipart/form-data; boundary=x", 16) == [("image", b"abc")] * 16
         with pytest.raises(RefusedError, match="16"):
             parse_images(body(17)[start:], "multipart/form-data; boundary=x", 16)
 

@@ -11,7 +11,7 @@ from plain_runtime import PlainRuntime
 from serve_client import client_of, encoded, form
 from starlette.testclient import TestClient
 
-from lookalike import Gallery
+from lookalike import Gallery, Query
 from lookalike.errors import InputError
 from lookalike.models.pretrained import load
 from lookalike.serve import gallery_pool
@@ -107,11 +107,71 @@ def test_invalid_searches_are_refused(reader: TestClient, query: str, status: in
     assert answer.json()["error"]["remedy"]
 
 
-def test_an_id_and_an_image_together_are_refused(reader: TestClient) -> None:
-    answer = reader.post("/v1/search?id=1", content=encoded(1), headers=JPEG)
-    assert answer.status_code == 422
-    two = reader.post("/v1/search", files=form(encoded(1), encoded(2)))
-    assert two.json()["error"]["limit"] == {"name": "max_images", "value": 1}
+def fields(*files: tuple[str, bytes]) -> list[tuple[str, tuple[str, bytes]]]:
+    """The files of a form, with the names of their fields."""
+    return [(name, (f"{place}.jpg", data)) for place, (name, data) in enumerate(files)]
+
+
+def test_images_and_ids_are_one_query(client: TestClient, gallery_place: Path) -> None:
+    like, unlike = encoded(1), encoded(2)
+    files = fields(("image", like), ("image", encoded(3)), ("unlike", unlike))
+    answer = client.post("/v1/search?id=3&id=5&unlike=7&unlike_weight=0.75&k=5", files=files)
+    assert answer.status_code == 200
+    with Gallery.open(gallery_place) as gallery:
+        query = Query(like=[3, 5, like, encoded(3)], unlike=[7, unlike], unlike_weight=0.75)
+        expected = gallery.search(query, k=5)
+    hits = answer.json()["hits"]
+    assert [hit["id"] for hit in hits] == [hit.id for hit in expected]
+    np.testing.assert_allclose([hit["score"] for hit in hits], [hit.score for hit in expected], atol=2e-3)
+    assert {3, 5, 7}.isdisjoint(hit["id"] for hit in hits)
+
+
+def test_a_box_searches_with_a_part_of_the_image(client: TestClient, gallery_place: Path) -> None:
+    image = encoded(1)
+    answer = client.post("/v1/search?k=3&box=2,3,20,30&id=4", content=image, headers=JPEG)
+    with Gallery.open(gallery_place) as gallery:
+        expected = gallery.search(Query(like=[4, image], box=(2, 3, 20, 30)), k=3)
+    np.testing.assert_allclose(
+        [hit["score"] for hit in answer.json()["hits"]], [hit.score for hit in expected], atol=2e-3
+    )
+
+
+def test_re_ranking(reader: TestClient, gallery_place: Path) -> None:
+    with Gallery.open(gallery_place) as gallery:
+        expected = gallery.search(2, k=3, rerank=10)
+    hits = reader.post("/v1/search?id=2&k=3&rerank=10").json()["hits"]
+    assert [hit["id"] for hit in hits] == [hit.id for hit in expected]
+
+
+@pytest.mark.parametrize(
+    ("query", "files", "status", "named"),
+    [
+        ("unlike=3", (), 422, "resemble"),
+        ("", (("unlike", b"x"),), 422, "resemble"),
+        ("id=1&unlike=99", (), 404, "99"),
+        ("id=1&id=99", (), 404, "99"),
+        ("id=0", (), 422, "query id"),
+        ("id=1&unlike=0", (), 422, "query unlike"),
+        ("id=1&unlike=1&unlike_weight=1", (), 422, "cancel"),
+        ("id=1&unlike=2&unlike_weight=-1", (), 422, "query unlike_weight"),
+        ("id=1&unlike=2&unlike_weight=nan", (), 422, "query unlike_weight"),
+        ("id=1&box=0,0,8,8", (), 422, "query box"),
+        ("box=0,0,8,8", (("image", encoded(1)), ("image", encoded(2))), 422, "query box"),
+        ("box=0,0,8", (("image", encoded(1)),), 422, "query box"),
+        ("box=0,0,8,8000", (("image", encoded(1)),), 422, "0,0,8,8000"),
+        ("id=1&k=5&rerank=4", (), 422, "query rerank"),
+        ("id=1&rerank=1001", (), 422, "query rerank"),
+        ("", (("picture", encoded(1)),), 422, "picture"),
+    ],
+)
+def test_invalid_combinations_are_refused(
+    reader: TestClient, query: str, files: tuple[tuple[str, bytes], ...], status: int, named: str
+) -> None:
+    answer = reader.post(f"/v1/search?{query}", files=fields(*files) or None)
+    assert answer.status_code == status
+    assert named in answer.json()["error"]["message"]
+    assert answer.json()["error"]["remedy"]
+    assert reader.post("/v1/search?id=1").status_code == 200
 
 
 def test_no_names_hides_file_names(settings: Settings, runtime: PlainRuntime) -> None:

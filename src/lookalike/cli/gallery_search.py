@@ -32,29 +32,73 @@ def search(
         ),
     ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Compare with every item.")] = False,
+    together: Annotated[
+        bool, typer.Option("--together", help="Make one query of all images and items: their mean.")
+    ] = False,
+    unlike: Annotated[
+        list[Path] | None,
+        typer.Option("--unlike", metavar="IMAGE", help="Less like this image; implies --together. Repeatable."),
+    ] = None,
+    unlike_ids: Annotated[
+        list[int] | None,
+        typer.Option("--unlike-id", metavar="ID", help="Less like this item; implies --together. Repeatable."),
+    ] = None,
+    unlike_weight: Annotated[
+        float | None,
+        typer.Option("--unlike-weight", min=0, help="Weight of the mean of --unlike.", show_default="0.5"),
+    ] = None,
+    box: Annotated[
+        str | None,
+        typer.Option(
+            "--box",
+            metavar="X0,Y0,X1,Y1",
+            help="Search with this part of the image, in pixels of the upright image; implies --together.",
+        ),
+    ] = None,
+    rerank: Annotated[
+        int | None,
+        typer.Option(
+            "--rerank",
+            min=1,
+            metavar="N",
+            help="Sort the N nearest items by their k-reciprocal neighbours. 100 is usual; at most 1,000.",
+        ),
+    ] = None,
     model: Model = None,
     html: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Write the results as a page with images.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find the items most similar to images, or to items, best first."""
+    """Find the items most similar to images, or to items, best first.
+
+    Each image and each --id is a query of its own, unless --together, --unlike or --box makes one query of them.
+    """
     from lookalike.gallery.gallery import Gallery
-    from lookalike.gallery.query import parse_threshold
+    from lookalike.gallery.query import UNLIKE_WEIGHT, Query, parse_box, parse_threshold
 
     if not images and not ids:
         raise InputError("nothing to search with.", "Give an image, or --id with the id of an item.")
+    less_like = bool(unlike or unlike_ids)
+    if unlike_weight is not None and not less_like:
+        raise InputError("--unlike-weight without --unlike.", "Give --unlike or --unlike-id, or leave it out.")
+    weight = UNLIKE_WEIGHT if unlike_weight is None else unlike_weight
+    part = None if box is None else parse_box(box)
     limit = None if threshold is None else parse_threshold(threshold)
     chosen = parse_filter(filters)
-    names: list[Path | int] = [*(images or ()), *(ids or ())]
+    names: list[Any] = [*(images or ()), *(ids or ())]
+    queries: list[Any] = [*_read_pipes(images or ()), *(ids or ())]
+    if together or less_like or part is not None:
+        unlikes = [*_read_pipes(unlike or ()), *(unlike_ids or ())]
+        names = [Query(names, [*(unlike or ()), *(unlike_ids or ())], weight, part)]
+        queries = [Query(queries, unlikes, weight, part)]
     with Gallery.open(location, model) as gallery:
-        queries: list[Any] = [*_read_pipes(images or ()), *(ids or ())]
-        results = gallery.search(queries, k, filter=chosen, threshold=limit, exact=exact)
-        words = _settings(gallery, k, results[0].threshold, filters)
+        results = gallery.search(queries, k, filter=chosen, threshold=limit, exact=exact, rerank=rerank)
+        words = _settings(gallery, k, results[0].threshold, rerank, filters)
         if html is not None:
             gallery.write_results_page(html, queries, results, notes=words)
         if as_json:
-            print_json(_as_tree(gallery, names, results, k, chosen))
+            print_json(_as_tree(gallery, names, results, k, rerank, chosen))
             return
         for name, result in zip(names, results, strict=True):
             echo(_as_text(name, result))
@@ -105,9 +149,13 @@ def _as_item(item: GalleryItem) -> dict[str, Any]:
     return {"id": item.id, "path": item.path, "label": item.label, "metadata": dict(item.metadata)}
 
 
-def _settings(gallery: Gallery, k: int, threshold: float | None, filters: list[str] | None) -> list[str]:
+def _settings(
+    gallery: Gallery, k: int, threshold: float | None, rerank: int | None, filters: list[str] | None
+) -> list[str]:
     """The settings of the search, a few words each."""
     words = [f"k = {k:,}"]
+    if rerank is not None:
+        words.append(f"the {rerank:,} nearest re-ranked")
     if threshold is not None:
         on = f" (calibrated on {gallery.about.calibrated_on})" if threshold == gallery.about.own_threshold else ""
         words.append(f"score from {threshold:.3f}{on}")
@@ -115,7 +163,7 @@ def _settings(gallery: Gallery, k: int, threshold: float | None, filters: list[s
 
 
 def _as_tree(
-    gallery: Gallery, names: Sequence[Path | int], results: Sequence[SearchResult], k: int, filter: Any
+    gallery: Gallery, names: Sequence[Any], results: Sequence[SearchResult], k: int, rerank: int | None, filter: Any
 ) -> dict[str, Any]:
     threshold = results[0].threshold
     return {
@@ -123,13 +171,14 @@ def _as_tree(
         "fingerprint": gallery.about.fingerprint,
         "items": len(gallery),
         "k": k,
+        "rerank": rerank,
         "filter": filter,
         "threshold": threshold,
         "calibrated": threshold is not None and threshold == gallery.about.own_threshold,
         "calibrated_on": gallery.about.calibrated_on,
         "queries": [
             {
-                "query": name if isinstance(name, int) else str(name),
+                "query": _as_query(name),
                 "exact": result.exact,
                 "hits": [{"score": round(hit.score, 6), **_as_item(hit)} for hit in result],
                 "same": [_as_item(hit) for hit in result.same],
@@ -139,9 +188,22 @@ def _as_tree(
     }
 
 
-def _as_text(name: Path | int, result: SearchResult) -> str:
-    title = f"item {name}" if isinstance(name, int) else str(name)
-    lines = [f"{title}  ({'exact' if result.exact else 'approximate'})"]
+def _as_query(query: Any) -> Any:
+    """A query as plain values: a path, an id, or the parts of a `Query`."""
+    if isinstance(query, Path | int):
+        return query if isinstance(query, int) else str(query)
+    return {
+        "like": [_as_query(part) for part in query.likes],
+        "unlike": [_as_query(part) for part in query.unlikes],
+        "unlike_weight": query.unlike_weight,
+        "box": query.box,
+    }
+
+
+def _as_text(name: Any, result: SearchResult) -> str:
+    from lookalike.gallery.query import name_of
+
+    lines = [f"{name_of(name, 0)}  ({'exact' if result.exact else 'approximate'})"]
     lines += [f"  same file: {hit.id}  {hit.path}" for hit in result.same]
     for hit in result:
         words = [hit.path] if hit.label is None else [hit.label, hit.path]

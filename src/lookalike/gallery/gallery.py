@@ -26,6 +26,7 @@ from lookalike.extras import missing
 from lookalike.gallery.item_paths import forget_failed, items_at
 from lookalike.gallery.query import (
     Query,
+    QueryLike,
     QueryVector,
     Threshold,
     check_fingerprint,
@@ -278,12 +279,13 @@ class Gallery:
     @overload
     def search(  # noqa: D418
         self,
-        query: str | Path | bytes | Image | int | QueryVector,
+        query: str | Path | bytes | Image | int | QueryVector | Query,
         k: int = ...,
         *,
         filter: Filter | None = ...,
         threshold: Threshold = ...,
         exact: bool = ...,
+        rerank: int | None = ...,
     ) -> SearchResult:
         """One query."""
 
@@ -296,6 +298,7 @@ class Gallery:
         filter: Filter | None = ...,
         threshold: Threshold = ...,
         exact: bool = ...,
+        rerank: int | None = ...,
     ) -> list[SearchResult]:
         """Several queries."""
 
@@ -308,42 +311,48 @@ class Gallery:
         filter: Filter | None = ...,
         threshold: Threshold = ...,
         exact: bool = ...,
+        rerank: int | None = ...,
     ) -> Any:
         """One vector or image, or several: the array's shape decides."""
 
     def search(
         self,
-        query: Query | Sequence[Query],
+        query: QueryLike | Sequence[QueryLike],
         k: int = 10,
         *,
         filter: Filter | None = None,
         threshold: Threshold = None,
         exact: bool = False,
+        rerank: int | None = None,
     ) -> SearchResult | list[SearchResult]:
         """Find the `k` nearest items; fewer only if fewer items pass the filter and the threshold.
 
         Args:
             query: an image (path, bytes of a file, Pillow image, (H, W, 3) uint8 array), the id of an item, or a vector
-                (floating-point array (D,) or `QueryVector`). Several queries: a list of these, vectors (Q, D), or
-                images (N, H, W, 3). An item that is given by its id or path is not a hit for itself; other items whose
-                files have the same bytes are in `SearchResult.same`, not among the hits.
+                (floating-point array (D,) or `QueryVector`). Several of them as one query, "less like" others, or a
+                part of an image: a `Query`. Several queries: a list of these, vectors (Q, D), or images (N, H, W, 3).
+                An item that is given by its id or path is not a hit for itself; other items whose files have the same
+                bytes are in `SearchResult.same`, not among the hits.
             k: number of hits.
             filter: only items with this label, path and metadata: `{"label": ["cat", "dog"], "year": 2012}`.
             threshold: lowest cosine similarity of a hit; "calibrated": the one that `calibrate` found.
             exact: compare with every item instead of using the approximate index.
+            rerank: sort so many of the nearest items, from `k` to 1,000, by their k-reciprocal neighbours
+                (`lookalike.gallery.reranking`) and return the first `k`. Scores are still cosines, and no longer
+                descend. 100 candidates take about 4 ms more; None: no re-ranking.
 
         Returns:
             The hits, best first; for several queries, a list of results.
 
         Raises:
-            InputError: a query cannot be read, is an unknown id or belongs to another model; the gallery is not
-                calibrated; or `k` is below 1.
+            InputError: a query cannot be read, is an unknown id or belongs to another model; a box is not inside its
+                image; the gallery is not calibrated; `k` is below 1; or `rerank` is below `k` or above 1,000.
         """
         several = is_batch(query)
-        queries: list[Query] = list(query) if several else [query]  # type: ignore[arg-type, list-item]
+        queries: list[QueryLike] = list(query) if several else [query]  # type: ignore[arg-type, list-item]
         limit = resolve_threshold(threshold, self.about, str(self.location))
         results = search_store(
-            self.store, lambda: self.embedder, queries, k, filter=filter, threshold=limit, exact=exact
+            self.store, lambda: self.embedder, queries, k, filter=filter, threshold=limit, exact=exact, rerank=rerank
         )
         return results if several else results[0]
 

@@ -14,9 +14,9 @@ from PIL import Image
 
 from lookalike.data.scan import printable
 from lookalike.files import atomic_write
-from lookalike.gallery.query import describe_model, id_of, is_batch, is_vector, name_of
+from lookalike.gallery.query import Box, Query, describe_model, id_of, is_batch, is_image, is_vector, name_of
 from lookalike.gallery.store.base import Hit, SearchResult, Store
-from lookalike.image import decode
+from lookalike.image import decode, decode_part
 
 TEMPLATE = Path(__file__).parent / "results_page.html.j2"
 QUERY_SIDE = 320  # pixels of a query's image
@@ -24,17 +24,25 @@ QUERY_QUALITY = 85  # of its JPEG
 
 
 @dataclass(frozen=True)
-class QueryResult:
-    """A query and its result.
+class QueryImage:
+    """An image, item or vector of a query.
 
     Args:
         name: a path, "item 17", or "vector 0".
-        image: JPEG; empty if there is none.
-        result: of the search.
+        source: data URI of a JPEG; empty if there is none.
+        unlike: whether the hits should not resemble it.
     """
 
     name: str
-    image: bytes
+    source: str
+    unlike: bool = False
+
+
+@dataclass(frozen=True)
+class QueryResult:
+    """A query and its result. `images`: what the query is made of, at least one."""
+
+    images: Sequence[QueryImage]
     result: SearchResult
 
 
@@ -105,8 +113,7 @@ def write_results_page(
 
     shown = [
         (
-            one.name,
-            data_uri(one.image),
+            one.images,
             one.result.exact,
             one.result.same,
             [tile(hit) for hit in one.result],
@@ -149,7 +156,7 @@ def results_page_of(
     queries = list(query) if is_batch(query) else [query]
     several = results if isinstance(results, list) else [results]
     shown = [
-        QueryResult(name_of(one, position), _image_of(one, store), result)
+        QueryResult(_images_of(one, position, store), result)
         for position, (one, result) in enumerate(zip(queries, several, strict=True))
     ]
     write_results_page(
@@ -163,15 +170,31 @@ def results_page_of(
     )
 
 
-def _image_of(query: Any, store: Store) -> bytes:
-    """A query as a JPEG of the square that the model sees; empty for a vector."""
+def _images_of(query: Any, position: int, store: Store) -> list[QueryImage]:
+    """What a query is made of. `position`: its index among several queries."""
+    if not isinstance(query, Query):
+        return [QueryImage(name_of(query, position), _source_of(query, None, store))]
+    likes = [
+        QueryImage(name_of(part, index), _source_of(part, query.box if is_image(part) else None, store))
+        for index, part in enumerate(query.likes)
+    ]
+    unlikes = [
+        QueryImage(name_of(part, index), _source_of(part, None, store), unlike=True)
+        for index, part in enumerate(query.unlikes)
+    ]
+    return likes + unlikes
+
+
+def _source_of(query: Any, box: Box | None, store: Store) -> str:
+    """An image as the square that the model sees, a JPEG as data URI; empty for a vector."""
     if (id := id_of(query)) is not None:
-        return store.thumbnail(id) or b""
+        return data_uri(store.thumbnail(id) or b"")
     if is_vector(query):
-        return b""
+        return ""
     file = io.BytesIO()
-    Image.fromarray(decode(query, QUERY_SIDE)).save(file, "JPEG", quality=QUERY_QUALITY, optimize=True)
-    return file.getvalue()
+    pixels = decode(query, QUERY_SIDE) if box is None else decode_part(query, box, QUERY_SIDE)
+    Image.fromarray(pixels).save(file, "JPEG", quality=QUERY_QUALITY, optimize=True)
+    return data_uri(file.getvalue())
 
 
 def data_uri(jpeg: bytes) -> str:

@@ -100,6 +100,41 @@ def decode(
     return np.array(rgb)
 
 
+def decode_part(
+    image: ImageLike,
+    box: tuple[int, int, int, int],
+    size: int,
+    *,
+    crop_mode: CropMode = "center",
+    name: str = "image",
+) -> NDArray[np.uint8]:
+    """Decode a part of an image as `decode` does, but refuse a box that is not inside of the image.
+
+    Args:
+        image: as for `decode`.
+        box: left, top, right, bottom in pixels of the upright image.
+        size: side of a square in pixels.
+        crop_mode: how the part becomes a square.
+        name: what errors call an image that is not a path.
+
+    Returns:
+        RGB, (size, size, 3) uint8.
+
+    Raises:
+        InputError: as `decode`; or the box is empty or reaches beyond the image, whose size is in the message.
+    """
+    pixels = decode(image, name=name)
+    height, width = pixels.shape[:2]
+    left, top, right, bottom = box
+    if not (0 <= left < right <= width and 0 <= top < bottom <= height):
+        shown = str(image) if isinstance(image, str | Path) else name
+        raise InputError(
+            f"{shown}: box {','.join(map(str, box))} is not inside of the image, which has {width} × {height} pixels.",
+            "A box is left, top, right, bottom in pixels of the upright image.",
+        )
+    return decode(pixels[top:bottom, left:right], size, crop_mode=crop_mode, name=name)
+
+
 def load_image(data: bytes, size: int | None = None, *, name: str = "image") -> Image.Image:
     """Decode a whole image as `decode` does, without resizing.
 

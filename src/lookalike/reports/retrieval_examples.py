@@ -35,7 +35,7 @@ class Neighbour:
 
 
 @dataclass(frozen=True)
-class Query:
+class ExampleQuery:
     """A query with its neighbours, the number of correct ones, and the largest possible number."""
 
     photo: Photo
@@ -143,11 +143,11 @@ class RetrievalFindings:
         order = np.lexsort((-self.cosines[:, 0], self.hits.sum(1)))
         return self._one_of_each_class(order, self.counted & ~self.hits[:, 0], most, without)
 
-    def query(self, row: int) -> Query:
+    def query(self, row: int) -> ExampleQuery:
         """Return the query of a row with its neighbours."""
         found = zip(self.indexes[row].tolist(), self.cosines[row].tolist(), self.hits[row].tolist(), strict=True)
         neighbours = [Neighbour(self.photo(other), cosine, right) for other, cosine, right in found if other >= 0]
-        return Query(self.photo(row), neighbours, int(self.hits[row].sum()), min(DEPTH, int(self.relevant[row])))
+        return ExampleQuery(self.photo(row), neighbours, int(self.hits[row].sum()), min(DEPTH, int(self.relevant[row])))
 
     def wrong_pairs(self, most: int) -> list[WrongPair]:
         """Return the most similar pairs of an image and its nearest image of another class.

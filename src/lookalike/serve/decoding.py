@@ -19,9 +19,18 @@ from numpy.typing import NDArray
 
 from lookalike.errors import InputError
 from lookalike.gallery.decode import DecodedImage, ImageBytes, decode_image
+from lookalike.gallery.query import Box
 from lookalike.gallery.sources.base import SourceImage
 from lookalike.hardware import cores
-from lookalike.image import CropMode, TooManyPixelsError, UnknownFormatError, check_limits, decode, open_image
+from lookalike.image import (
+    CropMode,
+    TooManyPixelsError,
+    UnknownFormatError,
+    check_limits,
+    decode,
+    decode_part,
+    open_image,
+)
 from lookalike.serve.errors import RefusedError
 
 FORMATS_REMEDY = "Use JPEG, PNG, WebP, GIF, BMP or TIFF."
@@ -66,13 +75,18 @@ class ImageDecoder:
         """Run a function in one of the threads."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
-    async def decode(self, files: Sequence[bytes]) -> list[NDArray[np.uint8]]:
+    async def decode(self, files: Sequence[bytes], box: Box | None = None) -> list[NDArray[np.uint8]]:
         """Decode images for the model: (size, size, 3) uint8 each.
 
+        Args:
+            files: the images.
+            box: use only this part of the first image: left, top, right, bottom in pixels of the upright image.
+
         Raises:
-            RefusedError: 422, an image cannot be read; the message gives its position.
+            RefusedError: 422, an image cannot be read, or the box is not inside of it; the message gives its position.
         """
-        return await self._for_each(files, self._decode)
+        boxes = [box, *[None] * (len(files) - 1)]
+        return await self._for_each(files, self._decode, boxes)
 
     async def decode_uploads(self, files: Sequence[bytes]) -> list[Upload]:
         """Decode images for the model and the gallery.
@@ -82,10 +96,12 @@ class ImageDecoder:
         """
         return await self._for_each(files, self._decode_upload)
 
-    async def _for_each(self, files: Sequence[bytes], work: Callable[[bytes, str], T]) -> list[T]:
-        """Run `work` on all files at once; if some fail, raise the first error once all have ended."""
+    async def _for_each(self, files: Sequence[bytes], work: Callable[..., T], *more: Sequence[object]) -> list[T]:
+        """Run `work` on all files at once, with their names and `more` values of each; if some fail, raise the first
+        error once all have ended.
+        """
         names = ["image"] if len(files) == 1 else [f"image {number}" for number in range(1, len(files) + 1)]
-        jobs = [self.run(partial(work, data, name)) for data, name in zip(files, names, strict=True)]
+        jobs = [self.run(partial(work, *values)) for values in zip(files, names, *more, strict=True)]
         results = await asyncio.gather(*jobs, return_exceptions=True)
         done: list[T] = []
         for result in results:
@@ -94,9 +110,11 @@ class ImageDecoder:
             done.append(result)
         return done
 
-    def _decode(self, data: bytes, name: str) -> NDArray[np.uint8]:
+    def _decode(self, data: bytes, name: str, box: Box | None) -> NDArray[np.uint8]:
         self._check(data, name)
         try:
+            if box is not None:
+                return decode_part(data, box, self._size, crop_mode=self._crop_mode, name=name)
             return decode(data, self._size, crop_mode=self._crop_mode, name=name)
         except (InputError, MemoryError) as error:
             raise _unreadable(name, error) from None

@@ -27,7 +27,14 @@ from numpy.typing import NDArray
 
 from lookalike.errors import LookalikeError
 from lookalike.gallery.gallery import Gallery
-from lookalike.gallery.query import NotCalibratedError, QueryVector, Threshold, UnknownItemError, check_fingerprint
+from lookalike.gallery.query import (
+    NoDirectionError,
+    NotCalibratedError,
+    QueryLike,
+    Threshold,
+    UnknownItemError,
+    check_fingerprint,
+)
 from lookalike.gallery.store.base import FailedFile, GalleryInfo, GalleryItem, NewItem, ReplacedError, SearchResult
 from lookalike.gallery.store.location import PostgresLocation, parse_location
 from lookalike.image import dhash
@@ -102,12 +109,20 @@ class GalleryPool:
             thread.shutdown(wait=True)
 
     async def search(
-        self, query: QueryVector | int, k: int, *, labels: Sequence[str], threshold: Threshold, exact: bool
+        self,
+        query: QueryLike,
+        k: int,
+        *,
+        labels: Sequence[str],
+        threshold: Threshold,
+        exact: bool,
+        rerank: int | None = None,
     ) -> SearchResult:
-        """Return the items nearest to a vector or an item; see `Gallery.search`.
+        """Return the items nearest to vectors or items; see `Gallery.search`.
 
         Raises:
-            RefusedError: 404, unknown item; 422, the gallery is not calibrated, or the response is too large; 503.
+            RefusedError: 404, unknown item; 422, the gallery is not calibrated, the query has no direction, or the
+                response is too large; 503.
         """
 
         def work(gallery: Gallery) -> SearchResult:
@@ -115,9 +130,11 @@ class GalleryPool:
             if threshold == "calibrated":
                 self._refresh_calibration("search", gallery)
             try:
-                result = gallery.search(query, k, filter=filter, threshold=threshold, exact=exact)
-            except UnknownItemError:
-                raise _unknown_item(query) from None
+                (result,) = gallery.search([query], k, filter=filter, threshold=threshold, exact=exact, rerank=rerank)
+            except UnknownItemError as error:
+                raise RefusedError(404, error.message, "Search results give the ids.") from None
+            except NoDirectionError:
+                raise RefusedError(422, "the images cancel each other out.", "Give others, or less weight.") from None
             except NotCalibratedError as error:
                 raise RefusedError(422, "threshold: the gallery is not calibrated.", error.remedy) from None
             self._check_size([*result.same, *result])

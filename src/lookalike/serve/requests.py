@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import re
 import unicodedata
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar, get_args, get_origin
@@ -23,6 +23,7 @@ from lookalike.serve.errors import MAX_NAME, RefusedError, client_disconnected
 from lookalike.serve.service import Service
 
 FIELD = "image"  # name of the form field that holds images
+UNLIKE_FIELD = "unlike"  # of a search: images that the hits should not resemble
 OCTET_STREAM = "application/octet-stream"
 REMEDY = f"Send one image as the body (Content-Type: image/jpeg), or a form with files: curl -F {FIELD}=@FILE"
 INLINE_BYTES = 2**20  # larger forms are parsed in a thread
@@ -83,53 +84,62 @@ def checked_label(text: str) -> str:
 IMAGE_SCHEMA = {"type": "string", "format": "binary", "description": "JPEG, PNG, WebP, GIF, BMP or TIFF"}
 
 
-def image_body(*, several: bool, required: bool = True) -> dict[str, Any]:
-    """The OpenAPI description of a body of images."""
-    field = {"type": "array", "items": IMAGE_SCHEMA, "minItems": 1} if several else IMAGE_SCHEMA
-    form = {"type": "object", "properties": {FIELD: field}, "required": [FIELD]}
+def image_body(*, required: bool = True, unlike: bool = False) -> dict[str, Any]:
+    """The OpenAPI description of a body of images. `unlike`: of a search, which has a second field."""
+    field = {"type": "array", "items": IMAGE_SCHEMA, "minItems": 1}
+    form: dict[str, Any] = {"type": "object", "properties": {FIELD: field}, "required": [FIELD]}
+    if unlike:
+        form = {"type": "object", "properties": {FIELD: field, UNLIKE_FIELD: field}}
     raw = {"schema": IMAGE_SCHEMA}
     content = {"multipart/form-data": {"schema": form}, "image/jpeg": raw, "image/png": raw, "image/*": raw}
     return {"requestBody": {"required": required, "content": content}}
 
 
-async def read_images(service: Service, request: Request, limit: int | None = None) -> list[bytes]:
+async def read_images(service: Service, request: Request) -> list[bytes]:
     """Return the image files of a request, at least one.
 
     Args:
         service: gives the limits, and the threads for large forms.
         request: its body has not been read yet.
-        limit: number of images; None: as the settings say.
 
     Raises:
         RefusedError: see `parse_images`; 503, the service is not ready.
     """
+    return [data for _, data in await read_fields(service, request, (FIELD,))]
+
+
+async def read_fields(service: Service, request: Request, fields: Sequence[str]) -> list[tuple[str, bytes]]:
+    """Return the image files of a request with the names of their fields, at least one; see `read_images`."""
     decoder = service.decoder
     body = await request.body()
     content_type = request.headers.get("content-type", "")
-    parse = partial(parse_images, body, content_type, limit or service.settings.max_images)
+    parse = partial(parse_images, body, content_type, service.settings.max_images, fields)
     return parse() if len(body) <= INLINE_BYTES else await decoder.run(parse)
 
 
-def parse_images(body: bytes, content_type: str, limit: int) -> list[bytes]:
-    """Return the image files in a body, at least one.
+def parse_images(
+    body: bytes, content_type: str, limit: int, fields: Sequence[str] = (FIELD,)
+) -> list[tuple[str, bytes]]:
+    """Return the image files in a body with the names of their fields, at least one.
 
     Args:
-        body: of a request, complete.
+        body: of a request, complete. If it is no form, it is an image of the field `FIELD`.
         content_type: the request's header.
         limit: number of images.
+        fields: that a form may have.
 
     Raises:
         RefusedError: 415, another type of body; 422, no image, too many, or a malformed form, or one with other fields.
     """
     kind = content_type.partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
-        return _Form(content_type, limit).parse(body)
+        return _Form(content_type, limit, fields).parse(body)
     if not (kind == OCTET_STREAM or kind.startswith("image/")):
         message = f"Content-Type '{kind[:MAX_NAME]}' is not an image." if kind else "the Content-Type is missing."
         raise RefusedError(415, message, REMEDY)
     if not body:
         raise RefusedError(422, "the body is empty.", REMEDY)
-    return [body]
+    return [(FIELD, body)]
 
 
 # A part's name as RFC 5987 encodes it. Some clients send it alone, and the parser does not know it.
@@ -140,13 +150,13 @@ ENCODED_FILENAME = re.compile(rb";[ \t]*filename\*[0-9*]*[ \t]*=", re.IGNORECASE
 class _Form:
     """Parses a form in memory. The parser calls the methods below for each part, in this order."""
 
-    def __init__(self, content_type: str, limit: int) -> None:
+    def __init__(self, content_type: str, limit: int, fields: Sequence[str]) -> None:
         boundary = parse_options_header(content_type)[1].get(b"boundary")
         if not boundary:
             raise RefusedError(422, "the form has no boundary.", REMEDY)
-        self._limit = limit
+        self._limit, self._fields, self._field = limit, fields, ""
         self._delimiter = b"\r\n--" + boundary
-        self._images: list[bytes] = []
+        self._images: list[tuple[str, bytes]] = []
         self._header, self._value, self._disposition = b"", b"", b""
         self._chunks: list[bytes] = []
         self._is_complete = False
@@ -167,7 +177,7 @@ class _Form:
         except FormParserError:
             raise RefusedError(422, "the form's boundary is too long.", REMEDY) from None
 
-    def parse(self, body: bytes) -> list[bytes]:
+    def parse(self, body: bytes) -> list[tuple[str, bytes]]:
         if body.count(self._delimiter) > self._limit + 1:  # the parser steps through delimiters byte by byte
             raise self._too_many()
         try:
@@ -199,17 +209,18 @@ class _Form:
 
     def _check_part(self) -> None:
         options: dict[bytes, Any] = parse_options_header(self._disposition)[1]
-        name = options.get(b"name", b"").decode("utf-8", "replace")
-        if name != FIELD:
-            raise RefusedError(422, f"the form has a field '{name[:MAX_NAME]}'.", f"Name all files '{FIELD}'. {REMEDY}")
+        self._field = name = options.get(b"name", b"").decode("utf-8", "replace")
+        if name not in self._fields:
+            names = " or ".join(f"'{field}'" for field in self._fields)
+            raise RefusedError(422, f"the form has a field '{name[:MAX_NAME]}'.", f"Name all files {names}. {REMEDY}")
         if b"filename" not in options and not ENCODED_FILENAME.search(QUOTED_STRING.sub(b'""', self._disposition)):
-            raise RefusedError(422, f"the field '{FIELD}' is not a file.", REMEDY)
+            raise RefusedError(422, f"the field '{name}' is not a file.", REMEDY)
 
     def _add_data(self, data: bytes, start: int, end: int) -> None:
         self._chunks.append(data[start:end])
 
     def _end_part(self) -> None:
-        self._images.append(b"".join(self._chunks))
+        self._images.append((self._field, b"".join(self._chunks)))
 
     def _end(self) -> None:
         self._is_complete = True

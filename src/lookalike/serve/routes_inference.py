@@ -8,21 +8,61 @@ from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
+from pydantic import Field
 
 from lookalike.errors import InputError
-from lookalike.gallery.query import QueryVector, Threshold, parse_threshold
+from lookalike.gallery.query import UNLIKE_WEIGHT, Box, QueryPart, QueryVector, Threshold, parse_box, parse_threshold
+from lookalike.gallery.query import Query as SearchQuery
+from lookalike.gallery.reranking import MAX_RERANKED
 from lookalike.gallery.store.base import GalleryItem, Hit
 from lookalike.models.prediction import Prediction, predictions_of
 from lookalike.serve import schemas
 from lookalike.serve.errors import ERROR_RESPONSES, RefusedError
-from lookalike.serve.requests import check_parameters, checked_label, image_body, read_images, while_connected
+from lookalike.serve.requests import (
+    FIELD,
+    UNLIKE_FIELD,
+    check_parameters,
+    checked_label,
+    image_body,
+    read_fields,
+    read_images,
+    while_connected,
+)
 from lookalike.serve.service import Service
 
 MAX_ID = 2**63 - 1
 MAX_LABELS = 100  # in one filter
+MAX_PARTS = 100  # ids in one query
+MAX_WEIGHT = 1000.0
 
 NumClasses = Annotated[int, Query(ge=1, description="Number of classes for each image.")]
-ItemId = Annotated[int | None, Query(ge=1, le=MAX_ID, description="Id of an item, in place of an image.")]
+ItemId = Annotated[int, Field(ge=1, le=MAX_ID)]
+LikeIds = Annotated[
+    list[ItemId] | None,
+    Query(max_length=MAX_PARTS, description="Ids of items that the hits should resemble, besides images."),
+]
+UnlikeIds = Annotated[
+    list[ItemId] | None,
+    Query(max_length=MAX_PARTS, description="Ids of items that the hits should not resemble, besides images."),
+]
+UnlikeWeight = Annotated[
+    float, Query(ge=0, le=MAX_WEIGHT, description="Weight of the mean of those that the hits should not resemble.")
+]
+BoxText = Annotated[
+    str | None,
+    Query(
+        description="Search with this part of the image: left, top, right, bottom in pixels of the upright image.",
+        examples=["40,30,200,180"],
+    ),
+]
+Rerank = Annotated[
+    int | None,
+    Query(
+        ge=1,
+        le=MAX_RERANKED,
+        description="Sort so many of the nearest items, at least `k`, by their k-reciprocal neighbours. 100 is usual.",
+    ),
+]
 NumHits = Annotated[int, Query(ge=1, description="Number of hits.")]
 MinScore = Annotated[
     str,
@@ -42,7 +82,7 @@ def create_router(service: Service) -> APIRouter:
     """The routes of a service."""
     router = APIRouter(responses=ERROR_RESPONSES, dependencies=[Depends(check_parameters)])
 
-    @router.post("/v1/predict", openapi_extra=image_body(several=True), summary="Classify images")
+    @router.post("/v1/predict", openapi_extra=image_body(), summary="Classify images")
     async def predict(request: Request, k: NumClasses = 5) -> schemas.PredictResponse:
         """Return the most probable classes of each image with calibrated probabilities, and whether it is unknown."""
         start = time.perf_counter()
@@ -57,37 +97,57 @@ def create_router(service: Service) -> APIRouter:
         return schemas.PredictResponse(model=runtime.name, took_ms=_ms_since(start), predictions=predictions)
 
     @router.post(
-        "/v1/search", openapi_extra=image_body(several=False, required=False), summary="Search for similar items"
+        "/v1/search", openapi_extra=image_body(required=False, unlike=True), summary="Search for similar items"
     )
     async def search(
         request: Request,
-        id: ItemId = None,
+        id: LikeIds = None,
+        unlike: UnlikeIds = None,
+        unlike_weight: UnlikeWeight = UNLIKE_WEIGHT,
+        box: BoxText = None,
         k: NumHits = 10,
         threshold: MinScore = "none",
         label: Labels = None,
         exact: Exact = False,
+        rerank: Rerank = None,
     ) -> schemas.SearchResponse:
-        """Return the items of the gallery nearest to an image, or to one of its items.
+        """Return the items of the gallery nearest to an image or to one of its items, or to several of them at once.
 
-        The item itself is not a hit. Items whose files are identical to the query's are in `same`, not in `hits`.
+        All images and ids are one query: the mean of those that the hits should resemble, minus `unlike_weight` times
+        the mean of those that they should not. The items themselves are not hits. Items whose files are identical to
+        the query's are in `same`, not in `hits`. With `rerank`, the hits are no longer in descending order of score.
         """
         start = time.perf_counter()
         _check_k(k, service)
+        if rerank is not None and rerank < k:
+            raise RefusedError(422, f"query rerank: less than k, {k:,}.", "Give at least k; 100 is usual.")
         gallery = service.gallery
         min_score = _threshold_of(threshold)
         labels = [checked_label(one) for one in label or ()]
-        query: QueryVector | int
-        if id is None:
-            (file,) = await read_images(service, request, 1)
-            digest = await service.decoder.run(lambda: hashlib.sha256(file).digest())
-            outputs = await while_connected(request, service.run([file]))
-            query = QueryVector(outputs.vectors[0], digest=digest)
-        elif "content-type" in request.headers:
-            raise RefusedError(422, "an id and an image are given.", "Leave one out.")
-        else:
-            query = id
+        files: list[tuple[str, bytes]] = []
+        if not (id or unlike) or "content-type" in request.headers:
+            files = await read_fields(service, request, (FIELD, UNLIKE_FIELD))
+        images = [data for field, data in files if field == FIELD]
+        part = _box_of(box, len(images))
+        likes: list[QueryPart] = [*(id or ())]
+        unlikes: list[QueryPart] = [*(unlike or ())]
+        if not likes and not images:
+            raise RefusedError(422, "there is nothing that the hits should resemble.", "Give an image or an id.")
+        if files:
+            others = [data for field, data in files if field != FIELD]
+            vectors = await _query_vectors(request, service, [*images, *others], part)
+            likes += vectors[: len(images)]
+            unlikes += vectors[len(images) :]
         result = await while_connected(
-            request, gallery.search(query, k, labels=labels, threshold=min_score, exact=exact)
+            request,
+            gallery.search(
+                SearchQuery(likes, unlikes, unlike_weight),
+                k,
+                labels=labels,
+                threshold=min_score,
+                exact=exact,
+                rerank=rerank,
+            ),
         )
         as_response = partial(_hit_response, show_names=service.settings.shows_names)
         return schemas.SearchResponse(
@@ -98,7 +158,7 @@ def create_router(service: Service) -> APIRouter:
             same=[as_response(hit) for hit in result.same],
         )
 
-    @router.post("/v1/embed", openapi_extra=image_body(several=True), summary="Compute vectors")
+    @router.post("/v1/embed", openapi_extra=image_body(), summary="Compute vectors")
     async def embed(request: Request) -> schemas.EmbedResponse:
         """Return a vector of length 1 for each image. The cosine of two vectors is the similarity of the images."""
         files = await read_images(service, request)
@@ -107,6 +167,13 @@ def create_router(service: Service) -> APIRouter:
         return schemas.EmbedResponse(model=runtime.fingerprint, dim=runtime.dim, vectors=outputs.vectors.tolist())
 
     return router
+
+
+async def _query_vectors(request: Request, service: Service, files: list[bytes], box: Box | None) -> list[QueryVector]:
+    """The vectors of images, with the digests of their files. `box`: part of the first image."""
+    digests = await service.decoder.run(lambda: [hashlib.sha256(data).digest() for data in files])
+    outputs = await while_connected(request, service.run(files, box))
+    return [QueryVector(vector, digest=digest) for vector, digest in zip(outputs.vectors, digests, strict=True)]
 
 
 def _prediction_response(prediction: Prediction) -> schemas.ImagePrediction:
@@ -143,6 +210,17 @@ def _threshold_of(text: str) -> Threshold:
         return parse_threshold(text)
     except InputError as error:
         raise RefusedError(422, "query threshold: not a cosine.", error.remedy) from None
+
+
+def _box_of(text: str | None, images: int) -> Box | None:
+    if text is None:
+        return None
+    if images != 1:
+        raise RefusedError(422, "query box: it is a part of one image.", "Send exactly one image with it.")
+    try:
+        return parse_box(text)
+    except InputError as error:
+        raise RefusedError(422, "query box: not a box.", error.remedy) from None
 
 
 def _check_k(k: int, service: Service) -> None:

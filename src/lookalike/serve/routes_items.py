@@ -30,7 +30,7 @@ def create_router(service: Service) -> APIRouter:
     """The routes of a service."""
     router = APIRouter(prefix="/v1/items", responses=ERROR_RESPONSES, dependencies=[Depends(check_parameters)])
 
-    @router.post("", openapi_extra=image_body(several=True), summary="Add images")
+    @router.post("", openapi_extra=image_body(), summary="Add images")
     async def add(
         request: Request, label: Annotated[str | None, Query(description="Label of all the images.")] = None
     ) -> schemas.ItemsResponse:

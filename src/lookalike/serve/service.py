@@ -15,7 +15,7 @@ import numpy as np
 
 from lookalike.errors import InputError, LookalikeError
 from lookalike.gallery.gallery import Gallery
-from lookalike.gallery.query import describe_model
+from lookalike.gallery.query import Box, describe_model
 from lookalike.serve.batching import Batcher
 from lookalike.serve.decoding import ImageDecoder
 from lookalike.serve.errors import RefusedError, unavailable
@@ -82,14 +82,19 @@ class Service:
             raise RefusedError(409, "this service has no gallery.", "Start it with one: lookalike serve GALLERY")
         return self._gallery or _raise_starting()
 
-    async def run(self, files: Sequence[bytes]) -> Outputs:
+    async def run(self, files: Sequence[bytes], box: Box | None = None) -> Outputs:
         """Decode image files and run the network on them.
 
+        Args:
+            files: the images.
+            box: use only this part of the first image; see `ImageDecoder.decode`.
+
         Raises:
-            RefusedError: 422, an image cannot be read; 503, too many images are in flight, or the network failed.
+            RefusedError: 422, an image cannot be read, or the box is not inside of it; 503, too many images are in
+                flight, or the network failed.
         """
         with self.batcher.reserve(len(files)):
-            return await self.batcher.run(await self.decoder.decode(files))
+            return await self.batcher.run(await self.decoder.decode(files, box))
 
     def load(self, runtime: Runtime | None = None) -> None:
         """Load the model and open the gallery. This takes seconds.
