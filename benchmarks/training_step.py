@@ -21,10 +21,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 
 from lookalike.data.catalog import Catalog, Row
-from lookalike.data.pack import Pack
+from lookalike.data.pack import Pack, pack
 from lookalike.recipe import Recipe
 from lookalike.run import Run, hardware
 from lookalike.training import optim
@@ -37,13 +38,14 @@ from lookalike.training.precision import choose_precision
 CLASSES = 200
 
 
-def made_up(count: int) -> Pack:
-    """Make a pack of noise; the content of the images does not affect the time."""
-    rows = [Row(path=f"{i}", label=i % CLASSES, split="train") for i in range(count)]
+def made_up(count: int, folder: Path) -> Pack:
+    """Make a pack of noise in `folder`; the content of the images does not affect the time."""
+    pixels = np.random.default_rng(0).integers(0, 256, (count, 64, 64, 3), dtype=np.uint8)
+    rows = [Row(path=f"{i}.png", label=i % CLASSES, split="train") for i in range(count)]
+    for row, image in zip(rows, pixels, strict=True):
+        Image.fromarray(image).save(folder / row.path, compress_level=0)
     names = [f"class {i}" for i in range(CLASSES)]
-    catalog = Catalog.from_rows(rows, root=Path(), class_names=names, name="made up")
-    images = np.random.default_rng(0).integers(0, 256, (count, 64, 64, 3), dtype=np.uint8)
-    return Pack(images, catalog, (), Path())
+    return pack(Catalog.from_rows(rows, root=folder, class_names=names, name="noise"), 64, cache=folder / "packs")
 
 
 def bare_step(recipe: Recipe, size: int) -> Any:
@@ -121,21 +123,21 @@ def main() -> None:
         return
     recipe = with_precision(recipe, arguments.precision)
     step = bare_step(recipe, arguments.size)
-    images = made_up(batch * arguments.steps)
-    validation = Pack(images.images[:batch], images.catalog.select(range(batch)), (), Path())
     bare, loop = [], []
-    for number in range(arguments.rounds):
-        bare.append(seconds_per_step(step, arguments.steps))
-        with tempfile.TemporaryDirectory() as folder:
-            times: list[float] = []
-            run = Run.create(Path(folder) / f"round-{number}", recipe)
+    with tempfile.TemporaryDirectory() as noise:
+        images = made_up(batch * arguments.steps, Path(noise))
+        for number in range(arguments.rounds):
+            bare.append(seconds_per_step(step, arguments.steps))
+            with tempfile.TemporaryDirectory() as folder:
+                times: list[float] = []
+                run = Run.create(Path(folder) / f"round-{number}", recipe)
 
-            def on_record(record: dict[str, Any], total: int, times: list[float] = times) -> None:
-                if record["kind"] == "train":
-                    times.append(time.perf_counter())
+                def on_record(record: dict[str, Any], total: int, times: list[float] = times) -> None:
+                    if record["kind"] == "train":
+                        times.append(time.perf_counter())
 
-            train(run, init_distributed("cpu"), images, validation, on_record=on_record)
-            loop.append((times[-1] - times[0]) / (len(times) - 1))  # the first step also warms up
+                train(run, init_distributed("cpu"), images, images, on_record=on_record)
+                loop.append((times[-1] - times[0]) / (len(times) - 1))  # the first step also warms up
     shares = [b / w for b, w in zip(bare, loop, strict=True)]
     print(f"bare step {1000 * statistics.median(bare):7.1f} ms   {batch / statistics.median(bare):6.0f} images/s")
     print(f"loop step {1000 * statistics.median(loop):7.1f} ms   {batch / statistics.median(loop):6.0f} images/s")
