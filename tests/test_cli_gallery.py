@@ -26,6 +26,7 @@ from lookalike.cli.gallery_options import parse_filter
 from lookalike.cli.main import app
 from lookalike.errors import InputError
 from lookalike.gallery.query import Query, parse_threshold
+from lookalike.gallery.store.base import NewItem
 from small_gallery import album, model_folder, picture
 
 
@@ -261,6 +262,20 @@ def test_queries_of_several_images_that_are_refused(filled: Path, photos: Path) 
         ((image, "-k", 5, "--rerank", 4), "rerank"),
     ):
         assert named in refusal("search", filled, *arguments).message
+
+
+def test_reembed(filled: Path, photos: Path, tmp_path: Path) -> None:
+    own = shutil.copytree(filled, tmp_path / "own.gallery")
+    other, third = model_folder(tmp_path / "other", seed=1), model_folder(tmp_path / "third", seed=2)
+    text = good("reembed", own, "--model", other)
+    assert text == f"{own}: 12 items with vectors of {other} (12 embedded)\n"
+    with Gallery.open(own, write=True) as opened:
+        opened.store.add([NewItem("/gone.png", b"g" * 32, opened.vectors([1])[0])])
+    assert "/gone.png" in refusal("reembed", own, "--model", third).message
+    tree = tree_of("reembed", own, "--model", third, "--lost", "remove")
+    assert (tree["items"], tree["embedded"], tree["kept"], tree["thumbnails"]) == (12, 0, 12, 0)
+    assert [one["path"] for one in tree["removed"]] == ["/gone.png"]
+    assert tree["model"] == str(third)
 
 
 def test_a_wall_that_cannot_be_written_is_refused(filled: Path, tmp_path: Path) -> None:

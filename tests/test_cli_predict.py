@@ -12,11 +12,13 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from lookalike import Gallery
 from lookalike.cli.predict import predict
 from lookalike.errors import InputError
 from lookalike.models.pretrained import ImageModel, load
 from lookalike.models.registry import create_model
 from lookalike.models.serialization import ModelConfig
+from small_gallery import album
 
 app = typer.Typer()
 app.command()(predict)
@@ -144,6 +146,38 @@ def test_one_bad_picture_is_its_own_error_and_many_are_not_all_listed(model: Pat
     assert str(bad[4]) in message
     assert str(bad[5]) not in message
     assert message.endswith("And 3 more.")
+
+
+def test_a_gallery_votes(model: Path, tmp_path: Path) -> None:
+    with Gallery.create(tmp_path / "photos.gallery", model) as gallery:
+        gallery.add(album(tmp_path / "photos"))
+        path = picture(tmp_path / "new.png", 4711)
+        expected = gallery.predict(path, k=2, neighbours=5)
+    arguments = [str(path), "--gallery", str(tmp_path / "photos.gallery"), "-k", "2", "--neighbours", "5"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.exception
+    first, *lines = result.stdout.splitlines()
+    assert first == f"{path}  (vote of 5 neighbours)"
+    assert len(lines) == len(expected)
+    for line, each in zip(lines, expected, strict=True):
+        assert line.split()[0] == f"{each.share:.2%}"
+        assert line.endswith(f"{each.label} ({each.count})")
+    tree = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
+    (said,) = tree["images"]
+    assert [each["label"] for each in said["labels"]] == [each.label for each in expected]
+    assert len(said["neighbours"]) == tree["neighbours"] == 5
+    unknown = CliRunner().invoke(app, [*arguments, "--threshold", "1"])
+    assert "unknown" in unknown.stdout
+    for wrong, named in (
+        ([*arguments, "--flip"], "--flip"),
+        ([str(path), "--neighbours", "3"], "--neighbours"),
+        ([str(path), "--threshold", "0.5"], "--threshold"),
+        ([*arguments, "--threshold", "high"], "high"),
+        ([str(path), "--gallery", str(tmp_path / "none.gallery")], "none.gallery"),
+    ):
+        error = CliRunner().invoke(app, wrong).exception
+        assert isinstance(error, InputError)
+        assert named in error.message
 
 
 def test_an_empty_folder_is_refused(model: Path, tmp_path: Path) -> None:

@@ -59,9 +59,9 @@ def run(command: str, service: Running, environ: dict[str, str] | None = None) -
 
 def test_the_commands_of_the_how_to_work(service: Running, home: Path) -> None:
     said = {command: run(command, service) for command in lines("curl") if "Authorization" not in command}
-    assert len(said) == 14
+    assert len(said) == 15
     trees = {command: json.loads(text) for command, text in said.items() if text}
-    assert len(trees) == 12
+    assert len(trees) == 13
     first = trees["curl -F image=@photo.jpg 'localhost:8000/v1/predict?k=3'"]
     assert len(first["predictions"][0]["classes"]) == 3
     assert len(trees["curl -X POST 'localhost:8000/v1/search?id=1&exact=true'"]["hits"]) == 10

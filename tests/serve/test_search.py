@@ -174,6 +174,45 @@ def test_invalid_combinations_are_refused(
     assert reader.post("/v1/search?id=1").status_code == 200
 
 
+def test_neighbours_vote_for_labels(client: TestClient, gallery_place: Path) -> None:
+    answer = client.post("/v1/vote?k=2&neighbours=6", files=form(encoded(1), encoded(2)))
+    assert answer.status_code == 200
+    with Gallery.open(gallery_place) as gallery:
+        expected = gallery.predict([encoded(1), encoded(2)], 2, neighbours=6)
+    for found, one in zip(answer.json()["votes"], expected, strict=True):
+        assert [(each["label"], each["count"]) for each in found["labels"]] == [
+            (each.label, each.count) for each in one
+        ]
+        assert [each["share"] for each in found["labels"]] == pytest.approx([each.share for each in one], abs=0.02)
+        assert (found["neighbours"], found["unknown"]) == (6, False)
+    unknown = client.post("/v1/vote?threshold=1", content=encoded(1), headers=JPEG).json()["votes"]
+    assert unknown == [{"unknown": True, "neighbours": 0, "labels": []}]
+
+
+def test_votes_that_cannot_be(client: TestClient, gallery_place: Path) -> None:
+    for query, named in (("neighbours=1001", "neighbours"), ("k=0", "k"), ("threshold=calibrated", "calibrated")):
+        answer = client.post(f"/v1/vote?{query}", content=encoded(1), headers=JPEG)
+        assert answer.status_code == 422
+        assert named in answer.json()["error"]["message"]
+    with Gallery.open(gallery_place, write=True) as gallery:
+        gallery.remove([item.id for item in gallery.store.rows()])
+    assert client.post("/v1/vote", content=encoded(1), headers=JPEG).status_code == 409
+
+
+def test_a_service_notices_another_model(
+    client: TestClient, gallery_place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert client.post("/v1/search?id=1").status_code == 200
+    with Gallery.open(gallery_place, write=True) as gallery:
+        gallery.reembed(model_folder(tmp_path / "other", seed=1))
+    answer = client.post("/v1/search?id=1")
+    assert answer.status_code == 503
+    assert "did not make the vectors" in answer.json()["error"]["message"]
+    assert client.post("/v1/items", content=encoded(50), headers=JPEG).status_code == 503
+    monkeypatch.setattr(gallery_pool, "CHECK_INTERVAL", 0.0)
+    assert client.get("/ready").status_code == 503
+
+
 def test_no_names_hides_file_names(settings: Settings, runtime: PlainRuntime) -> None:
     with client_of(replace(settings, show_names=False), runtime) as client:
         answer = client.post("/v1/search?id=1")

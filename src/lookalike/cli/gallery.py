@@ -12,8 +12,8 @@ import typer
 
 from lookalike.cli import completion
 from lookalike.cli.console import echo, print_json, progress_bar
-from lookalike.cli.gallery_add import add
-from lookalike.cli.gallery_options import AsJson, Filters, Ids, Location, parse_filter, parse_metadata
+from lookalike.cli.gallery_add import add, resumable
+from lookalike.cli.gallery_options import AsJson, Filters, Ids, Location, LostItems, parse_filter, parse_metadata
 from lookalike.cli.gallery_search import duplicates, search
 from lookalike.errors import InputError, counted
 
@@ -162,6 +162,55 @@ def calibrate(location: Location, as_json: AsJson = False) -> None:
             f"{gallery.location}: threshold {found.threshold:.3f}, reached by 1 % of the pairs with different labels "
             f"and {found.recall:.0%} of the pairs with the same label ({gallery.about.calibrated_on})"
         )
+
+
+@app.command("reembed")
+def reembed(
+    location: Location,
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            "-m",
+            help="The new model: a folder or Hub id.",
+            show_default=False,
+            autocompletion=completion.models,
+        ),
+    ],
+    lost: Annotated[
+        LostItems,
+        typer.Option(
+            "--lost",
+            help="Items whose files are gone, have changed, or were uploaded: stop before the switch, embed their "
+            "thumbnails, or remove them.",
+        ),
+    ] = LostItems.stop,
+    as_json: AsJson = False,
+) -> None:
+    """Give a gallery another model: compute all vectors anew, then replace them at once.
+
+    The vectors are computed from the image files. The old ones serve until all are done. A stopped command can be run
+    again and goes on. The calibrated threshold is forgotten.
+    """
+    from lookalike.gallery.gallery import Gallery
+
+    with Gallery.open(location, write=True) as gallery, resumable("embedded"), progress_bar("embedding") as progress:
+        report = gallery.reembed(model, lost=lost.value, progress=progress)
+        about = gallery.about
+    removed = [{"path": file.path, "reason": file.reason} for file in report.removed]
+    if as_json:
+        counts = {key: getattr(report, key) for key in ("items", "embedded", "kept", "thumbnails")}
+        seconds = round(report.seconds, 3)
+        tree = {"gallery": str(gallery.location), "model": about.model, "fingerprint": about.fingerprint}
+        print_json({**tree, "dim": about.dim, **counts, "removed": removed, "seconds": seconds})
+        return
+    parts = [f"{report.embedded:,} embedded"]
+    parts += [f"{report.thumbnails:,} of them from thumbnails"] if report.thumbnails else []
+    parts += [f"{report.kept:,} before"] if report.kept else []
+    parts += [f"{counted(len(removed), 'item')} removed"] if removed else []
+    echo(f"{gallery.location}: {counted(report.items, 'item')} with vectors of {about.model} ({', '.join(parts)})")
+    for file in removed:
+        echo(f"  {file['path']}: {file['reason']}")
 
 
 @app.command("info")

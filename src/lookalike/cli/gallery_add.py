@@ -100,12 +100,12 @@ def machines(backend: Backend, address: str | None) -> Iterator[Cluster | None]:
 
 
 @contextmanager
-def resumable() -> Iterator[None]:
-    """When a signal ends the work, say that nothing is lost."""
+def resumable(done: str = "added") -> Iterator[None]:
+    """When a signal ends the work, say that nothing is lost. `done`: what happens to images."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
-        echo("stopped; what was added is kept, and the same command goes on", err=True)
+        echo(f"stopped; what was {done} is kept, and the same command goes on", err=True)
         raise
 
 

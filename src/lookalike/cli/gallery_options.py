@@ -26,6 +26,14 @@ class Backend(StrEnum):
     ray = "ray"
 
 
+class LostItems(StrEnum):
+    """What `gallery reembed` does with items whose files cannot be used."""
+
+    stop = "stop"
+    thumbnail = "thumbnail"
+    remove = "remove"
+
+
 Location = Annotated[
     str,
     typer.Argument(

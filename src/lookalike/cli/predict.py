@@ -12,7 +12,7 @@ import typer
 
 from lookalike.cli import completion
 from lookalike.cli.console import can_show, echo, print_json, progress_bar
-from lookalike.errors import InputError
+from lookalike.errors import InputError, counted
 from lookalike.files import atomic_write
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lookalike.data.catalog import Catalog
+    from lookalike.gallery.vote import Vote
     from lookalike.models.prediction import Prediction
     from lookalike.models.pretrained import ImageModel
     from lookalike.models.serialization import ModelConfig
@@ -44,10 +45,30 @@ def predict(
             autocompletion=completion.models,
         ),
     ] = "default",
-    k: Annotated[int, typer.Option("-k", min=1, help="Classes for each image.")] = 5,
+    k: Annotated[int, typer.Option("-k", min=1, help="Classes or labels for each image.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     flip: Annotated[bool, typer.Option("--flip", help="Average with the mirrored image.")] = False,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    gallery: Annotated[
+        str | None,
+        typer.Option(
+            "--gallery",
+            "-g",
+            metavar="GALLERY",
+            help="Vote among the nearest labelled items of this gallery, in place of the model's classes.",
+            autocompletion=completion.galleries,
+        ),
+    ] = None,
+    neighbours: Annotated[
+        int | None,
+        typer.Option("--neighbours", min=1, metavar="N", help="Items that vote, with --gallery.", show_default="20"),
+    ] = None,
+    threshold: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SCORE", help="Lowest score of an item that votes, with --gallery: a number or 'calibrated'."
+        ),
+    ] = None,
     submission: Annotated[
         Path | None,
         typer.Option("--submission", metavar="FILE", help="Write the challenge's file for DATA's test set."),
@@ -57,6 +78,17 @@ def predict(
     from lookalike.data.scan import sentence
     from lookalike.models.pretrained import load
 
+    if gallery is not None:
+        if flip or submission is not None:
+            raise InputError(
+                f"--gallery and {'--flip' if flip else '--submission'} together.",
+                "The vote has neither; leave one out.",
+            )
+        _vote(images, gallery, None if model == "default" else model, device, k, neighbours, threshold, as_json)
+        return
+    if neighbours is not None or threshold is not None:
+        option = "--neighbours" if neighbours is not None else "--threshold"
+        raise InputError(f"{option} without --gallery.", "Give the gallery whose items vote, or leave it out.")
     if submission is not None:
         _check_submission(images, submission, as_json)
         _submit(load(model, device), str(images[0]), submission, flip)
@@ -77,6 +109,71 @@ def predict(
         echo(_as_text(path, predictions, flip, loaded.config))
     if passed_over:
         echo(sentence(passed_over), err=True)
+
+
+def _vote(
+    images: list[Path],
+    location: str,
+    model: str | None,
+    device: str,
+    k: int,
+    neighbours: int | None,
+    threshold: str | None,
+    as_json: bool,
+) -> None:
+    """Label images by the votes of a gallery's items."""
+    from lookalike.data.scan import sentence
+    from lookalike.gallery.gallery import Gallery
+    from lookalike.gallery.query import parse_threshold
+    from lookalike.gallery.vote import NEIGHBOURS
+    from lookalike.models.pretrained import load
+
+    if device != "auto" and model is None:
+        with Gallery.open(location) as opened:
+            model = opened.about.model or None
+    passed_over: Counter[str] = Counter()
+    paths = list(_expanded(images, passed_over))
+    limit = None if threshold is None else parse_threshold(threshold)
+    voters = NEIGHBOURS if neighbours is None else neighbours
+    with Gallery.open(location, None if model is None else load(model, device)) as opened:
+        votes: list[Vote] = []
+        with progress_bar("predicting") as progress:
+            for start in range(0, len(paths), BATCH_SIZE):
+                some = paths[start : start + BATCH_SIZE]
+                votes += opened.predict(some, k, neighbours=voters, threshold=limit)
+                progress(len(votes), len(paths))
+        about, shown = opened.about, str(opened.location)
+    if as_json:
+        tree = {"gallery": shown, "fingerprint": about.fingerprint, "neighbours": voters, "threshold": threshold}
+        print_json({**tree, "images": list(map(_vote_as_tree, paths, votes)), "passed_over": dict(passed_over)})
+        return
+    for path, vote in zip(paths, votes, strict=True):
+        echo(_vote_as_text(path, vote))
+    if passed_over:
+        echo(sentence(passed_over), err=True)
+
+
+def _vote_as_tree(path: Path, vote: Vote) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    neighbours = [
+        {"id": hit.id, "score": round(hit.score, 6), "label": hit.label, "path": hit.path} for hit in vote.neighbours
+    ]
+    labels = [asdict(each) for each in vote]
+    return {"image": str(path), "unknown": vote.unknown, "labels": labels, "neighbours": neighbours}
+
+
+def _vote_as_text(path: Path, vote: Vote) -> str:
+    lines = [f"{path}  (vote of {counted(len(vote.neighbours), 'neighbour')})"]
+    if vote.unknown:
+        lines.append("  unknown: no neighbour reaches the threshold")
+    lines += [f"  {each.share:7.2%}  {_bar(each.share)}  {each.label} ({each.count})" for each in vote]
+    return "\n".join(lines)
+
+
+def _bar(share: float) -> str:
+    sign = "█" if can_show("█") else "#"
+    return f"{sign * round(share * BAR_WIDTH):<{BAR_WIDTH}}"
 
 
 def _expanded(paths: Iterable[Path], passed_over: Counter[str]) -> Iterator[Path]:
@@ -151,13 +248,11 @@ def _as_tree(name: str, model: ImageModel, flip: bool, paths: list[Path], answer
 
 
 def _as_text(path: Path, predictions: Prediction, flip: bool, config: ModelConfig) -> str:
-    sign = "█" if can_show("█") else "#"
     lines = [f"{path}{'  (flip averaged)' if flip else ''}"]
     if predictions.unknown:
         lines.append(f"  unknown: no class reaches {config.unknown_threshold:.0%}; the most probable are")
     for each in predictions:
-        bar = sign * round(each.probability * BAR_WIDTH)
-        lines.append(f"  {each.probability:7.2%}  {bar:<{BAR_WIDTH}}  {each.label}")
+        lines.append(f"  {each.probability:7.2%}  {_bar(each.probability)}  {each.label}")
     return "\n".join(lines)
 
 

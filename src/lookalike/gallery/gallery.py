@@ -30,6 +30,7 @@ from lookalike.gallery.query import (
     QueryVector,
     Threshold,
     check_fingerprint,
+    info_of,
     is_batch,
     load_model,
     model_embedder,
@@ -39,6 +40,7 @@ from lookalike.gallery.query import (
 )
 from lookalike.gallery.store.base import Filter, GalleryInfo, Problem, SearchResult, Store, Value, batches
 from lookalike.gallery.store.location import PostgresLocation, create_store, open_store, parse_location
+from lookalike.gallery.vote import NEIGHBOURS, Vote, labelled_only, vote
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from lookalike.gallery.export import Precision, Progress
     from lookalike.gallery.ingest import IngestReport
     from lookalike.gallery.ray import Cluster
+    from lookalike.gallery.reembed import Lost, ReembedReport
     from lookalike.gallery.sources.base import Source
     from lookalike.models.pretrained import ImageModel
     from lookalike.models.runtime import TorchRuntime
@@ -95,15 +98,7 @@ class Gallery:
         """
         parsed = parse_location(location)
         loaded, where = load_model(model)
-        about = GalleryInfo(
-            loaded.fingerprint,
-            loaded.embedding_dim,
-            where,
-            loaded.config.image_size,
-            loaded.config.match_threshold,
-            loaded.config.dataset,
-        )
-        return cls(create_store(parsed, about), parsed, loaded)
+        return cls(create_store(parsed, info_of(loaded, where)), parsed, loaded)
 
     @classmethod
     def create_from(
@@ -356,6 +351,57 @@ class Gallery:
         )
         return results if several else results[0]
 
+    @overload
+    def predict(  # noqa: D418
+        self,
+        query: str | Path | bytes | Image | int | QueryVector | Query,
+        k: int = ...,
+        *,
+        neighbours: int = ...,
+        threshold: Threshold = ...,
+    ) -> Vote:
+        """One query."""
+
+    @overload
+    def predict(  # noqa: D418
+        self, query: list[Any] | tuple[Any, ...], k: int = ..., *, neighbours: int = ..., threshold: Threshold = ...
+    ) -> list[Vote]:
+        """Several queries."""
+
+    def predict(
+        self,
+        query: QueryLike | Sequence[QueryLike],
+        k: int = 5,
+        *,
+        neighbours: int = NEIGHBOURS,
+        threshold: Threshold = None,
+    ) -> Vote | list[Vote]:
+        """Label images by a vote among their nearest labelled items; no model is trained.
+
+        The weight of a neighbour grows with its score; see `lookalike.gallery.vote.vote`. Neither an item that is given
+        by its id or path nor items of the same file have a vote.
+
+        Args:
+            query: as for `search`.
+            k: labels of each result.
+            neighbours: labelled items that vote, at most.
+            threshold: lowest score of a neighbour, as for `search`; if none reaches it, the image is unknown.
+
+        Returns:
+            The labels with their shares of the vote, the largest first; for several queries, a list of results.
+
+        Raises:
+            InputError: as `search`; no item has a label; or `k` is below 1.
+        """
+        if k < 1:
+            raise InputError(f"k must be at least 1, not {k}.", "5 is usual.")
+        filter = labelled_only(self.store, str(self.location))
+        several = is_batch(query)
+        queries: list[Any] = list(query) if several else [query]  # type: ignore[arg-type]
+        found = self.search(queries, neighbours, filter=filter, threshold=threshold)
+        votes = [vote(result.hits, k) for result in found]
+        return votes if several else votes[0]
+
     def remove(self, ids: Iterable[int] = (), *, paths: Iterable[str | Path] = (), filter: Filter | None = None) -> int:
         """Remove items and return how many there were. The image files stay.
 
@@ -433,6 +479,35 @@ class Gallery:
         from lookalike.gallery.calibration import calibrate
 
         return calibrate(self.store, str(self.location))
+
+    def reembed(
+        self, model: ImageModel | str | Path, *, lost: Lost = "stop", progress: Progress | None = None
+    ) -> ReembedReport:
+        """Give the gallery another model: compute all vectors anew from the image files, then replace them at once.
+
+        The old vectors serve until then. The call can be stopped at any moment and repeated: it goes on. Items keep
+        their ids, labels, metadata and thumbnails; a calibrated threshold is forgotten. Every other open `Gallery` of
+        this location raises `ReplacedError` afterwards.
+
+        Args:
+            model: as for `create`.
+            lost: what happens to items whose files cannot be used, since they are gone, have changed, or were uploaded:
+                "stop" replaces nothing; "thumbnail" embeds their thumbnails, of 192 pixels at most; "remove" removes
+                them and records them among the failed files.
+            progress: called with (items done, items in all).
+
+        Raises:
+            InputError: see `lookalike.gallery.reembed.reembed`.
+        """
+        from lookalike.gallery.reembed import reembed
+        from lookalike.models.runtime import TorchRuntime
+
+        loaded, where = load_model(model)
+        embedder = TorchRuntime(loaded)
+        about = info_of(loaded, where)
+        report = reembed(self.store, embedder, about, str(self.location), lost=lost, progress=progress)
+        self._embedder = embedder
+        return report
 
     def check(self, recall: bool = False, *, k: int = 10, sample: int = 200, seed: int = 0) -> CheckResult:
         """Verify every item and every index file.

@@ -78,7 +78,7 @@ class Gone:
         try:
             os.stat(path)  # noqa: PTH116
         except (FileNotFoundError, NotADirectoryError):
-            container, inside = _container_of(path)
+            container, inside = container_of(path)
             return not container or not self._contains(container, inside)
         except (OSError, ValueError):
             return False
@@ -90,7 +90,7 @@ class Gone:
         return self._containers[container](inside)
 
 
-def _container_of(path: str) -> tuple[str, str]:
+def container_of(path: str) -> tuple[str, str]:
     """The container file in a path, and the name or number inside; two empty texts if there is none."""
     file, _, number = path.rpartition("#")
     if number.isdecimal() and _is_file(file):

@@ -515,6 +515,14 @@ def load_model(model: ImageModel | str | Path) -> tuple[ImageModel, str]:
     return load(model), str(folder.resolve()) if folder.is_dir() and model != DEFAULT else str(model)
 
 
+def info_of(model: ImageModel, where: str) -> GalleryInfo:
+    """What a gallery of a model's vectors remembers of it. `where`: its location, from `load_model`."""
+    config = model.config
+    return GalleryInfo(
+        model.fingerprint, model.embedding_dim, where, config.image_size, config.match_threshold, config.dataset
+    )
+
+
 def model_embedder(model: ImageModel | str | Path, about: GalleryInfo, location: str) -> TorchRuntime:
     """What computes vectors with this model.
 

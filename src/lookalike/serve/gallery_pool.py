@@ -31,12 +31,14 @@ from lookalike.gallery.query import (
     NoDirectionError,
     NotCalibratedError,
     QueryLike,
+    QueryVector,
     Threshold,
     UnknownItemError,
     check_fingerprint,
 )
 from lookalike.gallery.store.base import FailedFile, GalleryInfo, GalleryItem, NewItem, ReplacedError, SearchResult
 from lookalike.gallery.store.location import PostgresLocation, parse_location
+from lookalike.gallery.vote import NoLabelsError, Vote
 from lookalike.image import dhash
 from lookalike.serve.decoding import UPLOAD_PREFIX, Upload
 from lookalike.serve.errors import GalleryFailedError, RefusedError, overloaded
@@ -139,6 +141,27 @@ class GalleryPool:
                 raise RefusedError(422, "threshold: the gallery is not calibrated.", error.remedy) from None
             self._check_size([*result.same, *result])
             return result
+
+        return await self._run("search", work)
+
+    async def vote(
+        self, queries: Sequence[QueryVector], k: int, *, neighbours: int, threshold: Threshold
+    ) -> list[Vote]:
+        """Label images by a vote among their nearest labelled items; see `Gallery.predict`.
+
+        Raises:
+            RefusedError: 409, no item has a label; 422, the gallery is not calibrated; 503.
+        """
+
+        def work(gallery: Gallery) -> list[Vote]:
+            if threshold == "calibrated":
+                self._refresh_calibration("search", gallery)
+            try:
+                return gallery.predict(list(queries), k, neighbours=neighbours, threshold=threshold)
+            except NoLabelsError as error:
+                raise RefusedError(409, "no item of the gallery has a label.", error.remedy) from None
+            except NotCalibratedError as error:
+                raise RefusedError(422, "threshold: the gallery is not calibrated.", error.remedy) from None
 
         return await self._run("search", work)
 
@@ -334,6 +357,8 @@ class GalleryPool:
         """Read the gallery's thresholds again: another program may have calibrated it."""
         if time.monotonic() - self._refreshed.get(job, -CHECK_INTERVAL) >= CHECK_INTERVAL:
             with Gallery.open(self._location) as current:
+                if current.about.fingerprint != gallery.about.fingerprint:
+                    raise ReplacedError("the gallery has vectors of another model now.", "Open it again.")
                 gallery.store.about = current.about
             self._refreshed[job] = time.monotonic()
 

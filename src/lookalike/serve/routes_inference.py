@@ -15,6 +15,7 @@ from lookalike.gallery.query import UNLIKE_WEIGHT, Box, QueryPart, QueryVector, 
 from lookalike.gallery.query import Query as SearchQuery
 from lookalike.gallery.reranking import MAX_RERANKED
 from lookalike.gallery.store.base import GalleryItem, Hit
+from lookalike.gallery.vote import NEIGHBOURS, Vote
 from lookalike.models.prediction import Prediction, predictions_of
 from lookalike.serve import schemas
 from lookalike.serve.errors import ERROR_RESPONSES, RefusedError
@@ -63,6 +64,7 @@ Rerank = Annotated[
         description="Sort so many of the nearest items, at least `k`, by their k-reciprocal neighbours. 100 is usual.",
     ),
 ]
+NumNeighbours = Annotated[int, Query(ge=1, description="Number of labelled items that vote.")]
 NumHits = Annotated[int, Query(ge=1, description="Number of hits.")]
 MinScore = Annotated[
     str,
@@ -158,6 +160,23 @@ def create_router(service: Service) -> APIRouter:
             same=[as_response(hit) for hit in result.same],
         )
 
+    @router.post("/v1/vote", openapi_extra=image_body(), summary="Label images by their neighbours")
+    async def vote(
+        request: Request, k: NumClasses = 5, neighbours: NumNeighbours = NEIGHBOURS, threshold: MinScore = "none"
+    ) -> schemas.VoteResponse:
+        """Label images by a vote among their nearest labelled items of the gallery, whatever classes the model has.
+
+        An item whose score is 0.07 higher counts 2.7 times. Items of the image's own file do not vote.
+        """
+        start = time.perf_counter()
+        _check_k(k, service)
+        _check_k(neighbours, service, "neighbours")
+        gallery = service.gallery
+        min_score = _threshold_of(threshold)
+        queries = await _query_vectors(request, service, await read_images(service, request), None)
+        votes = await while_connected(request, gallery.vote(queries, k, neighbours=neighbours, threshold=min_score))
+        return schemas.VoteResponse(took_ms=_ms_since(start), votes=[_vote_response(one) for one in votes])
+
     @router.post("/v1/embed", openapi_extra=image_body(), summary="Compute vectors")
     async def embed(request: Request) -> schemas.EmbedResponse:
         """Return a vector of length 1 for each image. The cosine of two vectors is the similarity of the images."""
@@ -182,6 +201,11 @@ def _prediction_response(prediction: Prediction) -> schemas.ImagePrediction:
         for each in prediction
     ]
     return schemas.ImagePrediction(unknown=prediction.unknown, classes=classes)
+
+
+def _vote_response(vote: Vote) -> schemas.ImageVote:
+    labels = [schemas.VotedLabel(label=each.label, share=each.share, count=each.count) for each in vote]
+    return schemas.ImageVote(unknown=vote.unknown, neighbours=len(vote.neighbours), labels=labels)
 
 
 def thumbnail_path(id: int) -> str:
@@ -223,10 +247,12 @@ def _box_of(text: str | None, images: int) -> Box | None:
         raise RefusedError(422, "query box: not a box.", error.remedy) from None
 
 
-def _check_k(k: int, service: Service) -> None:
+def _check_k(k: int, service: Service, name: str = "k") -> None:
     limit = service.settings.max_answers
     if k > limit:
-        raise RefusedError(422, f"query k: more than {limit:,}.", "Ask for fewer.", limit="max_answers", value=limit)
+        raise RefusedError(
+            422, f"query {name}: more than {limit:,}.", "Ask for fewer.", limit="max_answers", value=limit
+        )
 
 
 def _ms_since(start: float) -> float:

@@ -90,6 +90,32 @@ class SearchResponse(StrictResponse):
     same: list[SearchHit]
 
 
+class VotedLabel(StrictResponse):
+    """A label, its share of the vote, 0 to 1, and how many of the neighbours have it."""
+
+    label: str = Field(examples=["cat"])
+    share: float = Field(examples=[0.83])
+    count: int = Field(examples=[14])
+
+
+class ImageVote(StrictResponse):
+    """The vote for one image: the labels with the largest shares, and the number of neighbours that voted.
+
+    `unknown` is true if no neighbour voted, since none reached the threshold.
+    """
+
+    unknown: bool
+    neighbours: int = Field(examples=[20])
+    labels: list[VotedLabel]
+
+
+class VoteResponse(StrictResponse):
+    """One vote for each image, in the order of the request."""
+
+    took_ms: float = Field(examples=[6.2])
+    votes: list[ImageVote]
+
+
 class EmbedResponse(StrictResponse):
     """A vector of length 1 for each image. `model` is the fingerprint of the weights: vectors of different models
     cannot be compared.

@@ -141,6 +141,23 @@ def _images_in(shard: Path) -> Iterator[ListedImage]:
         yield SourceImage(path, len(data), modified, partial(bytes, data), class_name, metadata, True, len(data))
 
 
+def images_of_rows(shard: Path, group: int) -> list[bytes | None]:
+    """The encoded images of a row group of a Parquet file; None for a row without one.
+
+    Raises:
+        InputError: it cannot be read, or has no images.
+    """
+    images = _image_column(read_schema(shard))
+    if images is None:
+        raise InputError(f"{shard}: has no column of images.", "Bring the file back.")
+    try:
+        with pq.ParquetFile(shard) as file:
+            values = file.read_row_group(group, columns=[images]).column(0).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise not_whole(shard, error) from None
+    return [value.get("bytes") if isinstance(value, dict) else value for value in values]
+
+
 def _class_name(value: Any, names: Any) -> str | None:
     if isinstance(names, list) and isinstance(value, int):
         return str(names[value]) if 0 <= value < len(names) else None

@@ -30,7 +30,10 @@ Filter = Mapping[str, Value | Sequence[Value]]  # equal to the value, or to one 
 
 
 class ReplacedError(InputError):
-    """A store that is open is no longer the one at its place: that is gone, or another one is there now."""
+    """A store that is open is no longer the one at its place.
+
+    It is gone, another one is there now, or its vectors have become those of another model.
+    """
 
 
 @dataclass(frozen=True)
@@ -280,6 +283,32 @@ class Snapshot(Protocol):
         ...
 
 
+class Reembedding(Protocol):
+    """The vectors of another model, kept beside the ones in use until there is one for every item.
+
+    They are found again after the process was killed.
+    """
+
+    def ids(self) -> NDArray[np.int64]:
+        """Return the ids that have a new vector, (N,) int64; some of these items may have been removed."""
+        ...
+
+    def add(self, ids: Sequence[int], vectors: NDArray[np.float32]) -> None:
+        """Keep new vectors, (N, D) float32 of length 1. They are durable when this returns."""
+        ...
+
+    def switch(self, lost: Mapping[int, FailedFile]) -> bool:
+        """Replace all vectors, and the model in `Store.about`, at once; the new vectors are no longer kept beside.
+
+        Args:
+            lost: items to remove, by id, and how they are recorded among the files that could not be added.
+
+        Returns:
+            False, and nothing was changed: an item that is not among `lost` has no new vector.
+        """
+        ...
+
+
 class Store(Protocol):
     """The items of one gallery.
 
@@ -398,6 +427,19 @@ class Store(Protocol):
 
     def calibrated(self, about: GalleryInfo) -> None:
         """Store the result of a calibration: `about` with new `own_threshold`, `own_rows` and `own_labels`."""
+        ...
+
+    def reembedding(self, about: GalleryInfo) -> AbstractContextManager[Reembedding]:
+        """Prepare to replace the vectors by those of another model; what an earlier call has kept of it is there.
+
+        Every other store of this gallery that is open raises `ReplacedError` once the vectors are replaced.
+
+        Args:
+            about: the model.
+
+        Raises:
+            InputError: another process does so already, or the store is open for reading.
+        """
         ...
 
     def reject(self, files: Sequence[FailedFile]) -> None:

@@ -205,6 +205,19 @@ def stored_vectors(items: Sequence[NewItem], dim: int) -> NDArray[np.float16]:
     return stored
 
 
+def unit_halves(vectors: NDArray[np.float32], dim: int) -> NDArray[np.float16]:
+    """Return vectors (N, D) of length 1 as they are stored, little-endian float16.
+
+    Raises:
+        InputError: they have another dimension, or one does not have length 1 or is not finite.
+    """
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    if vectors.shape[1:] != (dim,) or not (np.abs(lengths - 1) <= LENGTH_TOLERANCE).all():
+        raise InputError(f"vectors of shape {vectors.shape} are not {dim} numbers of length 1.", "Normalise them.")
+    stored: NDArray[np.float16] = (vectors / lengths).astype("<f2")
+    return stored
+
+
 def checked_queries(queries: NDArray[np.float32], dim: int) -> NDArray[np.float32]:
     """Return queries as (Q, D) float32; one query of shape (D,) becomes (1, D).
 

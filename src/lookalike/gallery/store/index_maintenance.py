@@ -12,6 +12,7 @@ from scratch when a fifth of their rows has been removed, or when a file is miss
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -33,6 +34,7 @@ from lookalike.gallery.store.sqlite_rows import begin_change
 from lookalike.gallery.store.sqlite_schema import file_of, last_id, read_meta
 
 LOCK = "index.lock"
+WAIT_SECONDS = 600.0  # for another process that renews the index files
 MAX_TAIL = 0.5  # rows newer than the index files, as a share of the rows in them
 MAX_TAIL_ON_CLOSE = 0.02
 MAX_REMOVED = 0.2  # removed rows in the index files, as a share of the rows in them
@@ -179,6 +181,24 @@ class IndexMaintenance:
         except (OSError, InputError, sqlite3.Error) as error:
             self._later = last + max(self._exact_below, 1)
             self.failure = str(error)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the lock on the index files, so that no process renews them; wait for one that does.
+
+        Raises:
+            InputError: it takes more than `WAIT_SECONDS`.
+        """
+        end = time.monotonic() + WAIT_SECONDS
+        while True:
+            try:
+                with self._locked():
+                    yield
+                    return
+            except _LockedError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.1)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

@@ -30,6 +30,7 @@ from lookalike.gallery.store.base import (
 )
 from lookalike.gallery.store.common import EXACT_BELOW, BaseStore, Result, valid_ids
 from lookalike.gallery.store.postgres_connection import READ, Connection, Link
+from lookalike.gallery.store.postgres_reembed import PostgresReembedding
 from lookalike.gallery.store.postgres_rows import PostgresReader, jsonb
 from lookalike.gallery.store.postgres_search import PostgresSearcher
 
@@ -58,6 +59,7 @@ class PostgresStore(BaseStore[PostgresReader]):
         except BaseException:
             self._link.close()
             raise
+        self._exact_below = exact_below
         indexed = postgres_schema.VECTOR_INDEX in postgres_schema.indexes_of(self.about.dim)
         self._searcher = PostgresSearcher(self._names, exact_below, indexed)
 
@@ -144,6 +146,17 @@ class PostgresStore(BaseStore[PostgresReader]):
         query = self._names("UPDATE {s}.gallery SET about = %s::json")
         self._link.writing(lambda db: db.execute(query, (json.dumps(asdict(about)),)).rowcount)
         self.about = about
+
+    @contextmanager
+    def reembedding(self, about: GalleryInfo) -> Iterator[PostgresReembedding]:
+        """Prepare to replace the vectors by those of another model; see `Store.reembedding`. Only the owner may."""
+        yield PostgresReembedding(self._link, self._names, self.about, about, self._begin_again)
+
+    def _begin_again(self) -> None:
+        """Read what the gallery is made with now: its vectors have become those of another model."""
+        self.about = postgres_schema.read_about(self._link, self._name)
+        indexed = postgres_schema.VECTOR_INDEX in postgres_schema.indexes_of(self.about.dim)
+        self._searcher = PostgresSearcher(self._names, self._exact_below, indexed)
 
     def reject(self, files: Sequence[FailedFile]) -> None:
         """Record files that could not be added, one record for each path."""

@@ -47,7 +47,7 @@ MAX_TRIES = 8  # of a change that conflicts with other writers
 
 # A gallery is identified by its server and the oid of its table: a gallery that was dropped and created again under the
 # same name has another oid. Reading the oid also keeps others from dropping the gallery until the transaction ends.
-TABLE_OID = "SELECT tableoid::bigint FROM {}.gallery"
+IDENTITY = "SELECT tableoid::bigint, about ->> 'fingerprint' FROM {}.gallery"
 SERVER = "SELECT system_identifier FROM pg_catalog.pg_control_system()"
 
 INSTALL = (
@@ -76,8 +76,8 @@ class Link:
     def __init__(self, dsn: str, name: str, *, write: bool) -> None:
         self._parts = parse(dsn)
         self.location = shown(self._parts, name)
-        self._identify = sql.SQL(TABLE_OID).format(sql.Identifier(name)).as_string(None)
-        self._identity: tuple[int | None, int] | None = None
+        self._identify = sql.SQL(IDENTITY).format(sql.Identifier(name)).as_string(None)
+        self._identity: tuple[int | None, int, str] | None = None
         self._server: int | None = None
         self._write = write
         self._mutex = threading.RLock()
@@ -126,13 +126,18 @@ class Link:
 
     def hold(self, db: Connection) -> None:
         """Refuse any gallery but the one that this transaction sees from now on."""
-        self._identity = self._server, db.execute(self._identify).fetchall()[0][0]
+        self._identity = (self._server, *db.execute(self._identify).fetchall()[0])
+
+    def release(self) -> None:
+        """Accept any gallery of this name again, until `hold` is called."""
+        self._identity = None
 
     def begin(self, db: Connection, begin: str) -> None:
         """Begin a transaction.
 
         Raises:
-            ReplacedError: another gallery than the one that `hold` saw has this name now.
+            ReplacedError: another gallery than the one that `hold` saw has this name now, or its vectors have become
+                those of another model.
         """
         if self._identity is None:
             db.execute(begin)
@@ -141,8 +146,10 @@ class Link:
         while cursor.nextset():
             pass
         found = cursor.fetchone()
-        if found is None or (self._server, found[0]) != self._identity:
-            raise ReplacedError(f"{self.location}: another gallery has this name now.", "Open it again.")
+        if found is None or (self._server, *found) != self._identity:
+            same = found is not None and (self._server, found[0]) == self._identity[:2]
+            what = "its vectors are those of another model now" if same else "another gallery has this name now"
+            raise ReplacedError(f"{self.location}: {what}.", "Open it again.")
 
     def no_extension(self) -> InputError:
         """Return the error for a database without pgvector."""

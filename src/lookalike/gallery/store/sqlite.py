@@ -20,6 +20,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,7 @@ from lookalike.gallery.store.base import (
     SearchResult,
     Value,
 )
-from lookalike.gallery.store.common import EXACT_BELOW, BaseStore, Result, passes, valid_ids
+from lookalike.gallery.store.common import EXACT_BELOW, BaseStore, Result, passes, unit_halves, valid_ids
 from lookalike.gallery.store.index_files import Generation, read_generation
 from lookalike.gallery.store.index_maintenance import IndexMaintenance
 from lookalike.gallery.store.sqlite_rows import SqliteReader
@@ -58,9 +59,13 @@ from lookalike.gallery.store.sqlite_schema import (
     open_guard,
     plain_errors,
     read_about,
-    read_meta,
 )
+from lookalike.gallery.store.staged_vectors import StagedVectors, open_staged, remove_staged
 from lookalike.gallery.store.vector_search import VectorIndex
+
+
+class _IncompleteError(InputError):
+    """An item has no new vector: the transaction that replaces the vectors is undone."""
 
 
 class SqliteStore(BaseStore[SqliteReader]):
@@ -88,6 +93,7 @@ class SqliteStore(BaseStore[SqliteReader]):
             if write:
                 self._guard = open_guard(self._database)
             self.about = read_about(self._db, self._database)
+            self._about_text: str | None = None  # of the database, as it was last compared with `about`
             self._check_identity()
             self._index = VectorIndex(self.folder, self.about.dim)
             self._maintenance: IndexMaintenance | None = None
@@ -133,7 +139,8 @@ class SqliteStore(BaseStore[SqliteReader]):
         with self._mutex:
             try:
                 if self._maintenance is not None and tidy and is_there(self._database, self._identity):
-                    with plain_errors(self._database):
+                    with plain_errors(self._database), suppress(ReplacedError):
+                        self._check_model(self._db)
                         self._maintenance.on_close()
             finally:
                 self._maintenance = None
@@ -157,7 +164,7 @@ class SqliteStore(BaseStore[SqliteReader]):
             try:
                 self._check_identity()
                 db.execute("BEGIN")
-                read_meta(db)  # the first read sets the moment
+                self._check_model(db)  # the first read sets the moment
                 yield SqliteReader(db, self.about, self._database)
             finally:
                 db.close()
@@ -237,6 +244,38 @@ class SqliteStore(BaseStore[SqliteReader]):
             db.execute("UPDATE meta SET about = ?", (json.dumps(asdict(about)),))
         self.about = about
 
+    @contextmanager
+    def reembedding(self, about: GalleryInfo) -> Iterator[_Reembedding]:
+        """Prepare to replace the vectors by those of another model; see `Store.reembedding`."""
+        self._check_writes()
+        with open_staged(self.folder, about) as staged:
+            yield _Reembedding(about, staged, partial(self._switch, about, staged))
+
+    def _switch(self, about: GalleryInfo, staged: StagedVectors, lost: Mapping[int, FailedFile]) -> bool:
+        """Replace the vectors in one transaction, while no process renews the index files; see `Reembedding`."""
+        maintenance = self._check_writes()
+        with self._mutex, plain_errors(self._database), maintenance.held():
+            try:
+                with self._writing() as db:
+                    sqlite_rows.delete(db, set(valid_ids(lost)))
+                    sqlite_rows.reject(db, list(lost.values()))
+                    if sqlite_rows.replace_vectors(db, staged.vectors()):
+                        raise _IncompleteError("there are items without a new vector.")
+                    text = json.dumps(asdict(about))
+                    db.execute("UPDATE meta SET about = ?, generation = ?", (text, Generation().to_json()))
+                    db.execute("DELETE FROM removed")  # readers load everything again
+            except _IncompleteError:
+                return False
+            self.about, self._about_text = about, None
+            self._index = VectorIndex(self.folder, about.dim)
+            remove_staged(self.folder)
+        with self._mutex, plain_errors(self._database):
+            self._maintenance = IndexMaintenance(
+                self.folder, self._db, about.dim, self._exact_below, self._check_identity
+            )
+            self._maintenance.after_add()
+        return True
+
     def reject(self, files: Sequence[FailedFile]) -> None:
         """Record files that could not be added, one record for each path."""
         with self._writing() as db:
@@ -271,6 +310,7 @@ class SqliteStore(BaseStore[SqliteReader]):
                 self._db = connect(self._database, write=False)
             self._db.execute("BEGIN")
             try:
+                self._check_model(self._db)
                 yield SqliteReader(self._db, self.about, self._database)
             finally:
                 if self._db.in_transaction:
@@ -284,6 +324,7 @@ class SqliteStore(BaseStore[SqliteReader]):
             self._check_identity()
             sqlite_rows.begin_change(self._db)
             try:
+                self._check_model(self._db)
                 yield self._db
                 self._check_identity()
                 self._db.execute("COMMIT")
@@ -303,6 +344,30 @@ class SqliteStore(BaseStore[SqliteReader]):
         """Raise a `ReplacedError` if the folder holds another gallery now, or none."""
         if identity_of(self._database) != self._identity:
             raise ReplacedError(f"{self.folder}: another gallery is there now.", "Open it again.")
+
+    def _check_model(self, db: sqlite3.Connection) -> None:
+        """Raise a `ReplacedError` if the vectors have become those of another model."""
+        (text,) = db.execute("SELECT about FROM meta").fetchone() or (None,)
+        if text == self._about_text:
+            return
+        if read_about(db, self._database).fingerprint != self.about.fingerprint:
+            raise ReplacedError(f"{self.folder}: its vectors are those of another model now.", "Open it again.")
+        self._about_text = text
+
+
+class _Reembedding:
+    """See `lookalike.gallery.store.base.Reembedding`. `switch`: called with what was kept."""
+
+    def __init__(
+        self, about: GalleryInfo, staged: StagedVectors, switch: Callable[[Mapping[int, FailedFile]], bool]
+    ) -> None:
+        self._about, self._staged, self.switch = about, staged, switch
+
+    def ids(self) -> NDArray[np.int64]:
+        return self._staged.ids()
+
+    def add(self, ids: Sequence[int], vectors: NDArray[np.float32]) -> None:
+        self._staged.add(np.array(ids, np.int64), unit_halves(vectors, self._about.dim))
 
 
 def _bytes_of(folder: Path) -> int:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import InputError
-from lookalike.gallery.store.base import FailedFile, Filter, GalleryInfo, GalleryItem, NewItem, Value
+from lookalike.gallery.store.base import FailedFile, Filter, GalleryInfo, GalleryItem, NewItem, Value, batches
 from lookalike.gallery.store.common import (
     MAX_INTEGER,
     OWN_COLUMNS,
@@ -284,6 +284,20 @@ def update(db: sqlite3.Connection, ids: Iterable[int], label: str | None, metada
     return count
 
 
+def replace_vectors(db: sqlite3.Connection, vectors: Iterable[tuple[int, bytes]]) -> int:
+    """Replace all vectors by those of the items that exist, and return how many items now have none.
+
+    Args:
+        db: connection in a transaction.
+        vectors: ids and vectors as they are stored.
+    """
+    there = {id for (id,) in db.execute("SELECT id FROM images")}
+    db.execute("DELETE FROM vectors")
+    for some in batches(vectors, VECTORS_AT_A_TIME):
+        _insert_blobs(db, "vectors", [pair for pair in some if pair[0] in there], verb="INSERT OR REPLACE")
+    return int(db.execute("SELECT count(*) FROM images WHERE id NOT IN (SELECT id FROM vectors)").fetchone()[0])
+
+
 def reject(db: sqlite3.Connection, files: Iterable[FailedFile]) -> None:
     """Record files that could not be added."""
     db.executemany(
@@ -297,8 +311,10 @@ def forget(db: sqlite3.Connection, paths: Iterable[str]) -> None:
     db.executemany("DELETE FROM rejected WHERE path = ?", [(path,) for path in paths])
 
 
-def _insert_blobs(db: sqlite3.Connection, table: str, blobs: Iterable[tuple[int, bytes]]) -> None:
-    db.executemany(f"INSERT INTO {table} VALUES (?, ?, ?)", [(id, blob, checksum(id, blob)) for id, blob in blobs])
+def _insert_blobs(
+    db: sqlite3.Connection, table: str, blobs: Iterable[tuple[int, bytes]], *, verb: str = "INSERT"
+) -> None:
+    db.executemany(f"{verb} INTO {table} VALUES (?, ?, ?)", [(id, blob, checksum(id, blob)) for id, blob in blobs])
 
 
 def _delete_tags(db: sqlite3.Connection, records: Iterable[Sequence[Any]]) -> None:
