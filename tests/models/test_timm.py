@@ -1,8 +1,9 @@
-"""timm backbones as networks of ours; where timm is not installed, that this is said."""
+"""timm backbones as networks of ours; where timm or torchvision cannot be used, that this is said."""
 
 from __future__ import annotations
 
-import importlib.util
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -10,20 +11,18 @@ import torch
 
 from lookalike.errors import InputError
 from lookalike.extras import install_command
+from lookalike.models.heads import EmbeddingNetwork
 from lookalike.models.registry import create_model
-
-HAS_TIMM = importlib.util.find_spec("timm") is not None
-needs_timm = pytest.mark.skipif(not HAS_TIMM, reason="needs the extra timm")
+from lookalike.recipe import Head
 
 
-@pytest.mark.skipif(HAS_TIMM, reason="timm is installed")
-def test_without_timm_the_extra_is_named() -> None:
+def test_without_timm_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(InputError, match="timm/resnet18: timm cannot be imported") as caught:
         create_model("timm/resnet18", 5)
     assert caught.value.remedy == f"Install it: {install_command('timm')}"
 
 
-@needs_timm
 @pytest.mark.parametrize(
     ("name", "options"),
     [
@@ -37,14 +36,47 @@ def test_a_backbone_keeps_the_promise(name: str, options: dict[str, Any]) -> Non
     network = create_model(f"timm/{name}", 5, options).eval()
     x = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
-        assert network(x).shape == (2, 5)
-        features = network.forward_features(x)
-    assert features.ndim == 4
-    assert features.shape[:2] == (2, network.num_features)
+        logits, features = network(x), network.forward_features(x)
+        feature_map, vectors = network.feature_map(features), network.pooled(features)
+        assert torch.allclose(network.forward_head(features), logits, atol=1e-5)
+    assert logits.shape == (2, 5)
+    assert feature_map.ndim == 4
+    assert feature_map.shape[:2] == (2, network.num_features)
+    assert vectors.shape[0] == 2
+    assert torch.allclose(network.head(vectors), logits, atol=1e-5)
     assert network.head.out_features == 5
 
 
-@needs_timm
+@pytest.mark.parametrize("name", ["convnext_atto", "vit_tiny_patch16_224"])
+def test_a_backbone_takes_an_embedding_head(name: str) -> None:
+    options = {"img_size": 64} if name.startswith("vit") else {}
+    network = create_model(f"timm/{name}", 5, options, Head(dim=8, pooling="gem")).eval()
+    assert isinstance(network, EmbeddingNetwork)
+    with torch.no_grad():
+        assert network(torch.randn(2, 3, 64, 64)).shape == (2, 8)
+
+
+def test_timm_is_imported_beside_any_build_of_torchvision() -> None:
+    """Beside a CPU build of PyTorch, the operators of PyPI's torchvision cannot be loaded; timm does not use them."""
+    code = "from lookalike.models.timm import import_timm; print(import_timm('x').is_model('resnet18'))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "True", done.stderr
+
+
+def test_a_torchvision_that_does_not_work_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "torchvision":
+                raise RuntimeError("built for another PyTorch")
+
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    with pytest.raises(InputError, match=r"timm/resnet18: .*built for another PyTorch") as caught:
+        create_model("timm/resnet18", 5)
+    assert "torchvision" in caught.value.remedy
+
+
 @pytest.mark.parametrize(
     ("name", "options", "word"),
     [

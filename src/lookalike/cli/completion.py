@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(__file__).parent.parent
 RUNS = "runs"  # default folder for runs
+MODEL_HELP = "Model folder, imported model, timm/NAME or Hub id."
 
 Offer = tuple[str, str]  # a word and its description; zsh and fish show the description
 
@@ -71,9 +72,11 @@ def studies(incomplete: str) -> list[str]:
 
 
 def models(incomplete: str) -> list[str]:
-    """Complete "default" or the model folder of a run."""
+    """Complete "default", the name of an imported model, or the model folder of a run."""
+    from lookalike.models.locate import imported
+
     folders = sorted(path.parent.as_posix() for path in Path(RUNS).glob("*/model/config.json"))
-    return [name for name in ["default", *folders] if name.startswith(incomplete)]
+    return [name for name in ["default", *imported(), *folders] if name.startswith(incomplete)]
 
 
 def galleries(incomplete: str) -> list[str]:

@@ -20,7 +20,7 @@ def embed(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Folder of the Parquet files.")],
     model: Annotated[
         str,
-        typer.Option("--model", "-m", help="Model folder or Hub id.", autocompletion=completion.models),
+        typer.Option("--model", "-m", help=completion.MODEL_HELP, autocompletion=completion.models),
     ] = "default",
     label: Label = None,
     folder_labels: FolderLabels = True,

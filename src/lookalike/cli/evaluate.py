@@ -27,7 +27,7 @@ class SplitName(StrEnum):
 def evaluate(
     model: Annotated[
         str,
-        typer.Argument(help="A model folder, such as runs/NAME/model, or a Hub id.", autocompletion=completion.models),
+        typer.Argument(help=completion.MODEL_HELP, autocompletion=completion.models),
     ],
     data: Annotated[
         str,

@@ -39,9 +39,7 @@ class Precision(StrEnum):
 def export(
     model: Annotated[
         str,
-        typer.Argument(
-            metavar="MODEL", help="A model folder, or its name on the Hub.", autocompletion=completion.models
-        ),
+        typer.Argument(metavar="MODEL", help=completion.MODEL_HELP, autocompletion=completion.models),
     ],
     format: Annotated[Format, typer.Option("--format", help="ONNX, or an exported program of PyTorch.")] = Format.onnx,
     precision: Annotated[Precision, typer.Option("--precision", help="int8 only for ONNX.")] = Precision.float32,

@@ -33,7 +33,7 @@ def create(
         typer.Option(
             "--model",
             "-m",
-            help="Model folder or Hub id.",
+            help=completion.MODEL_HELP,
             show_default="default",
             autocompletion=completion.models,
         ),

@@ -54,7 +54,7 @@ Model = Annotated[
     typer.Option(
         "--model",
         "-m",
-        help="Model folder or Hub id, if the model is not where the gallery remembers it.",
+        help=f"{completion.MODEL_HELP} If the model is not where the gallery remembers it.",
         autocompletion=completion.models,
     ),
 ]

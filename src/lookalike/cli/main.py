@@ -27,7 +27,8 @@ from lookalike.cli.embed import embed
 from lookalike.cli.evaluate import evaluate
 from lookalike.cli.export import export
 from lookalike.cli.gallery import app as gallery
-from lookalike.cli.models import models, recipes
+from lookalike.cli.models import app as models
+from lookalike.cli.models import recipes
 from lookalike.cli.predict import predict
 from lookalike.cli.reproduce import reproduce
 from lookalike.cli.serve import serve
@@ -79,7 +80,7 @@ app = typer.Typer(
 app.command("demo")(demo)
 app.add_typer(data, name="data")
 app.command("recipes")(recipes)
-app.command("models")(models)
+app.add_typer(models, name="models")
 app.command("train")(train)
 app.command("evaluate")(evaluate)
 app.command("predict")(predict)

@@ -41,7 +41,7 @@ def predict(
             "--model",
             "-m",
             metavar="MODEL",
-            help="A model folder, or its name on the Hugging Face Hub.",
+            help=completion.MODEL_HELP,
             autocompletion=completion.models,
         ),
     ] = "default",
@@ -96,6 +96,7 @@ def predict(
     passed_over: Counter[str] = Counter()
     paths = list(_expanded(images, passed_over))
     loaded = load(model, device)
+    loaded.check_has_classes()
     pictures = _decoded(paths, loaded.config)
     answers: list[Prediction] = []
     with progress_bar("predicting") as progress:

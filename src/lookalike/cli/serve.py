@@ -38,7 +38,7 @@ def serve(
         str | None,
         typer.Option(
             "--model",
-            help="Model folder or Hub id. By default the model that the gallery remembers, or else the default model.",
+            help=f"{completion.MODEL_HELP} By default the model that the gallery remembers, or else the default model.",
             envvar="LOOKALIKE_MODEL",
             autocompletion=completion.models,
         ),

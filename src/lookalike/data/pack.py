@@ -177,7 +177,7 @@ def _make(catalog: Catalog, how: _How, folder: Path, workers: int, progress: Pro
             "fingerprint": catalog.fingerprint,
             "size": how.size,
             "crop_boxes": how.crop_boxes,
-            "crop_mode": how.crop_mode,
+            "crop_mode": str(how.crop_mode),
             "images": len(rows),
             "rows": rows if faults else None,
             "skipped": [catalog.paths[row] for row, _ in faults],

@@ -23,7 +23,7 @@ from lookalike.errors import InputError, counted
 from lookalike.evaluation.classification import summary
 from lookalike.evaluation.duplicates import groups_of, near_duplicates
 from lookalike.evaluation.knn import unit_vectors
-from lookalike.evaluation.protocols import Crop, Divided, card, named
+from lookalike.evaluation.protocols import PROTOCOLS, Crop, Divided, card, named
 from lookalike.evaluation.retrieval import KS, per_query, retrieval_summary
 from lookalike.models.inference import View, run_batches
 from lookalike.models.pretrained import ImageModel, load
@@ -197,6 +197,11 @@ def evaluate(
             batch_size=batch_size,
             progress=progress,
         )
+    if not config.has_logits:
+        raise InputError(
+            "this model has no classes, only vectors, so there is no accuracy to measure.",
+            f"Measure retrieval by a protocol (--protocol): {', '.join(PROTOCOLS)}.",
+        )
     if with_duplicates:
         raise InputError("near-duplicates are for retrieval, and this is classification.", "Give a protocol, too.")
     if not isinstance(data, Catalog):
@@ -354,7 +359,7 @@ def evaluate_retrieval(
         )
     labels = test.labels
     metrics = retrieval_summary(vectors, labels)
-    others: dict[View, str] = {} if model.config.head else {"softmax": "softmax"}
+    others: dict[View, str] = {"softmax": "softmax"} if model.config.has_logits else {}
     if model.config.head and not model.config.head.projection:
         others = {"features": "features"}
     views = {}

@@ -192,7 +192,7 @@ def card(
         "complete": divided.complete and not undecodable,
         "crop": crop,
         "resolution": resolution,
-        "crop_mode": crop_mode,
+        "crop_mode": str(crop_mode),
         "dim": dim,
         "excluded": {"self": True, "queries_without_positive": alone, **counts["left_out"], "undecodable": undecodable},
         "near_duplicates": near_duplicates,

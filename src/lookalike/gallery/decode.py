@@ -13,7 +13,7 @@ from PIL import Image
 from lookalike.errors import InputError
 from lookalike.gallery.sources.base import SourceImage
 from lookalike.gallery.store.base import FailedFile
-from lookalike.image import CropMode, load_image, resize
+from lookalike.image import CropMode, load_image, resize, resized_side
 
 THUMBNAIL_SIDE = 192  # pixels of the longer side, at most
 THUMBNAIL_QUALITY = 80  # of the JPEG: 6 kB for a photograph of 192 × 144
@@ -76,7 +76,7 @@ def decode_image(content: ImageBytes, size: int, crop_mode: CropMode = "center")
     """
     source = content.source
     try:
-        image = load_image(content.data, size, name=source.path)
+        image = load_image(content.data, resized_side(size, crop_mode), name=source.path)
         pixels = np.array(resize(image, size, size, crop_mode))
         return DecodedImage(source, content.digest, pixels, _thumbnail(image, content.data))
     except InputError as error:

@@ -73,8 +73,8 @@ class Gallery:
     Args:
         store: the gallery's items.
         location: folder of the gallery, or its place in a database.
-        model: the model that made the vectors, its folder or Hub id. None: the one that the gallery remembers, loaded
-            when it is first needed.
+        model: the model that made the vectors, or its name for `lookalike.load`. None: the one that the gallery
+            remembers, loaded when it is first needed.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Gallery:
 
         Args:
             location: a folder that does not exist yet, or `postgresql://USER@HOST/DATABASE#NAME`.
-            model: makes the vectors. The location of a folder or Hub id is remembered and need not be given again.
+            model: makes the vectors. Its folder or name is remembered and need not be given again.
                 "default": the model in the package.
 
         Raises:

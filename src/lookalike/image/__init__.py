@@ -11,6 +11,7 @@ from lookalike.image.decoding import (
     MAX_PIXELS,
     CropMode,
     ImageLike,
+    ResizeCrop,
     TooManyPixelsError,
     UnknownFormatError,
     decode,
@@ -19,6 +20,7 @@ from lookalike.image.decoding import (
     open_image,
     read_image_file,
     resize,
+    resized_side,
 )
 from lookalike.image.limits import check_limits
 from lookalike.image.perceptual_hash import dhash
@@ -30,6 +32,7 @@ __all__ = [
     "MAX_PIXELS",
     "CropMode",
     "ImageLike",
+    "ResizeCrop",
     "TooManyPixelsError",
     "UnknownFormatError",
     "check_limits",
@@ -40,4 +43,5 @@ __all__ = [
     "open_image",
     "read_image_file",
     "resize",
+    "resized_side",
 ]

@@ -6,11 +6,13 @@ Reads top to bottom: `decode`, the four kinds of input, opening a file, turning 
 from __future__ import annotations
 
 import io
+import math
 import os
 import threading
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +44,44 @@ UPRIGHT = {  # what undoes each value of the tag
     8: Image.Transpose.ROTATE_90,
 }
 
-CropMode = Literal["center", "squash"]  # how an image becomes a square: cut at the sides, or stretched
+
+Interpolation = Literal["bicubic", "bilinear", "lanczos", "hamming", "box", "nearest"]
+MIN_CROP_SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class ResizeCrop:
+    """Resize an image, then cut the center out, in whole pixels: what torchvision and timm do.
+
+    Args:
+        share: side of the square that is cut out, as a share of the side that is resized (timm: `crop_pct`).
+        interpolation: of the resizing, antialiased; names as in Pillow.
+        squash: resize both sides to one length; False: the shorter side, keeping proportions.
+
+    Raises:
+        ValueError: a share that is not from `MIN_CROP_SHARE` to 1, or an unknown interpolation.
+    """
+
+    share: float = 1.0
+    interpolation: Interpolation = "bicubic"
+    squash: bool = False
+
+    def __post_init__(self) -> None:
+        if not MIN_CROP_SHARE <= self.share <= 1:
+            raise ValueError(f"a crop share must be from {MIN_CROP_SHARE} to 1, not {self.share}")
+        if self.interpolation not in get_args(Interpolation):
+            raise ValueError(f"no interpolation '{self.interpolation}': it is {', '.join(get_args(Interpolation))}")
+
+    def __str__(self) -> str:
+        return f"{self.share:g} of the {'stretched image' if self.squash else 'shorter side'}, {self.interpolation}"
+
+    def resized(self, side: int) -> int:
+        """The length that a side is resized to, for a square of `side` pixels."""
+        return math.floor(side / self.share)
+
+
+# How an image becomes a square: cut at the sides and resized; stretched; or see `ResizeCrop`.
+CropMode = Literal["center", "squash"] | ResizeCrop
 ImageLike: TypeAlias = Image.Image | str | Path | bytes | NDArray[np.uint8]
 
 _one_large_image = threading.Lock()
@@ -70,7 +109,8 @@ def decode(
             pixels are the same as those of its path.
         size: side of a square in pixels, or (height, width); None keeps the image's own size.
         box: decode only this part: left, top, right, bottom in pixels of the upright image, clipped to the image.
-        crop_mode: "center" keeps proportions and cuts off what does not fit; "squash" stretches the whole image.
+        crop_mode: "center" keeps proportions and cuts off what does not fit; "squash" stretches the whole image; or a
+            `ResizeCrop`.
         name: what errors call an image that is not a path.
 
     Returns:
@@ -86,7 +126,8 @@ def decode(
         name = str(image)
     data = _file_content(image, name)
     if data is not None:
-        rgb = load_image(data, None if target is None or box is not None else max(target), name=name)
+        resized_to = None if target is None or box is not None else resized_side(max(target), crop_mode)
+        rgb = load_image(data, resized_to, name=name)
     else:
         pixels = _from_array(image, name) if isinstance(image, np.ndarray) else image
         assert isinstance(pixels, Image.Image)
@@ -329,9 +370,29 @@ def resize(image: Image.Image, height: int, width: int, crop_mode: CropMode = "c
     """Resize an upright RGB image as `decode` does. An image that has the size already is returned as it is."""
     if image.size == (width, height):
         return image
+    if isinstance(crop_mode, ResizeCrop):
+        return _resize_then_crop(image, height, width, crop_mode)
     if crop_mode == "squash":
         return image.resize((width, height), Image.Resampling.BICUBIC)
     if max(height / image.height, width / image.width) == 1:  # only cut it: ImageOps.fit would resample half pixels
         left, top = (image.width - width) // 2, (image.height - height) // 2
         return image.crop((left, top, left + width, top + height))
     return ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
+
+
+def resized_side(size: int, crop_mode: CropMode) -> int:
+    """The length of the shorter side before anything is cut off, for an input of `size` pixels; see `load_image`."""
+    return crop_mode.resized(size) if isinstance(crop_mode, ResizeCrop) else size
+
+
+def _resize_then_crop(image: Image.Image, height: int, width: int, crop: ResizeCrop) -> Image.Image:
+    """`ResizeCrop`, with the rounding of torchvision's `Resize` and `CenterCrop`."""
+    tall, wide = crop.resized(height), crop.resized(width)
+    if not crop.squash:
+        if tall * image.width >= wide * image.height:
+            wide = int(tall * image.width / image.height)
+        else:
+            tall = int(wide * image.height / image.width)
+    resized = image.resize((wide, tall), Image.Resampling[crop.interpolation.upper()])
+    left, top = round((wide - width) / 2), round((tall - height) / 2)
+    return resized.crop((left, top, left + width, top + height))

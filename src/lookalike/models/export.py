@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from lookalike.errors import InputError
 from lookalike.extras import missing
 from lookalike.files import atomic_file
+from lookalike.image import ResizeCrop, resized_side
 from lookalike.models.inference import Normalize, logits_and_vectors
 from lookalike.models.onnx_runtime import METADATA_KEY, OnnxModel, read_about
 from lookalike.models.pretrained import ImageModel
@@ -54,7 +55,7 @@ class ExportedNetwork(nn.Module):
         super().__init__()
         self.network = copy.deepcopy(model.network).cpu().eval().requires_grad_(False)
         self.normalize = Normalize(model.config.mean, model.config.std)
-        self.outputs = ("embedding",) if model.config.head else ("logits", "embedding")
+        self.outputs = ("logits", "embedding") if model.config.has_logits else ("embedding",)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Images (N, size, size, 3) uint8 to the outputs that `outputs` names."""
@@ -69,10 +70,10 @@ def about(model: ImageModel) -> dict[str, Any]:
         "fingerprint": model.fingerprint,
         "name": config.name,
         "image_size": config.image_size,
-        "crop_mode": config.crop_mode,
+        "crop_mode": config.model_dump(mode="json")["crop_mode"],
         "dim": model.embedding_dim,
-        "class_names": [] if config.head else list(config.class_names),
-        "class_ids": [] if config.head else list(config.class_ids),
+        "class_names": list(config.class_names) if config.has_logits else [],
+        "class_ids": list(config.class_ids) if config.has_logits else [],
         "temperature": config.temperature,
         "unknown_threshold": config.unknown_threshold,
         "match_threshold": config.match_threshold,
@@ -83,7 +84,10 @@ def about(model: ImageModel) -> dict[str, Any]:
 def preprocessing(model: ImageModel) -> dict[str, Any]:
     """The steps from an image file to the input, as plain values; the last one is part of the exported file."""
     config = model.config
-    whole = config.crop_mode == "squash"
+    crop = config.crop_mode
+    exact = isinstance(crop, ResizeCrop)
+    stretched = crop.squash if isinstance(crop, ResizeCrop) else crop == "squash"
+    cut_off = isinstance(crop, ResizeCrop) or not stretched
     return {
         "orientation": "as EXIF says (tag 0x0112), before all else",
         "frame": "the first, of an animation",
@@ -91,14 +95,16 @@ def preprocessing(model: ImageModel) -> dict[str, Any]:
         "background": [255, 255, 255],
         "color_space": "sRGB, converted by the embedded ICC profile",
         "channels": "RGB",
-        "resize": "to exactly image_size x image_size, without regard to proportions"
-        if whole
-        else "so that the shorter side is image_size, proportions kept",
-        "crop": "none" if whole else "center: what sticks out is cut off evenly on both sides",
-        "resampling": "bicubic",
+        "resize": "to exactly resize_to x resize_to, without regard to proportions"
+        if stretched
+        else "so that the shorter side is resize_to, proportions kept",
+        "resize_to": resized_side(config.image_size, crop),
+        "crop": "center: what sticks out is cut off evenly on both sides" if cut_off else "none",
+        "order": "resize to whole pixels, then crop" if exact else "crop, then resize",
+        "resampling": crop.interpolation if isinstance(crop, ResizeCrop) else "bicubic",
         "antialias": True,
         "size": [config.image_size, config.image_size],
-        "crop_mode": config.crop_mode,
+        "crop_mode": config.model_dump(mode="json")["crop_mode"],
         "layout": "NHWC",
         "dtype": "uint8",
         "normalization": {"where": "inside the file", "scale": 1 / 255, "mean": config.mean, "std": config.std},

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from lookalike.models.layers import Conv2d
+
 MAX_POSITIONS = 4  # convolutions on maps of up to 2 x 2 positions become matrix products
 
 
+def is_plain_convolution(module: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Whether a module is a convolution and nothing else: subclasses in timm normalise weights or pad by the input."""
+    return type(module) in (nn.Conv2d, Conv2d)
+
+
 def fold_batch_norm(network: nn.Module) -> None:
-    """Fold each batch norm that follows a convolution in an `nn.Sequential` into it; the network is in eval mode."""
+    """Fold each batch norm that follows a convolution in an `nn.Sequential` into it; the network is in eval mode.
+
+    Subclasses are left alone; see `is_plain_convolution`. A batch norm of timm may contain an activation.
+    """
     for sequence in [module for module in network.modules() if isinstance(module, nn.Sequential)]:
         for index, (first, then) in enumerate(pairwise(sequence)):
-            if isinstance(first, nn.Conv2d) and isinstance(then, nn.BatchNorm2d):
+            if is_plain_convolution(first) and type(then) is nn.BatchNorm2d:
                 sequence[index] = fuse_conv_bn_eval(first, then)
                 sequence[index + 1] = nn.Identity()
 
@@ -72,13 +83,13 @@ def use_dense_for_small_maps(network: nn.Module, size: int) -> None:
     for parent in list(network.modules()):
         for name, child in list(parent.named_children()):
             height, width = seen.get(child, (0, 0))
-            if isinstance(child, nn.Conv2d) and 0 < height * width <= MAX_POSITIONS and child.kernel_size != (1, 1):
+            if is_plain_convolution(child) and 0 < height * width <= MAX_POSITIONS and child.kernel_size != (1, 1):
                 setattr(parent, name, DenseConvolution(child, height, width))
 
 
 def _is_plain(module: nn.Module) -> bool:
     return (
-        isinstance(module, nn.Conv2d)
+        is_plain_convolution(module)
         and module.groups == 1
         and module.dilation == (1, 1)
         and module.padding_mode == "zeros"

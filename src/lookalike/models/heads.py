@@ -85,7 +85,9 @@ class EmbeddingNetwork(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images (B, 3, H, W) to the last feature map (B, num_features, H', W')."""
-        return self.backbone.forward_features(x)  # type: ignore[no-any-return, operator]
+        features = self.backbone.forward_features(x)  # type: ignore[operator]
+        as_map = getattr(self.backbone, "feature_map", None)
+        return features if as_map is None else as_map(features)  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, 3, H, W), normalised, to embeddings (B, dim) float32 of length 1."""

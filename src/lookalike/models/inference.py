@@ -59,8 +59,14 @@ class Normalize(nn.Module):
 
 
 def unit_features(features: Tensor) -> Tensor:
-    """The vectors of a classifier: the mean over the positions of a feature map (B, C, H, W), (B, C) of length 1."""
+    """The mean over the positions of a feature map (B, C, H, W), as vectors (B, C) of length 1."""
     return F.normalize(global_average(features).float(), dim=1)
+
+
+def pooled_features(network: nn.Module, features: Tensor) -> Tensor:
+    """Vectors (B, D) of length 1 from the result of `forward_features`: as a timm network pools, else the mean."""
+    pooled = getattr(network, "pooled", None)
+    return unit_features(features) if pooled is None else F.normalize(pooled(features).float(), dim=1)
 
 
 def forward(network: nn.Module, x: Tensor, view: View) -> Tensor:
@@ -69,14 +75,14 @@ def forward(network: nn.Module, x: Tensor, view: View) -> Tensor:
     Args:
         network: a classifier, or one with an embedding head.
         x: from `Normalize`.
-        view: "outputs": logits (B, C), or embeddings (B, D) of length 1; "features": `unit_features` of the last
-            feature map; "softmax": the probabilities of a classifier, without temperature.
+        view: "outputs": logits (B, C), or embeddings (B, D) of length 1; "features": `pooled_features`; "softmax": the
+            probabilities of a classifier, without temperature.
 
     Returns:
         float32.
     """
     if view == "features":
-        return unit_features(network.forward_features(x))  # type: ignore[operator]
+        return pooled_features(network, network.forward_features(x))  # type: ignore[operator]
     outputs: Tensor = network(x).float()
     return outputs.softmax(1) if view == "softmax" else outputs
 
@@ -87,7 +93,7 @@ def vector_view(network: nn.Module) -> View:
 
 
 def logits_and_vectors(network: nn.Module, x: Tensor, *, bfloat16: bool = False) -> tuple[Tensor | None, Tensor]:
-    """Run a network once for both outputs: logits (B, C), None with an embedding head, and unit vectors (B, D).
+    """Run a network once for both outputs: logits (B, C), None without a classifier, and unit vectors (B, D).
 
     Args:
         network: as for `forward`.
@@ -96,21 +102,21 @@ def logits_and_vectors(network: nn.Module, x: Tensor, *, bfloat16: bool = False)
     """
     features = _feature_map(network, x, bfloat16)
     vectors = vectors_of(network, features)
-    if isinstance(network, EmbeddingNetwork):
+    if isinstance(network, EmbeddingNetwork) or getattr(network, "num_classes", None) == 0:
         return None, vectors
     if hasattr(network, "forward_head"):
         return network.forward_head(features), vectors  # type: ignore[operator]
     with torch.autocast("cpu", torch.bfloat16) if bfloat16 else nullcontext():
-        return network(x), vectors  # timm: its classifier may need more than the feature map
+        return network(x), vectors  # its classifier needs more than the feature map
 
 
 def vectors_of(network: nn.Module, features: Tensor) -> Tensor:
-    """Unit vectors (B, D) from the last feature map (B, C, H, W): by the embedding head, else `unit_features`."""
-    return network.head(features) if isinstance(network, EmbeddingNetwork) else unit_features(features)
+    """Unit vectors (B, D) from the result of `forward_features`: by the embedding head, else `pooled_features`."""
+    return network.head(features) if isinstance(network, EmbeddingNetwork) else pooled_features(network, features)
 
 
 def _feature_map(network: nn.Module, x: Tensor, bfloat16: bool) -> Tensor:
-    """(B, C, H, W) float32."""
+    """The result of `forward_features` in float32."""
     if not bfloat16:
         return network.forward_features(x).float()  # type: ignore[no-any-return, operator]
     with torch.autocast("cpu", torch.bfloat16):

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from torch import nn
 
 from lookalike.errors import InputError
-from lookalike.models import serialization
+from lookalike.models import locate, serialization
 from lookalike.models.heads import EmbeddingNetwork, drop_classifier
 from lookalike.models.pretrained import ImageModel
-from lookalike.models.registry import TIMM
-from lookalike.models.serialization import ModelConfig
+from lookalike.models.serialization import TIMM, ModelConfig
 from lookalike.recipe import Model
 
 
@@ -59,7 +58,7 @@ def check_blind(model: Model, ids: Sequence[str], names: Sequence[str]) -> None:
     Raises:
         InputError: the model was trained on one of them.
     """
-    config, _ = serialization.read_config(ModelConfig, serialization.find(model.init)[0])
+    config, _ = serialization.read_config(ModelConfig, locate.find(model.init)[0])
     if both := config.classes_in(ids, names):
         raise InputError(
             f"model.init: {model.init} was trained on {len(both)} of the test classes, such as '{both[0]}'.",
@@ -92,7 +91,7 @@ def start_from(network: nn.Module, model: Model) -> Start:
     if not isinstance(network, EmbeddingNetwork):
         drop_classifier(bare)
     try:
-        serialization.fill(bare, theirs.state_dict(), serialization.find(model.init)[1])
+        serialization.fill(bare, theirs.state_dict(), locate.find(model.init)[1])
     except InputError as error:
         options = ", ".join(f"{key}={value}" for key, value in trained.config.options.items())
         raise InputError(f"model.init: {error.message}", f"Its model.options are {{{options}}}.") from None

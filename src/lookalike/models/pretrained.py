@@ -10,7 +10,6 @@ A model folder, which is also what a Hub repository holds:
 from __future__ import annotations
 
 import html
-import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
@@ -25,13 +24,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lookalike import hardware as devices
-from lookalike.errors import InputError
+from lookalike.errors import InputError, counted
 from lookalike.image import ImageLike, decode
-from lookalike.models import serialization
+from lookalike.models import locate, serialization
 from lookalike.models.inference import View, run_batches, vector_view
 from lookalike.models.prediction import Prediction, predictions_of
 from lookalike.models.registry import build_for
 from lookalike.models.serialization import ModelConfig, Precision
+from lookalike.models.timm import TimmNetwork
 
 Images: TypeAlias = "Iterable[ImageLike] | NDArray[np.uint8]"  # an array: (N, H, W, 3)
 
@@ -65,7 +65,7 @@ class ImageModel(nn.Module, ModelHubMixin):
         """
         state = self._state()
         if self._known_fingerprint is None or self._known_fingerprint[0] != state:
-            self._known_fingerprint = state, serialization.fingerprint(self._serialised(self.config))
+            self._known_fingerprint = state, serialization.fingerprint(self._serialised())
         return self._known_fingerprint[1]
 
     def _state(self) -> tuple[str, str, int]:
@@ -112,10 +112,7 @@ class ImageModel(nn.Module, ModelHubMixin):
         Raises:
             InputError: an image that cannot be read, numbers below 1, or a model without a classifier.
         """
-        if self.config.head:
-            raise InputError(
-                "this model has an embedding head instead of a classifier.", "Use embed, or search a gallery with it."
-            )
+        self.check_has_classes()
         if k < 1:
             raise InputError(f"k must be at least 1, not {k}.", "Give the number of classes for each image.")
         if is_one_image(images):
@@ -124,6 +121,16 @@ class ImageModel(nn.Module, ModelHubMixin):
             return Prediction(prediction.classes, prediction.unknown, pixels[0])
         assert not isinstance(images, str | bytes | Path | Image.Image)
         return predictions_of(self.logits(images, flip=flip, batch_size=batch_size), self.config, k)
+
+    def check_has_classes(self) -> None:
+        """Check that the model can predict.
+
+        Raises:
+            InputError: it has no classifier.
+        """
+        if not self.config.has_logits:
+            what = "an embedding head instead of a classifier" if self.config.head else "no classes, only vectors"
+            raise InputError(f"{self.config.name}: has {what}.", "Use embed, or search a gallery with it.")
 
     def logits(self, images: Images, *, flip: bool = False, batch_size: int = 64) -> NDArray[np.float32]:
         """The outputs of the network for several images, before temperature and softmax.
@@ -135,7 +142,7 @@ class ImageModel(nn.Module, ModelHubMixin):
             batch_size: images that are computed at a time.
 
         Returns:
-            (N, C) float32; the embeddings (N, D) of a model with an embedding head.
+            (N, C) float32; the embeddings (N, D) of a model without a classifier.
 
         Raises:
             InputError: an image that cannot be read.
@@ -146,7 +153,7 @@ class ImageModel(nn.Module, ModelHubMixin):
         """Vectors whose dot products (cosines) say how similar images look.
 
         They are the outputs of an embedding head or, of a classifier, the mean of the last feature map over its
-        positions.
+        positions; a network of timm may pool its features otherwise.
 
         Args:
             images: one image or several, as for `predict`.
@@ -197,7 +204,7 @@ class ImageModel(nn.Module, ModelHubMixin):
                     serialization.WHOLE,
                 )
             parts.append(part)
-        columns = config.num_classes if view == "outputs" and not config.head else self.embedding_dim
+        columns = config.num_classes if view == "outputs" and config.has_logits else self.embedding_dim
         return np.concatenate(parts) if parts else np.empty((0, columns), np.float32)
 
     def _batches(self, images: Images, batch_size: int) -> Iterator[NDArray[np.uint8]]:
@@ -213,7 +220,7 @@ class ImageModel(nn.Module, ModelHubMixin):
         config = self.config
         facts = {
             "network": config.name,
-            "trained on": f"{config.dataset or 'unnamed data'}, {config.num_classes:,} classes",
+            "trained on": f"{config.dataset or 'unnamed data'}, {counted(config.num_classes, 'class')}",
             "parameters": f"{sum(parameter.numel() for parameter in self.network.parameters()):,}",
             "image size": f"{config.image_size} × {config.image_size}, {config.crop_mode}",
             "vectors": f"{self.embedding_dim:,} numbers ({'embedding head' if config.head else 'pooled features'})",
@@ -243,15 +250,7 @@ class ImageModel(nn.Module, ModelHubMixin):
             InputError: the folder cannot be written, or a weight is not finite (in float16: beyond 65504).
         """
         saved = self.config.model_copy(update={"precision": precision or self.config.precision})
-        data = self._serialised(saved)
-        mark = serialization.fingerprint(data)
-        parameters = sum(parameter.numel() for parameter in self.network.parameters())
-        serialization.write(
-            Path(save_directory),
-            weights=data,
-            config=json.dumps({**saved.model_dump(mode="json"), "fingerprint": mark}, indent=2, ensure_ascii=False),
-            card=serialization.card(saved, parameters, self.embedding_dim, mark),
-        )
+        serialization.save(Path(save_directory), saved, self.network, self.embedding_dim)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -268,7 +267,8 @@ class ImageModel(nn.Module, ModelHubMixin):
         """Load a model folder from the disk or from the Hugging Face Hub, in evaluation mode.
 
         Args:
-            pretrained_model_name_or_path: a folder, a Hub id such as "owner/name", or "default" (in the package).
+            pretrained_model_name_or_path: a folder, "default" (in the package), the name of an imported model, "timm/"
+                and the name of weights of timm, or a Hub id such as "owner/name".
             device: "auto", "cpu", "cuda", "cuda:1" or "mps".
             revision: of a Hub model: a branch, tag or commit.
             force_download: of a Hub model: download it even if it is in the cache.
@@ -281,7 +281,7 @@ class ImageModel(nn.Module, ModelHubMixin):
                 that do not fit the network, or no such device.
         """
         where = devices.choose_device(device)
-        config_path, weights_path = serialization.find(
+        config_path, weights_path = locate.find(
             pretrained_model_name_or_path,
             revision=revision,
             force_download=force_download,
@@ -297,13 +297,16 @@ class ImageModel(nn.Module, ModelHubMixin):
         model._known_fingerprint, model._location = (model._state(), mark), str(weights_path)
         return model.eval()
 
-    def _serialised(self, config: ModelConfig) -> bytes:
-        dtype = torch.float16 if config.precision == "float16" else torch.float32
-        return serialization.serialise(self.network.state_dict(), dtype, config.of_vectors())
+    def _serialised(self) -> bytes:
+        config = self.config
+        return serialization.serialise(self.network.state_dict(), config.precision, config.of_vectors())
 
 
 def load(name: str | Path = serialization.DEFAULT, device: str = "cpu") -> ImageModel:
-    """Load a model: "default" (the one in the package), a model folder, or the id of one on the Hugging Face Hub.
+    """Load a model: "default" (the one in the package), a model folder, or a name.
+
+    A name is that of an imported model, "timm/" and the name of pretrained weights of timm, such as
+    "timm/resnet50.a1_in1k", or the id of a model folder on the Hugging Face Hub.
 
     See `ImageModel.from_pretrained`.
     """
@@ -321,6 +324,9 @@ def _build(config: ModelConfig, tensors: Mapping[str, Tensor], path: Path) -> nn
     options: dict[str, Any] = dict(config.options)
     options.pop("pretrained", None)  # a timm model's own weights: ours replace them
     try:
-        return build_for(tensors, config.name, config.num_classes, options, config.head)
+        network = build_for(tensors, config.name, config.num_classes, options, config.head)
     except InputError as error:
         raise InputError(f"{path}: {error.message}", error.remedy) from None
+    if isinstance(network, TimmNetwork):
+        network.pooling = config.pooling
+    return network

@@ -19,6 +19,7 @@ from torch.nn.modules.module import (
 from lookalike.errors import InputError, nearest
 from lookalike.models import cubs, resnet
 from lookalike.models.heads import EmbeddingNetwork
+from lookalike.models.serialization import TIMM
 from lookalike.models.simple_cnn import SimpleCNN
 from lookalike.models.weavenet import WeaveNet
 from lookalike.recipe import Head
@@ -35,9 +36,6 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "cubs_resnet_4": cubs.cubs_resnet_4,
     "cubs_resnet_5": cubs.cubs_resnet_5,
 }
-
-
-TIMM = "timm/"  # prefix of the names of timm models
 
 
 # A network may have this much more than the tensors that are stored for it: see `build_for`.
@@ -61,6 +59,7 @@ def create_model(
     Returns:
         A module with `forward(x)` from normalised images (B, 3, H, W) to logits (B, num_classes), or with a `head` to
         embeddings (B, dim) of length 1; `forward_features(x)` to the last feature map, `num_features`, and the `head`.
+        The features of a timm network have its own layout; it has `pooled` and `forward_head` to go on from them.
 
     Raises:
         InputError: no such network, no such option (the nearest is named), or a value the network refuses.

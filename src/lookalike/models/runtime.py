@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from lookalike.errors import InputError
 from lookalike.files import atomic_file, cannot_write
 from lookalike.hardware import cores
+from lookalike.models.locate import describe
 from lookalike.models.onnx_runtime import FILE_VERSION, OnnxModel
-from lookalike.models.serialization import describe
 
 if TYPE_CHECKING:
     from lookalike.models.inference import Compute
@@ -60,8 +60,8 @@ class Runtime(ABC):
         self.size = config.image_size
         self.crop_mode = config.crop_mode
         self.dim = dim
-        self.class_names: tuple[str, ...] = () if config.head else config.class_names
-        self.class_ids: tuple[str, ...] = () if config.head else config.class_ids
+        self.class_names: tuple[str, ...] = config.class_names if config.has_logits else ()
+        self.class_ids: tuple[str, ...] = config.class_ids if config.has_logits else ()
         self.temperature = config.temperature
         self.unknown_threshold = config.unknown_threshold
 

@@ -8,27 +8,26 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from pydantic import Field, model_validator
 from safetensors import SafetensorError
 
 from lookalike.errors import InputError
 from lookalike.files import atomic_file, cannot_write, sync
-from lookalike.image import CropMode
+from lookalike.image import CropMode, ResizeCrop
 from lookalike.recipe import Fraction, Head, Positive, Scalar, Section, validate
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 
 
+TIMM = "timm/"  # prefix of the names of timm models
 DEFAULT, DEFAULT_FOLDER = "default", Path(__file__).parent / "default"  # the packaged model
 
 HEADER_KEY = "lookalike"  # of the metadata in model.safetensors
@@ -37,81 +36,8 @@ WHOLE = "Get a whole copy of the model folder."  # the remedy for damage
 PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 
 
-HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-
-
+Precision = Literal["float32", "float16"]
 SectionT = TypeVar("SectionT", bound=Section)
-
-
-def find(name: str | Path, **hub: Any) -> tuple[Path, Path]:
-    """Find config.json and model.safetensors in a folder, or in the cache of the Hub, where they are downloaded to.
-
-    Args:
-        name: a folder, a Hub id, or "default": the model in the package (a folder of that name is ./default).
-        hub: keyword arguments of `huggingface_hub.hf_hub_download`.
-
-    Raises:
-        InputError: neither; the message names what is there instead.
-    """
-    path = DEFAULT_FOLDER if name == DEFAULT else Path(name).expanduser()
-    if path.is_dir():
-        return _in_folder(path)
-    if path.is_file():
-        raise _not_a_folder(path)
-    if HUB_ID.fullmatch(str(name)) and not path.parent.is_dir():  # runs/typo is no Hub id where there is a runs/
-        return _on_hub(str(name), **hub)
-    raise InputError(f"{name}: no such folder.", "Point at a model folder, such as runs/NAME/model, or a Hub id.")
-
-
-def _in_folder(path: Path) -> tuple[Path, Path]:
-    config, weights = path / CONFIG, path / WEIGHTS
-    if config.is_file() and weights.is_file():
-        return config, weights
-    if (path / "recipe.yaml").is_file():
-        if (path / "model" / CONFIG).is_file():
-            raise InputError(f"{path}: this is a run folder.", f"Its model is in {path / 'model'}.")
-        raise InputError(f"{path}: this run has no model yet.", "Finish it with 'lookalike train --resume'.")
-    pickles = sorted(p for p in path.iterdir() if p.suffix in PICKLES)
-    if pickles and not weights.exists():
-        raise _not_a_folder(pickles[0])
-    missing = " and ".join(p.name for p in (config, weights) if not p.is_file())
-    raise InputError(f"{path}: not a model folder: no {missing}.", "Point at a folder that save_pretrained wrote.")
-
-
-def _not_a_folder(path: Path) -> InputError:
-    if path.suffix in PICKLES:
-        return InputError(
-            f"{path}: a pickle can run any code when it is opened, so it is not.",
-            f"Use a model folder, with its weights in {WEIGHTS}.",
-        )
-    if path.name in {WEIGHTS, CONFIG}:
-        return InputError(f"{path}: one file of a model folder.", f"Point at the folder, {path.parent}.")
-    return InputError(f"{path}: a file, not a model folder.", "Point at a folder that save_pretrained wrote.")
-
-
-def _on_hub(name: str, **hub: Any) -> tuple[Path, Path]:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import (  # type: ignore[attr-defined, unused-ignore]
-        EntryNotFoundError,
-        HFValidationError,
-        HTTPError,  # of whichever HTTP library it uses
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
-
-    try:
-        config, weights = (Path(hf_hub_download(name, file, **hub)) for file in (CONFIG, WEIGHTS))
-    except LocalEntryNotFoundError:
-        reason = "it is not in the cache, and the Hub cannot be reached"
-    except EntryNotFoundError:
-        reason = f"it is on the Hub but holds no {CONFIG} and {WEIGHTS}"
-    except RepositoryNotFoundError:
-        reason = "there is none of this name, or it is private or gated and needs 'hf auth login'"
-    except (HTTPError, HFValidationError) as error:
-        reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
-    else:
-        return config, weights
-    raise InputError(f"{name}: no such folder, and not a model from the Hub: {reason}.", "Check the name.")
 
 
 def read_config(cls: type[SectionT], path: Path) -> tuple[SectionT, str]:
@@ -232,6 +158,23 @@ def write(path: Path, *, weights: bytes, config: str, card: str) -> None:
     sync(path)
 
 
+def save(path: Path, config: ModelConfig, network: nn.Module, dim: int) -> None:
+    """Write the model folder of a network whose vectors have `dim` numbers, in `config.precision`.
+
+    Raises:
+        InputError: as `write` and `serialise`.
+    """
+    weights = serialise(network.state_dict(), config.precision, config.of_vectors())
+    mark = fingerprint(weights)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    write(
+        path,
+        weights=weights,
+        config=json.dumps({**config.model_dump(mode="json"), "fingerprint": mark}, indent=2, ensure_ascii=False),
+        card=card(config, parameters, dim, mark),
+    )
+
+
 def card(config: ModelConfig, parameters: int, dim: int, fingerprint: str) -> str:
     """Render the model card: Markdown with the front matter of the Hub. `dim` is the length of the model's vectors."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -252,7 +195,18 @@ def card(config: ModelConfig, parameters: int, dim: int, fingerprint: str) -> st
         noncommercial="tiny-imagenet" in names,
         cars="cars196" in names,
         shown_names=config.class_names[:20],
+        crop=_cropping(config),
     )
+
+
+def _cropping(config: ModelConfig) -> str:
+    """How an image becomes a square, as a clause."""
+    crop = config.crop_mode
+    if not isinstance(crop, ResizeCrop):
+        whole = "the whole image is stretched to a square"
+        return whole if crop == "squash" else "the shorter side is resized, then the center is cropped"
+    sides = "both sides are" if crop.squash else "the shorter side is"
+    return f"{sides} resized to {crop.resized(config.image_size)} ({crop.interpolation}), then the center is cropped"
 
 
 # Weights
@@ -307,16 +261,18 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     network.load_state_dict(dict(tensors))
 
 
-def serialise(state: Mapping[str, Tensor], dtype: torch.dtype, header: str) -> bytes:
-    """Convert a state dict to the bytes of a safetensors file: floating-point tensors as `dtype`, others unchanged.
+def serialise(state: Mapping[str, Tensor], precision: Precision, header: str) -> bytes:
+    """Convert a state dict to the bytes of a safetensors file: floating-point tensors as `precision`, others unchanged.
 
     The same numbers give the same bytes. (There is one metadata key only, since the format keeps several in no order.)
 
     Raises:
-        InputError: a number that is not finite as `dtype`.
+        InputError: a number that is not finite in that precision.
     """
     import safetensors.torch
+    import torch
 
+    dtype = torch.float16 if precision == "float16" else torch.float32
     tensors = {}
     for name, tensor in state.items():
         tensor = tensor.detach().cpu()
@@ -330,8 +286,6 @@ def serialise(state: Mapping[str, Tensor], dtype: torch.dtype, header: str) -> b
 
 # The configuration
 
-Precision = Literal["float32", "float16"]
-
 
 class ModelConfig(Section):
     """The network of a model, its preprocessing, and the meaning of its outputs: config.json.
@@ -339,10 +293,12 @@ class ModelConfig(Section):
     Attributes:
         name, options, head: see `create_model`. With a head the outputs are embeddings, and the classes are those of
             the training, chosen by `protocol`.
+        pooling: of a timm network without a head; see `TimmNetwork`.
         start: what the weights were trained on before, or "".
         image_size, crop_mode, mean, std: preprocessing; see `lookalike.image.decode` and `Normalize`.
-        class_names, class_ids: in the order of the logits.
+        class_names, class_ids: in the order of the logits; none if the network has no classifier.
         dataset, remark: of the training; see `Catalog`.
+        source, license: of weights that were trained elsewhere, or "".
         crop_boxes: whether the network was trained on images that were cropped to their boxes.
         temperature: divides the logits before the softmax. If the validation images do not determine it, it is 1, and
             `temperature_remark` is the reason.
@@ -358,6 +314,7 @@ class ModelConfig(Section):
     name: str
     options: dict[str, Scalar | list[Scalar]] = Field(default_factory=dict)
     head: Head | None = None
+    pooling: Literal["mean", "own"] = "mean"
     protocol: str = ""
     start: str = ""
     crop_boxes: bool = False
@@ -365,10 +322,12 @@ class ModelConfig(Section):
     crop_mode: CropMode = "center"
     mean: tuple[float, float, float]
     std: tuple[Positive, Positive, Positive]
-    class_names: tuple[str, ...] = Field(min_length=1)
+    class_names: tuple[str, ...]
     class_ids: tuple[str, ...]
     dataset: str = ""
     remark: str = ""
+    source: str = ""
+    license: str = ""
     temperature: Positive = 1.0
     temperature_remark: str = ""
     match_threshold: float | None = Field(None, ge=-1, le=1)
@@ -383,9 +342,20 @@ class ModelConfig(Section):
             raise ValueError(f"{len(self.class_names)} class_names but {len(self.class_ids)} class_ids")
         return self
 
+    @model_validator(mode="after")
+    def _only_timm_has_no_classes(self) -> ModelConfig:
+        if not self.class_names and not self.name.startswith(TIMM):
+            raise ValueError("class_names must have at least one name")
+        return self
+
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+    @property
+    def has_logits(self) -> bool:
+        """Whether the network predicts classes; without, it only turns images into vectors."""
+        return self.head is None and bool(self.class_names)
 
     def is_unknown(self, probability: float) -> bool:
         """Whether a prediction with this probability of the most probable class is called unknown."""
@@ -403,17 +373,7 @@ class ModelConfig(Section):
             fields.add("head")
         if self.crop_mode != "center":  # older folders do not have the field
             fields.add("crop_mode")
+        if self.pooling != "mean":  # as above
+            fields.add("pooling")
         without = {"head": {"projection"}} if self.head and not self.head.projection else None  # as above
         return self.model_dump_json(include=fields, exclude=without)
-
-
-def describe(name: str | Path) -> tuple[ModelConfig, str]:
-    """Read the configuration and fingerprint of a model without loading its network; the weights are checked.
-
-    Raises:
-        InputError: as `ImageModel.from_pretrained`, as far as it can be seen without loading the network.
-    """
-    config_path, weights_path = find(name)
-    config, fingerprint = read_config(ModelConfig, config_path)
-    check_weights(read_bytes(weights_path), weights_path, fingerprint, config.of_vectors())
-    return config, fingerprint

@@ -38,13 +38,17 @@ def protocol_words(card: dict[str, Any], results: dict[str, Any]) -> list[tuple[
         ("Crop", CROPS.get(card.get("crop", ""), card.get("crop"))),
         (
             "Resolution",
-            f"{resolution} × {resolution} pixels{SQUARES[card.get('crop_mode', 'center')]}" if resolution else None,
+            f"{resolution} × {resolution} pixels{_square(card.get('crop_mode', 'center'))}" if resolution else None,
         ),
         ("Dimension", f"{dim:,} numbers an image" if dim else None),
         ("Near-duplicates", _duplicates(card, results) if "near_duplicates" in card else None),
         ("Remark", card.get("remark")),
     ]
     return [(what, words) for what, words in found if words]
+
+
+def _square(crop_mode: str) -> str:
+    return SQUARES.get(crop_mode, f", {crop_mode}")
 
 
 def _joined(*words: str | None) -> str:

@@ -30,7 +30,7 @@ class Settings:
     """The settings of one service.
 
     Args:
-        model: model folder or Hub id. None: the model that the gallery remembers, or else the default model.
+        model: see `lookalike.load`. None: the model that the gallery remembers, or else the default model.
         gallery: a folder or `postgresql://USER@HOST/DATABASE#NAME`. None: no search.
         host: address to listen on. Addresses other than loopback require a read key.
         port: TCP port; 0: any free port.
