@@ -23,7 +23,8 @@ NAMES = [path.relative_to(SOURCE).as_posix() for path in FILES]
 LAYERS = (
     {"errors"},
     {"extras", "files", "concurrency", "hardware"},
-    {"image", "recipe"},
+    {"image"},
+    {"recipe"},
     {"run"},
     {"data", "losses"},
     {"models"},

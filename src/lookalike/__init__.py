@@ -21,15 +21,17 @@ if TYPE_CHECKING:
     from lookalike.gallery.gallery import Gallery as Gallery
     from lookalike.gallery.query import Query as Query
     from lookalike.models.pretrained import load as load
+    from lookalike.training.fit import fit as fit
     from lookalike.training.run import train as train
 
 __version__ = "0.1.0"
-__all__ = ["Gallery", "Query", "__version__", "evaluate", "load", "load_dataset", "train"]
+__all__ = ["Gallery", "Query", "__version__", "evaluate", "fit", "load", "load_dataset", "train"]
 
 _MODULES = {
     "Gallery": "lookalike.gallery.gallery",
     "Query": "lookalike.gallery.query",
     "evaluate": "lookalike.evaluation.evaluate",
+    "fit": "lookalike.training.fit",
     "load": "lookalike.models.pretrained",
     "load_dataset": "lookalike.data.registry",
     "train": "lookalike.training.run",

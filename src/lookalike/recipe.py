@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from lookalike.errors import InputError, nearest
+from lookalike.image import ResizeCrop
 
 SHIPPED = Path(__file__).parent / "reproduce" / "recipes"
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -103,7 +104,8 @@ class Data(Section):
     split_seed: int = 0
     protocol: str = ""  # such as "cars196-zero-shot"
     crop_boxes: bool = False  # crop images to their bounding boxes, if the source has them
-    crop_mode: Literal["center", "squash"] = "center"  # to a square: cut the longer sides, or squash the image
+    # to a square: cut the longer sides, squash the image, or resize and cut: {share: 0.875, interpolation: bicubic}
+    crop_mode: Literal["center", "squash"] | ResizeCrop = "center"
     sampler: Sampler = Sampler()
     skip_undecodable: bool = False  # skip images that cannot be decoded instead of stopping
     mean: tuple[float, float, float] = (0.4802, 0.4481, 0.3975)  # RGB in 0..1; of Tiny ImageNet's training images
@@ -133,6 +135,7 @@ class Model(Section):
     options: dict[str, Scalar | list[Scalar]] = {}
     init: str = ""  # model folder or Hub id to take the initial weights from, without its head; empty: random
     head: Head | None = None  # None: a classifier
+    unit_features: bool = False  # the last layer of the classifier takes features that are scaled to length 1
 
 
 class Loss(Section):
@@ -188,6 +191,8 @@ class Training(Section):
     checkpoint_seconds: float = Field(120.0, ge=0.0)  # between checkpoints; 0: after every step
     precision: Literal["auto", "bf16", "float32"] = "auto"  # auto: the faster one, measured when training starts
     channels_last: bool = True
+    adapt: bool = False  # take keys that the recipe leaves open from `model.init` and the number of images
+    fit_head: bool = False  # start with a classifier that is fitted to the features of the initial network
     head_warmup: Fraction = 0.0  # fraction of the run in which only the head and the loss's parameters learn
     freeze_bn: bool = False  # batch norms keep their initial statistics
     compile: bool = False
@@ -219,8 +224,16 @@ class Evaluation(Section):
     flip: bool = False
 
 
+class Fit(Section):
+    """A classifier on the frozen features of `model.init`: what `lookalike fit` makes, without training a network."""
+
+    classifier: Literal["auto", "logistic", "prototypes"] = "auto"  # auto: prototypes for classes of under five images
+    mirror: bool = True  # fit to the mirror images, too
+    seed: int = 0  # of the cross-validation
+
+
 class Recipe(Section):
-    """The complete description of a run."""
+    """The complete description of a run. With `fit`, loss, optimizer, schedule and training mean nothing."""
 
     name: str = "run"
     about: str = ""
@@ -231,6 +244,7 @@ class Recipe(Section):
     schedule: Schedule = Schedule()
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
+    fit: Fit | None = None  # None: train
 
     def same_run_as(self, other: Recipe) -> bool:
         """Whether both describe the same run: only `about` may differ."""
@@ -260,6 +274,8 @@ class Recipe(Section):
             raise ValueError(f"loss.name={self.loss.name} needs plain labels: no data.augment.mixup or cutmix")
         if not wants_head and self.loss != Loss():
             raise ValueError("loss.name=cross_entropy has no options, miner or memory: set loss={name: cross_entropy}")
+        if self.training.fit_head and self.data.protocol:
+            raise ValueError("training.fit_head needs a classifier that is trained on all classes: no data.protocol")
         if self.data.protocol and self.training.patience:
             raise ValueError("training.patience must be 0 with a data.protocol: it would select by the test classes")
         sampler = self.data.sampler
@@ -272,7 +288,8 @@ class Recipe(Section):
 
     def to_yaml(self) -> str:
         """The recipe as YAML, for `Recipe.from_yaml`."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        unused = {"loss", "optimizer", "schedule", "training", "evaluation"} if self.fit else {"fit"}
+        return yaml.safe_dump(self.model_dump(mode="json", exclude=unused), sort_keys=False)
 
     @classmethod
     def from_yaml(cls, text: str, where: str = "recipe", overrides: Sequence[str] = ()) -> Recipe:
@@ -293,7 +310,7 @@ class Recipe(Section):
         Raises:
             InputError: an unknown key or a bad value.
         """
-        tree = self.model_dump()
+        tree = self.model_dump(exclude_unset=True)  # so that `adapt` sees what was left open
         for key, value in values.items():
             _set(tree, key, value)
         return validate(type(self), tree, self.name)

@@ -238,15 +238,23 @@ def print_run(run: Run) -> None:
         echo(f"{recalls(results['view'], results)}  ({how})")
     else:
         top5 = f"  top-5 {results['top5']:.2%}" if data["classes"] > TOP else ""
-        how = f"{data['name']} {results['split']}, single crop{flip}, {results['image_size']} px"
+        split = f"{results['folds']}-fold cross-validation" if "folds" in results else results["split"]
+        how = f"{data['name']} {split}, single crop{flip}, {results['image_size']} px"
         echo(f"top-1 {results['top1']:.2%}{top5}  ({how})")
+    if results.get("at_chance"):
+        echo("This is chance level: nothing reliable was learned from these images. More of them, or a start from a")
+        echo("model that saw similar ones (lookalike fit DATA --model MODEL), will help more than another setting.")
     if copies := data.get("copies"):
         echo(f"{results['split']}: {copies['sentence']}")
     if reason := results.get("temperature_remark"):
         echo(not_fitted(reason))
     if data["remark"]:
         echo(data["remark"])
-    echo(f"trained {receipt['seconds'] / 60:.1f} min on {receipt['device']}, seed {receipt['seed']}")
+    if fitted := receipt.get("fit"):
+        chosen = f"{fitted['classifier']} on the features of {receipt['start']['model']}"
+        echo(f"{chosen}, fitted to {data['train']:,} images in {receipt['seconds']:.1f} s, seed {receipt['seed']}")
+    else:
+        echo(f"trained {receipt['seconds'] / 60:.1f} min on {receipt['device']}, seed {receipt['seed']}")
     echo(f"report  {run.report_path}\nmodel   {run.model_dir}")
 
 

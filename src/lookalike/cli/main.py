@@ -26,6 +26,7 @@ from lookalike.cli.demo import demo
 from lookalike.cli.embed import embed
 from lookalike.cli.evaluate import evaluate
 from lookalike.cli.export import export
+from lookalike.cli.fit import fit
 from lookalike.cli.gallery import app as gallery
 from lookalike.cli.models import app as models
 from lookalike.cli.models import recipes
@@ -81,6 +82,7 @@ app.command("demo")(demo)
 app.add_typer(data, name="data")
 app.command("recipes")(recipes)
 app.add_typer(models, name="models")
+app.command("fit")(fit)
 app.command("train")(train)
 app.command("evaluate")(evaluate)
 app.command("predict")(predict)

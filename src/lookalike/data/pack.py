@@ -228,7 +228,7 @@ def _without_faults(catalog: Catalog, faults: list[tuple[int, InputError]], skip
         raise InputError(
             f"{catalog.root}: {len(faults)} of {len(catalog)} images cannot be decoded: {named}{more}.",
             f"Mend or remove them ('lookalike data check {catalog.root}' lists all), "
-            "or leave them out with data.skip_undecodable=true.",
+            "or leave them out (train: data.skip_undecodable=true; fit: --skip-undecodable).",
         )
     bad = {row for row, _ in faults}
     rows = [row for row in range(len(catalog)) if row not in bad]

@@ -84,6 +84,30 @@ def most_confused_pairs(logits: ArrayLike, labels: ArrayLike, top: int = 10) -> 
     return [(int(i), int(j), int(both[i, j])) for i, j in pairs if both[i, j]]
 
 
+def chance_level(labels: ArrayLike, num_classes: int) -> float:
+    """Return the accuracy without looking at an image: 1 / C, or more if always naming one class gives more.
+
+    >>> chance_level([0, 0, 0, 1], 2)
+    0.75
+    """
+    counts = np.bincount(np.asarray(labels, np.int64))
+    return max(1 / num_classes, float(counts.max() / counts.sum()))
+
+
+def is_at_chance(logits: ArrayLike, labels: ArrayLike) -> bool:
+    """Whether the accuracy may be luck: one of `chance_level` reaches it with a probability of 5 % or more.
+
+    >>> is_at_chance([[1.0, 0.0]] * 20, [0, 1] * 10)
+    True
+    """
+    from scipy.stats import binomtest
+
+    scores, classes = _checked(logits, labels)
+    right = round(top_k_accuracy(scores, classes, (1,))[1] * len(classes))
+    chance = chance_level(classes, scores.shape[1])
+    return bool(binomtest(right, len(classes), chance, alternative="greater").pvalue >= 0.05)
+
+
 def negative_log_likelihood(logits: ArrayLike, labels: ArrayLike) -> float:
     """Compute the mean of -log p(class) in nats, where p is the softmax of the logits.
 

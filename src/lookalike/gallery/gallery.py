@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from PIL.Image import Image
 
+    from lookalike.data.labelled import LabelledItems
     from lookalike.gallery.calibration import Calibrated
     from lookalike.gallery.duplicates import DuplicateGroup
     from lookalike.gallery.export import Precision, Progress
@@ -452,6 +453,12 @@ class Gallery:
             InputError: there is no item with one of these ids.
         """
         return self.store.vectors(ids)
+
+    def labelled(self) -> LabelledItems:
+        """The items that have a label and their vectors, for `lookalike.fit`; an `InputError` if there are none."""
+        from lookalike.gallery.labelled import labelled_items
+
+        return labelled_items(self.store, str(self.location))
 
     def to_pandas(self) -> pd.DataFrame:
         """Return all items as a table: index `id`; columns `path`, `label`, `size`, and `metadata.NAME` for each name.

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lookalike.errors import InputError
 from lookalike.models.layers import global_average, global_max
 from lookalike.recipe import Head
 
@@ -66,6 +67,34 @@ class EmbeddingHead(nn.Module):
         if self.projection and not self.training:
             return F.normalize(pooled.float(), dim=1)
         return F.normalize(self.layers(pooled).float(), dim=1)
+
+
+class UnitLinear(nn.Linear):
+    """A linear classifier of features that are scaled to length 1, which are the vectors of galleries."""
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, D) -> (B, C)
+        return F.linear(F.normalize(x.float(), dim=-1), self.weight, self.bias)
+
+
+def use_unit_features(network: nn.Module) -> None:
+    """Replace the last layer of a classifier by a `UnitLinear` with the same weights.
+
+    Raises:
+        InputError: the classifier does not end with one linear layer.
+    """
+    head = network.head
+    if not isinstance(head, nn.Linear):
+        raise InputError(
+            f"model.unit_features: the classifier of this network ends with {type(head).__name__}, not a linear layer.",
+            "Choose another network.",
+        )
+    unit = UnitLinear(head.in_features, head.out_features)
+    unit.load_state_dict({"bias": unit.bias.detach() * 0, **head.state_dict()})
+    for parent in network.modules():
+        for name, child in parent.named_children():
+            if child is head:
+                setattr(parent, name, unit)
+                return
 
 
 class EmbeddingNetwork(nn.Module):

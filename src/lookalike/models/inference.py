@@ -33,7 +33,7 @@ from lookalike.models.heads import EmbeddingNetwork
 from lookalike.models.layers import global_average
 from lookalike.models.serialization import ModelConfig
 
-View = Literal["outputs", "features", "softmax"]
+View = Literal["outputs", "features", "softmax", "classifier"]
 Compute = Literal["auto", "float32", "bfloat16"]
 PROBE_IMAGES, PROBE_PASSES = 16, 3  # to find the faster precision
 
@@ -76,15 +76,26 @@ def forward(network: nn.Module, x: Tensor, view: View) -> Tensor:
         network: a classifier, or one with an embedding head.
         x: from `Normalize`.
         view: "outputs": logits (B, C), or embeddings (B, D) of length 1; "features": `pooled_features`; "softmax": the
-            probabilities of a classifier, without temperature.
+            probabilities of a classifier, without temperature; "classifier": what its last linear layer takes, scaled
+            to length 1.
 
     Returns:
         float32.
     """
     if view == "features":
         return pooled_features(network, network.forward_features(x))  # type: ignore[operator]
+    if view == "classifier":
+        return classifier_inputs(network, x)
     outputs: Tensor = network(x).float()
     return outputs.softmax(1) if view == "softmax" else outputs
+
+
+def classifier_inputs(network: nn.Module, x: Tensor) -> Tensor:
+    """What the last linear layer of a classifier takes, (B, D) float32, scaled to length 1."""
+    seen: list[Tensor] = []
+    with network.head.register_forward_pre_hook(lambda head, inputs: seen.append(inputs[0])):  # type: ignore[union-attr]
+        network(x)
+    return F.normalize(seen[0].float(), dim=-1)
 
 
 def vector_view(network: nn.Module) -> View:

@@ -38,8 +38,8 @@ def find(name: str | Path, **hub: Any) -> tuple[Path, Path]:
     """Find config.json and model.safetensors of a model. Downloads them if they are not on this machine.
 
     Args:
-        name: a folder, "default" (the model in the package; a folder of that name is ./default), the name of an
-            imported model, "timm/" and the name of weights of timm, or a Hub id.
+        name: a model folder, or a run folder with one in it; "default" (the model in the package; a folder of that name
+            is ./default), the name of an imported model, "timm/" and the name of weights of timm, or a Hub id.
         hub: keyword arguments of `huggingface_hub.hf_hub_download`.
 
     Raises:
@@ -137,7 +137,7 @@ def _in_folder(path: Path) -> tuple[Path, Path]:
         return config, weights
     if (path / "recipe.yaml").is_file():
         if (path / "model" / CONFIG).is_file():
-            raise InputError(f"{path}: this is a run folder.", f"Its model is in {path / 'model'}.")
+            return _in_folder(path / "model")
         raise InputError(f"{path}: this run has no model yet.", "Finish it with 'lookalike train --resume'.")
     pickles = sorted(p for p in path.iterdir() if p.suffix in PICKLES)
     if pickles and not weights.exists():

@@ -324,7 +324,14 @@ def _build(config: ModelConfig, tensors: Mapping[str, Tensor], path: Path) -> nn
     options: dict[str, Any] = dict(config.options)
     options.pop("pretrained", None)  # a timm model's own weights: ours replace them
     try:
-        network = build_for(tensors, config.name, config.num_classes, options, config.head)
+        network = build_for(
+            tensors,
+            config.name,
+            config.num_classes,
+            options,
+            config.head,
+            unit_features=config.unit_features,
+        )
     except InputError as error:
         raise InputError(f"{path}: {error.message}", error.remedy) from None
     if isinstance(network, TimmNetwork):

@@ -18,7 +18,7 @@ from torch.nn.modules.module import (
 
 from lookalike.errors import InputError, nearest
 from lookalike.models import cubs, resnet
-from lookalike.models.heads import EmbeddingNetwork
+from lookalike.models.heads import EmbeddingNetwork, use_unit_features
 from lookalike.models.serialization import TIMM
 from lookalike.models.simple_cnn import SimpleCNN
 from lookalike.models.weavenet import WeaveNet
@@ -46,7 +46,12 @@ MIN_OPTION = {"width": 1, "widths": 1, "pairs": 0, "stride": 1, "features": 1, "
 
 
 def create_model(
-    name: str, num_classes: int, options: Mapping[str, Any] | None = None, head: Head | None = None
+    name: str,
+    num_classes: int,
+    options: Mapping[str, Any] | None = None,
+    head: Head | None = None,
+    *,
+    unit_features: bool = False,
 ) -> nn.Module:
     """Build a network with random weights.
 
@@ -55,6 +60,7 @@ def create_model(
         num_classes: outputs of the classifier.
         options: keyword arguments of its constructor.
         head: an embedding head that replaces the classifier.
+        unit_features: the last layer of the classifier takes features that are scaled to length 1.
 
     Returns:
         A module with `forward(x)` from normalised images (B, 3, H, W) to logits (B, num_classes), or with a `head` to
@@ -65,11 +71,19 @@ def create_model(
         InputError: no such network, no such option (the nearest is named), or a value the network refuses.
     """
     network = _build(name, num_classes, dict(options or {}))
+    if unit_features and not head:
+        use_unit_features(network)
     return EmbeddingNetwork(network, head) if head else network
 
 
 def build_for(
-    tensors: Mapping[str, Tensor], name: str, num_classes: int, options: Mapping[str, Any], head: Head | None
+    tensors: Mapping[str, Tensor],
+    name: str,
+    num_classes: int,
+    options: Mapping[str, Any],
+    head: Head | None,
+    *,
+    unit_features: bool = False,
 ) -> nn.Module:
     """Create the network that stored tensors belong to; refuse one that is far larger before it takes memory.
 
@@ -83,6 +97,7 @@ def build_for(
         num_classes: see `create_model`.
         options: see `create_model`.
         head: see `create_model`.
+        unit_features: see `create_model`.
 
     Raises:
         InputError: as `create_model`, or the network would be far larger than what is stored.
@@ -103,7 +118,7 @@ def build_for(
 
     hooks = [register_module_parameter_registration_hook(count), register_module_buffer_registration_hook(count)]
     try:
-        return create_model(name, num_classes, options, head)
+        return create_model(name, num_classes, options, head, unit_features=unit_features)
     except (ValueError, TypeError, RuntimeError, ArithmeticError, MemoryError) as error:  # from its head
         raise InputError(f"model.head: cannot be made ({_first(error)}).", "Mend it.") from None
     finally:

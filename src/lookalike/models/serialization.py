@@ -291,8 +291,8 @@ class ModelConfig(Section):
     """The network of a model, its preprocessing, and the meaning of its outputs: config.json.
 
     Attributes:
-        name, options, head: see `create_model`. With a head the outputs are embeddings, and the classes are those of
-            the training, chosen by `protocol`.
+        name, options, head, unit_features: see `create_model`. With a head the outputs are embeddings, and the classes
+            are those of the training, chosen by `protocol`.
         pooling: of a timm network without a head; see `TimmNetwork`.
         start: what the weights were trained on before, or "".
         image_size, crop_mode, mean, std: preprocessing; see `lookalike.image.decode` and `Normalize`.
@@ -315,6 +315,7 @@ class ModelConfig(Section):
     options: dict[str, Scalar | list[Scalar]] = Field(default_factory=dict)
     head: Head | None = None
     pooling: Literal["mean", "own"] = "mean"
+    unit_features: bool = False
     protocol: str = ""
     start: str = ""
     crop_boxes: bool = False

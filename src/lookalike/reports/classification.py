@@ -17,7 +17,14 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from lookalike.evaluation.calibration import fit_temperature, log_softmax, reliability
-from lookalike.evaluation.classification import confusion_matrix, most_confused_pairs, per_class_accuracy, predictions
+from lookalike.evaluation.classification import (
+    chance_level,
+    confusion_matrix,
+    is_at_chance,
+    most_confused_pairs,
+    per_class_accuracy,
+    predictions,
+)
 from lookalike.image.encoding import jpeg_data_uri
 from lookalike.reports import charts, html
 from lookalike.reports.html import ALL_CLASSES, IMAGE_SIDE, MAX_LISTED_CLASSES, ClassRow, TrainingChart
@@ -100,6 +107,8 @@ def headline(results: dict[str, Any], findings: ClassificationFindings) -> dict[
         "right": round(results["top1"] * n),
         "interval": html.interval_words(low, high),
         "chance": share(1 / count, 1),
+        "at_chance": is_at_chance(findings.logits, findings.labels),
+        "one_class": share(chance_level(findings.labels, count), 1),
         "top5": share(results["top5"]) if count > 5 else None,
         "mean_class": share(results["mean_class_accuracy"]),
         "nll": f"{results['nll']:.3f}",
@@ -128,7 +137,10 @@ def how_measured(results: dict[str, Any], n: int) -> list[str]:
     ['val split', '1,200 images', '64 × 64 pixels', 'no flip averaging']
     """
     images = f"{n:,} image{'' if n == 1 else 's'}"
-    return [*([f"{results['split']} split"] if "split" in results else []), images, *html.conditions(results)]
+    where = [f"{results['split']} split"] if "split" in results else []
+    if folds := results.get("folds"):
+        where = [f"{folds}-fold cross-validation: each image by a classifier that was fitted without it"]
+    return [*where, images, *html.conditions(results)]
 
 
 def training_charts(history: Sequence[dict[str, Any]], class_count: int) -> list[tuple[str, str, Markup]]:

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import nn
 
 from lookalike.data.catalog import Catalog, Split
 from lookalike.data.copies import Leak
 from lookalike.data.pack import Pack
 from lookalike.errors import without_passwords
 from lookalike.evaluation.calibration import fit_temperature, unknown_threshold
-from lookalike.evaluation.classification import summary
+from lookalike.evaluation.classification import is_at_chance, summary
 from lookalike.evaluation.evaluate import evaluate_retrieval, outputs_of
 from lookalike.evaluation.pair_similarity import match_threshold
 from lookalike.evaluation.protocols import Divided
 from lookalike.models.pretrained import ImageModel
-from lookalike.models.serialization import ModelConfig
+from lookalike.models.serialization import TIMM, ModelConfig
 from lookalike.recipe import Recipe
 from lookalike.reports.classification import write_report
 from lookalike.reports.retrieval import write_retrieval_report
@@ -104,39 +107,69 @@ def finalize_classification(finished: FinishedTraining) -> None:
         flip=recipe.evaluation.flip,
     )
     labels = evaluation.labels
-    temperature = fit_temperature(logits, labels)
-    results = {
-        **summary(logits, labels, class_names=data.catalog.class_names, temperature=temperature.value),
-        "temperature_remark": temperature.reason,
-        "split": "val",
-        "crop": "single",
-        "flip": recipe.evaluation.flip,
-        "image_size": recipe.data.image_size,
-        "weights": kind_of_weights(trained),
-    }
     config = model_config(recipe, finished.training.catalog, data.remark, trained.state.start)
     vectors = ImageModel(network, config).embed(evaluation.images, batch_size=recipe.evaluation.batch_size)
+    held_out = HeldOut(logits, labels, vectors, evaluation.images, evaluation.catalog.paths)
+    results = save_classifier(run, network, config, held_out)
+    results |= {"split": "val", "flip": recipe.evaluation.flip, "weights": kind_of_weights(trained)}
+    write_receipt(finished, results)
+    write_classifier_report(run, held_out, config)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Images that were not trained on, and what a classifier makes of them.
+
+    Args:
+        logits: (N, C) float32.
+        labels: (N,) int64.
+        vectors: (N, D) float32 of length 1, as `ImageModel.embed` gives them.
+        images: (N, size, size, 3) uint8.
+        paths: N.
+    """
+
+    logits: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    vectors: NDArray[np.float32]
+    images: NDArray[np.uint8]
+    paths: Sequence[str]
+
+
+def save_classifier(run: Run, network: nn.Module, config: ModelConfig, held_out: HeldOut) -> dict[str, Any]:
+    """Write `model/`, with temperature and thresholds by the held-out images; return the results for the receipt."""
+    logits, labels = held_out.logits, held_out.labels
+    temperature = fit_temperature(logits, labels)
+    results = {
+        **summary(logits, labels, class_names=config.class_names, temperature=temperature.value),
+        "at_chance": is_at_chance(logits, labels),
+        "temperature_remark": temperature.reason,
+        "crop": "single",
+        "image_size": config.image_size,
+    }
     measures = {
         "temperature": temperature.value,
         "temperature_remark": temperature.reason,
-        "match_threshold": match_threshold(vectors, labels),
+        "match_threshold": match_threshold(held_out.vectors, labels),
         "unknown_threshold": unknown_threshold(logits, temperature.value),
     }
-    config = config.model_copy(update=measures)
-    ImageModel(network.cpu(), config).save_pretrained(run.model_dir)
-    write_receipt(finished, results)
+    ImageModel(network.cpu(), config.model_copy(update=measures)).save_pretrained(run.model_dir)
+    return results
+
+
+def write_classifier_report(run: Run, held_out: HeldOut, config: ModelConfig) -> None:
+    """Write `report.html` of a run whose receipt is written."""
     write_report(
         run.report_path,
         title=run.name,
-        recipe_yaml=recipe.to_yaml(),
+        recipe_yaml=run.recipe.to_yaml(),
         receipt=run.receipt(),
         history=run.history(),
-        logits=logits,
-        labels=labels,
-        images=evaluation.images,
-        class_names=data.catalog.class_names,
-        remark=data.remark or None,
-        paths=evaluation.catalog.paths,
+        logits=held_out.logits,
+        labels=held_out.labels,
+        images=held_out.images,
+        class_names=config.class_names,
+        remark=config.remark or None,
+        paths=held_out.paths,
     )
 
 
@@ -189,6 +222,8 @@ def model_config(recipe: Recipe, catalog: Catalog, remark: str, start: Mapping[s
         name=recipe.model.name,
         options=recipe.model.options,
         head=recipe.model.head,
+        unit_features=recipe.model.unit_features,
+        pooling="own" if recipe.model.name.startswith(TIMM) and not recipe.model.head else "mean",
         protocol=recipe.data.protocol,
         start=start["dataset"] if start else "",
         crop_boxes=recipe.data.crop_boxes,

@@ -29,6 +29,7 @@ from lookalike.run import Run
 from lookalike.training import checkpoint, optim
 from lookalike.training.checkpoint import State
 from lookalike.training.distributed import DistributedContext
+from lookalike.training.fit_head import fit_head
 from lookalike.training.malloc import keep_freed_memory
 from lookalike.training.metric_logger import MetricLogger, OnRecord, Tracker
 from lookalike.training.objective import create_objective, evaluate, not_finite
@@ -115,6 +116,8 @@ def train(
         {resolution(settings, step / total, training.size) for step in range(total)} | {validation.size}
     ):
         check_size(network, size, recipe.model.name)
+    if settings.fit_head and not checkpoint.exists(run.checkpoint_dir):
+        fit_head(network, training, recipe)
     network.train()
     optimizer = optim.make_optimizer(network, loss_of, recipe.optimizer)
     average = optim.ModelEma(network, settings.ema_decay) if settings.ema_decay else None

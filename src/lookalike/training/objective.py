@@ -84,7 +84,9 @@ def create_objective(recipe: Recipe, num_classes: int, *, resumed: bool = False)
     head = recipe.model.head
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeded(recipe.training.seed, WEIGHTS))
-        network = create_model(recipe.model.name, num_classes, recipe.model.options, head)
+        network = create_model(
+            recipe.model.name, num_classes, recipe.model.options, head, unit_features=recipe.model.unit_features
+        )
         loss: nn.Module = ClassificationObjective(recipe.training.label_smoothing)
         if head:
             settings = recipe.loss

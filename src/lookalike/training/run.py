@@ -26,11 +26,13 @@ from lookalike.models.init_backbone import check_blind, fingerprint_of, timm_sta
 from lookalike.recipe import Recipe
 from lookalike.run import Run, current_commit
 from lookalike.training import checkpoint, loop
+from lookalike.training.adapt import adapted
 from lookalike.training.distributed import init_distributed
 from lookalike.training.finalize import FinishedTraining, TrainingData, finalize
 from lookalike.training.metric_logger import OnRecord, Tracker
 
 RUNS = Path("runs")  # folder of runs without an `out` of their own
+FEW_PER_CLASS = 50  # training images, below which a classifier on frozen features is likely to be better
 MIN_STEPS = 50  # fewer teach a network from random weights little
 PAIR_LOSSES = frozenset({"multi_similarity", "pml/MultiSimilarityLoss", "pml/TripletMarginLoss", "pml/ContrastiveLoss"})
 OUT_OF_MEMORY = ("DefaultCPUAllocator", "can't allocate memory")  # in messages of PyTorch, which has no types for them
@@ -112,15 +114,27 @@ def default_folder(recipe: str | Path | Recipe) -> Path:
 def _train(
     recipe: Recipe, path: Path, resume: bool, keep_checkpoint: bool, trackers: Sequence[Tracker], callbacks: Callbacks
 ) -> Run:
+    if recipe.fit:
+        raise InputError(f"{recipe.name}: a recipe of 'lookalike fit', which trains no network.", "Run that command.")
     commit = current_commit()  # now: the sources may change during a long run
     context = init_distributed(recipe.training.device)
     if not context.is_main_process:
         callbacks = Callbacks()
     first = context.main_process_first
+    data = None
+    if recipe.training.adapt:
+        unread = recipe
+        data = first(lambda: read_data(unread))
+        recipe = adapted(recipe, len(data.parts["train"]))
+        settings = recipe.training
+        callbacks.message(
+            f"{recipe.model.name} at {recipe.data.image_size} pixels, {settings.epochs} epochs with batches of "
+            f"{settings.batch_size}, by {len(data.parts['train']):,} training images and {recipe.model.init}"
+        )
     if resume and (finished := first(lambda: finished_run(Run(path), recipe))):
         callbacks.message(f"{finished.path} is finished")
         return finished
-    data = first(lambda: read_data(recipe))
+    data = data or first(lambda: read_data(recipe))
     if passed_over := data.catalog.passed_over:
         callbacks.message(f"{recipe.data.source}: {sentence(passed_over)}")
     if data.divided and recipe.model.init and not checkpoint.exists(Run(path).checkpoint_dir):
@@ -142,6 +156,8 @@ def _train(
         if copies:
             callbacks.message(f"{data.evaluation_split}: {copies.sentence}")
         if hint := advice(recipe, len(training.images)):
+            callbacks.message(hint)
+        if hint := hint_at_fit(recipe, training):
             callbacks.message(hint)
         try:
             trained = loop.train(run, context, training, evaluation, on_record=callbacks.on_record, trackers=trackers)
@@ -342,6 +358,17 @@ def advice(recipe: Recipe, images: int) -> str:
             "set data.sampler={classes: 20, images: 4}"
         )
     return ""
+
+
+def hint_at_fit(recipe: Recipe, training: Pack) -> str:
+    """A hint at `lookalike fit` if there are few images per class; else empty."""
+    per_class = len(training.images) / len(training.catalog.class_names)
+    if recipe.data.protocol or per_class >= FEW_PER_CLASS:
+        return ""
+    return (
+        f"{per_class:.0f} training images per class are few: 'lookalike fit {recipe.data.source}' takes seconds and is "
+        "likely to do better"
+    )
 
 
 def starts_trained(recipe: Recipe) -> bool:
