@@ -85,3 +85,22 @@ def flower(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def china(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A photograph of a temple, 640 x 427, which comes with scikit-learn."""
     return _photograph("china", tmp_path_factory.mktemp("photographs"))
+
+
+# Pairs of an image and a text tower
+
+
+@pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small pair with random weights in the format of open_clip."""
+    from pair_factory import write_clip
+
+    return write_clip(tmp_path_factory.mktemp("open_clip") / "clip")
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory, clip_folder: Path) -> Path:
+    """The same, imported: a model folder."""
+    from lookalike.models.importing import import_model
+
+    return import_model(clip_folder, tmp_path_factory.mktemp("pair") / "clip").folder

@@ -58,12 +58,14 @@ def import_(
         str,
         typer.Argument(
             metavar="WEIGHTS",
-            help="File of weights (.pth, .safetensors), a folder or Hub id in timm's format, or timm/NAME.",
+            help="File of weights (.pth, .safetensors), a folder or Hub id in the format of timm or open_clip, or "
+            "timm/NAME.",
             show_default=False,
         ),
     ],
     architecture: Annotated[
-        str | None, typer.Option("--as", metavar="timm/NAME", help="The network that a file of weights is for.")
+        str | None,
+        typer.Option("--as", metavar="NETWORK", help="timm/NAME: the network that a file is for; or open_clip."),
     ] = None,
     name: Annotated[str | None, typer.Option("--name", help="Short name, for --model.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Write the model folder here instead.")] = None,
@@ -77,10 +79,11 @@ def import_(
     ] = None,
     license_: Annotated[str | None, typer.Option("--license", help="Licence of the weights, for the card.")] = None,
 ) -> None:
-    """Import pretrained weights for a network of timm, with their preprocessing and class names, as a model folder.
+    """Import pretrained weights, with their preprocessing, as a model folder: of timm (with class names), or CLIP's.
 
     A .pth file is read once, without running code in it, and kept as safetensors. What is not given is taken from timm:
-    image size, mean, standard deviation, crop, interpolation, and the class names of ImageNet.
+    image size, mean, standard deviation, crop, interpolation, and the class names of ImageNet. A pair of an image and
+    a text tower in the format of open_clip (CLIP, SigLIP) keeps its tokenizer, and images can be searched with words.
     """
     from lookalike.models.importing import import_model
 

@@ -23,6 +23,7 @@ from lookalike.models.serialization import (
     DEFAULT_FOLDER,
     PICKLES,
     TIMM,
+    TOKENIZER,
     WEIGHTS,
     ModelConfig,
     check_weights,
@@ -31,6 +32,7 @@ from lookalike.models.serialization import (
 )
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+OPEN_CLIP_CONFIG = "open_clip_config.json"  # of a folder in the format of open_clip
 SHORT_NAME = re.compile(r"[\w-][\w.-]{0,99}")
 
 
@@ -128,12 +130,13 @@ def _pretrained(name: str, local_files_only: bool) -> Path:
 
 def _in_folder(path: Path) -> tuple[Path, Path]:
     config, weights = path / CONFIG, path / WEIGHTS
-    if config.is_file() and is_of_timm(config):
+    ours = config.is_file() and not is_of_timm(config)
+    if not ours and (config.is_file() or (path / OPEN_CLIP_CONFIG).is_file()):
         raise InputError(
-            f"{path}: a model in timm's format, which is to be imported.",
+            f"{path}: a model in the format of {'timm' if config.is_file() else 'open_clip'}, which is to be imported.",
             f"Import it: lookalike models import {path} --name NAME",
         )
-    if config.is_file() and weights.is_file():
+    if ours and weights.is_file():
         return config, weights
     if (path / "recipe.yaml").is_file():
         if (path / "model" / CONFIG).is_file():
@@ -181,6 +184,8 @@ def _on_hub(name: str, **hub: Any) -> tuple[Path, Path]:
             f"{name}: a model in timm's format, which is to be imported.",
             f"Import it: lookalike models import {name} --name NAME",
         )
+    if read_config(ModelConfig, config)[0].text is not None:
+        download(name, TOKENIZER, **hub)
     return config, download(name, WEIGHTS, wanted, **hub)
 
 

@@ -5,6 +5,7 @@ A model folder, which is also what a Hub repository holds:
     model.safetensors   weights and batch-norm statistics; its header repeats the network and the preprocessing
     config.json         `ModelConfig`, and the SHA-256 of model.safetensors
     README.md           the model card
+    tokenizer.json      of a model with a text tower
 """
 
 from __future__ import annotations
@@ -28,9 +29,11 @@ from lookalike.errors import InputError, counted
 from lookalike.image import ImageLike, decode
 from lookalike.models import locate, serialization
 from lookalike.models.inference import View, run_batches, vector_view
+from lookalike.models.open_clip import OpenClipNetwork
 from lookalike.models.prediction import Prediction, predictions_of
 from lookalike.models.registry import build_for
 from lookalike.models.serialization import ModelConfig, Precision
+from lookalike.models.text import load_tokenizer, settings_of
 from lookalike.models.timm import TimmNetwork
 
 Images: TypeAlias = "Iterable[ImageLike] | NDArray[np.uint8]"  # an array: (N, H, W, 3)
@@ -175,6 +178,34 @@ class ImageModel(nn.Module, ModelHubMixin):
             vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         return vectors
 
+    @torch.inference_mode()
+    def embed_text(self, texts: str | Iterable[str], *, batch_size: int = 64) -> NDArray[np.float32]:
+        """Vectors of texts in the space of `embed`: their cosine with the vector of an image says how well they fit.
+
+        Args:
+            texts: one text, such as "a dog on a beach", or several. What is beyond the context length of the text tower
+                (77 tokens, about 60 words, for CLIP) is cut off.
+            batch_size: texts that are computed at a time.
+
+        Returns:
+            (N, D) float32, rows of length 1; (D,) for one text.
+
+        Raises:
+            NoTextError: the model has no text tower.
+            InputError: a text that is empty or far too long.
+        """
+        if isinstance(texts, str):
+            vector: NDArray[np.float32] = self.embed_text([texts])[0]
+            return vector
+        settings_of(self.config, self._location)
+        network = self.network
+        assert isinstance(network, OpenClipNetwork)
+        assert network.tokenizer is not None
+        tokens = torch.from_numpy(network.tokenizer(list(texts))).to(self.device)
+        starts = range(0, len(tokens), batch_size)
+        parts = [network.encode_text(tokens[start : start + batch_size]).cpu().numpy() for start in starts]
+        return np.concatenate(parts) if parts else np.empty((0, self.embedding_dim), np.float32)
+
     @property
     def embedding_dim(self) -> int:
         """D of `embed`."""
@@ -290,9 +321,12 @@ class ImageModel(nn.Module, ModelHubMixin):
             cache_dir=cache_dir,
         )
         config, mark = serialization.read_config(ModelConfig, config_path)
+        tokenizer = load_tokenizer(config, config_path.parent)
         tensors = serialization.read(weights_path, mark, config.of_vectors())
         network = _build(config, tensors, config_path)
         serialization.fill(network, tensors, weights_path)
+        if isinstance(network, OpenClipNetwork):
+            network.tokenizer = tokenizer
         model = cls(network.to(where, memory_format=torch.channels_last), config)  # type: ignore[call-overload]
         model._known_fingerprint, model._location = (model._state(), mark), str(weights_path)
         return model.eval()

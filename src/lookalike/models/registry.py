@@ -19,7 +19,7 @@ from torch.nn.modules.module import (
 from lookalike.errors import InputError, nearest
 from lookalike.models import cubs, resnet
 from lookalike.models.heads import EmbeddingNetwork, use_unit_features
-from lookalike.models.serialization import TIMM
+from lookalike.models.serialization import OPEN_CLIP, TIMM
 from lookalike.models.simple_cnn import SimpleCNN
 from lookalike.models.weavenet import WeaveNet
 from lookalike.recipe import Head
@@ -131,6 +131,12 @@ def _build(name: str, num_classes: int, options: dict[str, Any]) -> nn.Module:
         from lookalike.models.timm import TimmNetwork
 
         return TimmNetwork(name.removeprefix(TIMM), num_classes, **options)
+    if name == OPEN_CLIP:
+        from lookalike.models.open_clip import OpenClipNetwork
+
+        if num_classes:
+            raise InputError(f"model.name: {OPEN_CLIP} has no classifier.", "Use it for vectors, or another network.")
+        return OpenClipNetwork(**options)
     if name not in NETWORKS:
         raise InputError(
             f"model.name: no network named '{name}'.{nearest(name, NETWORKS)}",

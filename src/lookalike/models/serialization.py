@@ -1,4 +1,4 @@
-"""Read and write the files of a model folder: config.json, model.safetensors and README.md.
+"""Read and write the files of a model folder: config.json, model.safetensors, README.md, and maybe tokenizer.json.
 
 A folder may come from anybody, so files are checked before they are used. Importing this module loads no PyTorch.
 """
@@ -24,10 +24,11 @@ from lookalike.recipe import Fraction, Head, Positive, Scalar, Section, validate
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+WEIGHTS, CONFIG, CARD, TOKENIZER = "model.safetensors", "config.json", "README.md", "tokenizer.json"
 
 
 TIMM = "timm/"  # prefix of the names of timm models
+OPEN_CLIP = "open_clip"  # the name of pairs of an image and a text tower
 DEFAULT, DEFAULT_FOLDER = "default", Path(__file__).parent / "default"  # the packaged model
 
 HEADER_KEY = "lookalike"  # of the metadata in model.safetensors
@@ -136,8 +137,8 @@ def fingerprint(weights: bytes) -> str:
     return hashlib.sha256(weights).hexdigest()
 
 
-def write(path: Path, *, weights: bytes, config: str, card: str) -> None:
-    """Write the three files beside their final paths, then rename them, config.json last.
+def write(path: Path, *, weights: bytes, config: str, card: str, tokenizer: str | None = None) -> None:
+    """Write the files beside their final paths, then rename them, config.json last.
 
     A reader between two renames finds a fingerprint that does not match, never a mixture of two models.
 
@@ -145,12 +146,14 @@ def write(path: Path, *, weights: bytes, config: str, card: str) -> None:
         InputError: the folder cannot be made or written to.
     """
     contents = {WEIGHTS: weights, CARD: card.encode(), CONFIG: (config + "\n").encode()}
+    if tokenizer is not None:
+        contents = {TOKENIZER: tokenizer.encode(), **contents}
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise cannot_write(path, error) from None
     with ExitStack() as files:
-        # The stack renames in reverse order, when all three are written.
+        # The stack renames in reverse order, when all of them are written.
         beside = {name: files.enter_context(atomic_file(path / name)) for name in reversed(contents)}
         for name, content in contents.items():
             beside[name].write_bytes(content)
@@ -167,8 +170,10 @@ def save(path: Path, config: ModelConfig, network: nn.Module, dim: int) -> None:
     weights = serialise(network.state_dict(), config.precision, config.of_vectors())
     mark = fingerprint(weights)
     parameters = sum(parameter.numel() for parameter in network.parameters())
+    tokenizer = getattr(network, "tokenizer", None)
     write(
         path,
+        tokenizer=None if tokenizer is None else tokenizer.source,
         weights=weights,
         config=json.dumps({**config.model_dump(mode="json"), "fingerprint": mark}, indent=2, ensure_ascii=False),
         card=card(config, parameters, dim, mark),
@@ -287,6 +292,25 @@ def serialise(state: Mapping[str, Tensor], precision: Precision, header: str) ->
 # The configuration
 
 
+class TextSettings(Section):
+    """How texts become the input of a text tower.
+
+    Attributes:
+        context_length: tokens of a text; shorter texts are padded with `pad_id`, longer ones cut off.
+        pad_id: see `context_length`.
+        clean: what is done to a text before: "whitespace" is made single spaces; "lower": and letters small;
+            "canonicalize": and punctuation removed.
+        blank_id: a token that is replaced by 0, or None.
+        tokenizer: SHA-256 (hex) of tokenizer.json.
+    """
+
+    context_length: int = Field(ge=3, le=4096)
+    pad_id: int = Field(0, ge=0)
+    clean: Literal["whitespace", "lower", "canonicalize"] = "lower"
+    blank_id: int | None = Field(None, ge=0)
+    tokenizer: str
+
+
 class ModelConfig(Section):
     """The network of a model, its preprocessing, and the meaning of its outputs: config.json.
 
@@ -307,6 +331,8 @@ class ModelConfig(Section):
         unknown_threshold: a prediction of a smaller probability is called unknown, which happens to one in ten images
             of the known classes; None: never.
         val_fraction, split_seed: which images were not trained on, if the data name no val split; None: not recorded.
+        text: of a pair of an image and a text tower; None: the model has no text tower. The `temperature` of a pair is
+            for the cosines of an image and texts.
         precision: of the stored weights; in memory they are float32.
     """
 
@@ -335,6 +361,7 @@ class ModelConfig(Section):
     unknown_threshold: Fraction | None = None
     val_fraction: Fraction | None = None
     split_seed: int | None = None
+    text: TextSettings | None = None
     precision: Precision = "float32"
 
     @model_validator(mode="after")
@@ -344,8 +371,8 @@ class ModelConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _only_timm_has_no_classes(self) -> ModelConfig:
-        if not self.class_names and not self.name.startswith(TIMM):
+    def _only_other_libraries_have_no_classes(self) -> ModelConfig:
+        if not self.class_names and self.name != OPEN_CLIP and not self.name.startswith(TIMM):
             raise ValueError("class_names must have at least one name")
         return self
 
@@ -376,5 +403,7 @@ class ModelConfig(Section):
             fields.add("crop_mode")
         if self.pooling != "mean":  # as above
             fields.add("pooling")
+        if self.text:  # as above
+            fields.add("text")
         without = {"head": {"projection"}} if self.head and not self.head.projection else None  # as above
         return self.model_dump_json(include=fields, exclude=without)

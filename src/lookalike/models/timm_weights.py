@@ -26,6 +26,7 @@ from lookalike.errors import InputError, counted
 from lookalike.image import ResizeCrop
 from lookalike.models import serialization
 from lookalike.models.inference import run_batches, vector_view
+from lookalike.models.open_clip import OpenClipNetwork
 from lookalike.models.serialization import TIMM, ModelConfig
 from lookalike.models.timm import REFUSED, TimmNetwork, import_timm, unknown_model
 from lookalike.recipe import validate
@@ -69,7 +70,7 @@ class Changes:
 class Imported:
     """A network with pretrained weights, its description, and remarks for the user on how they were read."""
 
-    network: TimmNetwork
+    network: TimmNetwork | OpenClipNetwork
     config: ModelConfig
     remarks: tuple[str, ...] = ()
 
@@ -183,11 +184,11 @@ def from_folder(folder: Path, source: str, changes: Changes | None = None) -> Im
         raise InputError(f"{folder}: none of the files {', '.join(WEIGHT_FILES)}.", "Put the weights there.")
     changes = changes or Changes()
     if changes.license is None and not cfg.get("license"):
-        changes = replace(changes, license=_license_of(folder))
+        changes = replace(changes, license=license_of(folder))
     return from_file(weights, name, changes, cfg=cfg, options=options, source=source)
 
 
-def _license_of(folder: Path) -> str | None:
+def license_of(folder: Path) -> str | None:
     """The licence that the model card in a folder names."""
     from huggingface_hub import metadata_load
 
@@ -314,10 +315,10 @@ def _fitted(
         network = TimmNetwork(name, num_classes, **options)
         own = {key: tensor for key, tensor in network.network.state_dict().items() if not key.endswith(COUNTER)}
         for matched, how in _matches(network, own, tensors, in_order):
-            if found := _misfit(own, matched):
+            if found := misfit(own, matched):
                 problem = problem or found
                 continue
-            _check_finite(matched, path)
+            check_finite(matched, path)
             network.network.load_state_dict({key: matched[key] for key in own}, strict=False)
             return network, how
     raise InputError(
@@ -363,7 +364,7 @@ def _kind(key: str) -> str:
     return key.rpartition(".")[2]
 
 
-def _misfit(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str:
+def misfit(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str:
     """The first tensor that is missing, unexpected or of another shape, as a clause; empty if all fit."""
     missing = next((key for key in own if key not in tensors), None)
     unexpected = next((key for key in tensors if key not in own), None)
@@ -377,7 +378,12 @@ def _misfit(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str:
     return ""
 
 
-def _check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
+def check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse tensors with numbers that are not finite.
+
+    Raises:
+        InputError: there are some; the first tensor is named.
+    """
     for key, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.float().isfinite().all():
             raise InputError(f"{path}: '{key}' holds numbers that are not finite.", "Get a whole copy.")
