@@ -87,6 +87,27 @@ def china(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _photograph("china", tmp_path_factory.mktemp("photographs"))
 
 
+@pytest.fixture
+def small_timm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A name of timm whose weights (random ones here) lie in the cache of the Hub; there is no network."""
+    import torch
+    from safetensors.torch import save_file
+
+    from lookalike.models.timm import import_timm
+
+    name = "test_resnet.r160_in1k"
+    place = tmp_path / "hub" / f"models--timm--{name}"
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text("0" * 40)
+    (place / "snapshots" / ("0" * 40)).mkdir(parents=True)
+    torch.manual_seed(0)
+    save_file(import_timm(name).create_model(name).state_dict(), place / "snapshots" / ("0" * 40) / "model.safetensors")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("LOOKALIKE_CACHE", str(tmp_path / "cache"))
+    return f"timm/{name}"
+
+
 # Pairs of an image and a text tower
 
 

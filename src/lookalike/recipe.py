@@ -21,6 +21,7 @@ from lookalike.image import ResizeCrop
 SHIPPED = Path(__file__).parent / "reproduce" / "recipes"
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
+UNION_BRANCHES = ("literal[", "ResizeCrop")  # in the location of an error: which of several types a value has not
 Scalar = str | int | float | bool | None
 
 
@@ -133,7 +134,7 @@ class Model(Section):
 
     name: str = "resnet18"
     options: dict[str, Scalar | list[Scalar]] = {}
-    init: str = ""  # model folder or Hub id to take the initial weights from, without its head; empty: random
+    init: str = ""  # model (see `lookalike.load`) to take the initial weights from, without its head; empty: random
     head: Head | None = None  # None: a classifier
     unit_features: bool = False  # the last layer of the classifier takes features that are scaled to length 1
 
@@ -412,7 +413,7 @@ def _explain(cls: type[Section], error: ValidationError, where: str) -> InputErr
     problems = error.errors()
     # report a misspelt key first: it may be the reason for the others
     problem = next((each for each in problems if each["type"] == "extra_forbidden"), problems[0])
-    location = [str(part) for part in problem["loc"]]
+    location = [str(part) for part in problem["loc"] if not str(part).startswith(UNION_BRANCHES)]
     key = ".".join(location)
     if problem["type"] == "extra_forbidden":
         known = _fields(cls, location[:-1])

@@ -220,23 +220,16 @@ def test_a_hub_id_in_timms_format(
         load("owner/birds")
 
 
-def test_weights_of_timm_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flower: Path) -> None:
+def test_weights_of_timm_by_name(small_timm: str, flower: Path) -> None:
     torch.manual_seed(0)
     network = timm.create_model("test_resnet.r160_in1k")
-
-    def fill(folder: Path) -> None:
-        folder.mkdir(parents=True)
-        save_file(network.state_dict(), folder / "model.safetensors")
-
-    hub_cache(tmp_path / "hub", "timm/test_resnet.r160_in1k", fill, monkeypatch)
-    monkeypatch.setenv("LOOKALIKE_CACHE", str(tmp_path / "cache"))
-    model = load("timm/test_resnet.r160_in1k")
+    model = load(small_timm)
     cfg = timm.get_pretrained_cfg("test_resnet.r160_in1k")
     assert (model.config.image_size, model.config.crop_mode.share) == (cfg.input_size[1], cfg.crop_pct)  # type: ignore[union-attr]
     assert (model.config.mean, model.config.license) == (cfg.mean, cfg.license)
     assert model.config.source == "https://huggingface.co/timm/test_resnet.r160_in1k"
     assert model.config.class_names[985] == "daisy"
-    config, fingerprint = locate.describe("timm/test_resnet.r160_in1k")  # from the folder that was made
+    config, fingerprint = locate.describe(small_timm)  # from the folder that was made
     assert (config, fingerprint) == (model.config, model.fingerprint)
     transform = timm.data.create_transform(
         **timm.data.resolve_data_config(pretrained_cfg=cfg.to_dict()), is_training=False

@@ -222,7 +222,7 @@ def test_a_run_of_too_few_steps_is_advised(epochs: int, batch_size: int, words: 
 
 
 @pytest.mark.parametrize(
-    "model", [{"init": "default"}, {"name": "timm/resnet18", "options": {"pretrained": True}}], ids=["init", "timm"]
+    "model", [{"init": "default"}, {"name": "timm/resnet18", "init": "timm/resnet18"}], ids=["init", "timm"]
 )
 def test_few_steps_are_enough_where_the_start_is_trained(model: dict[str, Any]) -> None:
     few = {"epochs": 1, "batch_size": 32}

@@ -13,7 +13,7 @@ from lookalike.models import locate, serialization
 from lookalike.models.heads import EmbeddingNetwork, drop_classifier
 from lookalike.models.pretrained import ImageModel
 from lookalike.models.serialization import TIMM, ModelConfig
-from lookalike.recipe import Model
+from lookalike.recipe import Model, Recipe
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Start:
 
     Args:
         model: as it was named in the recipe.
-        fingerprint: of the model; empty for weights of timm.
+        fingerprint: of the model.
         dataset: what it was trained on, after what it started from itself.
     """
 
@@ -31,11 +31,32 @@ class Start:
     dataset: str
 
 
-def timm_start(model: Model) -> Start | None:
-    """The start of a timm network with weights of timm; None for any other network."""
-    if model.name.startswith(TIMM) and model.options.get("pretrained"):
-        return Start(model.name, "", "timm's own weights")
-    return None
+def with_pretrained(recipe: Recipe) -> Recipe:
+    """The recipe with `model.init` set for a network of timm whose own weights are wanted, and their preprocessing.
+
+    `model.options.pretrained=true` means timm's weights of that name, and for a network of timm so does the
+    `model.init=default` of a recipe. Image size, mean and standard deviation that the recipe leaves open are those of
+    the weights.
+
+    Raises:
+        InputError: there are no such weights, or they cannot be downloaded.
+    """
+    model = recipe.model
+    if not model.name.startswith(TIMM):
+        return recipe
+    options = dict(model.options)
+    pretrained = options.pop("pretrained", False)
+    init = "" if model.init == serialization.DEFAULT else model.init
+    if not init and (pretrained or model.init):
+        init = model.name
+    changes = {"init": init} if options == model.options else {"init": init, "options": options}
+    recipe = recipe.model_copy(update={"model": model.model_copy(update=changes)})
+    if not init or recipe.training.adapt:  # which takes all that is left open from `model.init`
+        return recipe
+    config, _ = serialization.read_config(ModelConfig, locate.find(init)[0])
+    given = recipe.data.model_fields_set
+    values = {key: getattr(config, key) for key in ("image_size", "mean", "std") if key not in given}
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update=values)})
 
 
 def fingerprint_of(model: Model) -> str:
@@ -96,5 +117,7 @@ def start_from(network: nn.Module, model: Model) -> Start:
         options = ", ".join(f"{key}={value}" for key, value in trained.config.options.items())
         raise InputError(f"model.init: {error.message}", f"Its model.options are {{{options}}}.") from None
     ours.load_state_dict(bare.state_dict(), strict=False)
-    before = f"{trained.config.start}, then " if trained.config.start else ""
-    return Start(model.init, fingerprint, f"{before}{trained.config.dataset or 'unnamed data'}")
+    config = trained.config
+    before = f"{config.start}, then " if config.start else ""
+    origin = f" ({config.source}; licence: {config.license or 'not known'})" if config.source else ""
+    return Start(model.init, fingerprint, f"{before}{config.dataset or 'unnamed data'}{origin}")

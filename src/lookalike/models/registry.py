@@ -225,6 +225,10 @@ def check_size(network: nn.Module, size: int, name: str) -> None:
     was_training = network.training
     try:
         network.eval()(torch.zeros(1, 3, size, size, device=device))
+    except AssertionError as error:  # of a transformer of timm
+        raise InputError(
+            f"{name} does not take images of {size} pixels ({error}).", "Set data.image_size to the size it takes."
+        ) from None
     finally:
         network.train(was_training)
         for hook in hooks:

@@ -19,7 +19,7 @@ from lookalike.evaluation.evaluate import outputs_of
 from lookalike.evaluation.retrieval import KS, per_query
 from lookalike.losses.registry import create_loss
 from lookalike.models.inference import View
-from lookalike.models.init_backbone import Start, start_from, timm_start
+from lookalike.models.init_backbone import Start, start_from
 from lookalike.models.registry import create_model
 from lookalike.recipe import Recipe
 from lookalike.training.distributed import DistributedContext, all_gather
@@ -102,9 +102,7 @@ def create_objective(recipe: Recipe, num_classes: int, *, resumed: bool = False)
                     memory_start=settings.memory_start,
                 )
             )
-    start = timm_start(recipe.model)
-    if recipe.model.init and not resumed:
-        start = start_from(network, recipe.model)
+    start = start_from(network, recipe.model) if recipe.model.init and not resumed else None
     return Objective(network, loss, "recall_at_1" if recipe.data.protocol else "top1", start)
 
 

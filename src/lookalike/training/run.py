@@ -22,7 +22,7 @@ from lookalike.data.scan import sentence
 from lookalike.errors import InputError
 from lookalike.evaluation.protocols import named
 from lookalike.files import sync
-from lookalike.models.init_backbone import check_blind, fingerprint_of, timm_start
+from lookalike.models.init_backbone import check_blind, fingerprint_of, with_pretrained
 from lookalike.recipe import Recipe
 from lookalike.run import Run, current_commit
 from lookalike.training import checkpoint, loop
@@ -100,7 +100,7 @@ def train(
         if overrides or data is not None:
             changes = {key.replace("__", "."): value for key, value in overrides.items()}
             recipe = recipe.with_values(changes if data is None else {**changes, "data.source": str(data)})
-        return _train(recipe, path, resume, keep_checkpoint, trackers, callbacks or Callbacks())
+        return _train(with_pretrained(recipe), path, resume, keep_checkpoint, trackers, callbacks or Callbacks())
     finally:
         for tracker in trackers:
             tracker.close()
@@ -373,7 +373,7 @@ def hint_at_fit(recipe: Recipe, training: Pack) -> str:
 
 def starts_trained(recipe: Recipe) -> bool:
     """Whether the initial weights are those of a trained network, which needs few steps."""
-    return bool(recipe.model.init) or timm_start(recipe.model) is not None
+    return bool(recipe.model.init)
 
 
 def machine_problem(error: RuntimeError, device: torch.device) -> InputError | None:
