@@ -1,6 +1,7 @@
 // The page: a query (an uploaded image or an item of the gallery), its prediction, and its look-alikes.
 
 import { Trouble, ask, askJson } from "./api.js";
+import { Box } from "./box.js";
 import * as gallery from "./gallery.js";
 import { listen as listenForImages } from "./upload.js";
 import { withKey } from "./keys.js";
@@ -9,6 +10,7 @@ import * as notice from "./notice.js";
 import * as panel from "./panel.js";
 import * as address from "./address.js";
 import * as prediction from "./prediction.js";
+import * as refine from "./refine.js";
 import * as status from "./status.js";
 import { Threshold } from "./threshold.js";
 import { pathOf } from "./thumbnails.js";
@@ -32,7 +34,8 @@ let searching = new AbortController(); // of its last search
 
 const threshold = new Threshold((chosen) => change({ threshold: chosen }));
 const filter = new LabelFilter((labels) => change({ labels }));
-const wall = new Wall(at("wall"), (id) => address.write(id, view), (id) => go({ id }));
+const wall = new Wall(at("wall"), (id) => address.write(id, plain()), (id) => go({ id }), (id, isUnlike) => change(refine.toggled(view, id, isUnlike)));
+const box = new Box((chosen) => change({ box: chosen }));
 
 // What the service offers.
 
@@ -66,7 +69,13 @@ function describe(facts, model) {
   return `${classes}. The gallery has ${count(facts.items, "image")}.`;
 }
 
+/** The view for another query: without what belongs to this one. */
+function plain() {
+  return { ...view, like: [], unlike: [], box: null };
+}
+
 function showView() {
+  refine.show(view, (id) => change({ like: view.like.filter((one) => one !== id), unlike: view.unlike.filter((one) => one !== id) }));
   filter.set(view.labels);
   threshold.set(view.threshold);
   status.offerSteps(view.k, about?.limits.max_answers ?? Infinity);
@@ -89,6 +98,8 @@ function take(file) {
 /** Open a new query: it becomes the last entry of the history. */
 function go(next) {
   history.replaceState({ ...history.state, scroll: scrollY }, "");
+  view = plain();
+  showView();
   history.pushState({ number: next.number ?? null, scroll: 0 }, "", address.write(next.id ?? null, view));
   open(next);
 }
@@ -146,6 +157,7 @@ async function open(next, scroll = 0) {
   wall.clear();
   if (next.file) panel.showImage(next.file);
   else panel.showItem(next.id, load(), signal);
+  box.offer(Boolean(next.file) && about?.gallery !== null);
   scrollTo(0, 0);
   at("title").focus({ preventScroll: true });
   try {
@@ -189,7 +201,9 @@ async function search() {
   const fields = new URLSearchParams({ k: Math.min(view.k, about.limits.max_answers ?? view.k), threshold: "none" });
   for (const label of view.labels) fields.append("label", label);
   if (view.exact) fields.set("exact", "true");
-  if (current.id) fields.set("id", current.id);
+  for (const id of [current.id, ...view.like]) if (id) fields.append("id", id);
+  for (const id of view.unlike) fields.append("unlike", id);
+  if (view.box) fields.set("box", view.box.join(","));
   at("results").setAttribute("aria-busy", "true");
   try {
     const response = await cached(`${current.key} ${fields}`, () => withKey("read", () =>
@@ -249,6 +263,7 @@ function limit() {
   if (shown) at("nothing").hidden = true;
   else if (hits.length) status.nothing(`No image reaches a similarity of ${cosine(least)}.`, `The most similar one has ${cosine(hits[0].score)}.`, `Show the ${count(hits.length, "most similar image")}`, showAll);
   else if (view.labels.length) status.nothing(`No other image has ${view.labels.length === 1 ? "this label" : "one of these labels"}.`, "", "Show all labels", () => change({ labels: [] }));
+  else if (view.like.length || view.unlike.length) status.nothing("No other image is in the gallery.");
   else if (query.id || found.same.length) status.nothing("This is the only image in the gallery.");
   else if (about.keys.write === "off") status.nothing("The gallery is empty.", "Add images: lookalike gallery add GALLERY IMAGES");
   else status.nothing("The gallery is empty.", "You can add this image.");
@@ -264,7 +279,7 @@ function showSame(hits) {
 }
 
 function linkTo(id, textContent) {
-  const link = el("a", { href: address.write(id, view), textContent });
+  const link = el("a", { href: address.write(id, plain()), textContent });
   link.addEventListener("click", (click) => {
     click.preventDefault();
     go({ id });
@@ -341,6 +356,7 @@ at("home").addEventListener("click", (event) => {
 at("many").addEventListener("change", () => change({ k: Number(at("many").value) }));
 at("more").addEventListener("click", () => change({ k: status.STEPS.find((step) => step > view.k) ?? view.k }));
 at("lower").addEventListener("click", showAll);
+at("refine-clear").addEventListener("click", () => change({ like: [], unlike: [] }));
 at("exact").addEventListener("click", () => change({ exact: true }));
 at("add-form").addEventListener("submit", addImage);
 at("remove").addEventListener("click", () => panel.askRemoval(true));

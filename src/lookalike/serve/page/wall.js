@@ -10,21 +10,25 @@ export class Wall {
    * @param {HTMLElement} list a <ul>
    * @param {(id: number) => string} addressOf the address of a search from an item
    * @param {(id: number) => void} follow called when a link is followed
+   * @param {(id: number, isUnlike: boolean) => void} refine called to search for more, or less, like a hit
    */
-  #list; #addressOf; #hits = []; #tiles = []; #loading = new AbortController();
+  #list; #addressOf; #refine; #hits = []; #tiles = []; #loading = new AbortController();
   #seen = new IntersectionObserver((entries) => this.#appear(entries), { rootMargin: AHEAD });
 
-  constructor(list, addressOf, follow) {
+  constructor(list, addressOf, follow, refine) {
     this.#list = list;
     this.#addressOf = addressOf;
+    this.#refine = refine;
     list.addEventListener("click", (event) => {
+      const button = event.target.closest("button");
+      if (button) refine(Number(button.closest("li").firstElementChild.dataset.id), button.className === "less");
       const link = event.target.closest("a");
       if (!link || event.button || event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return;
       event.preventDefault();
       follow(Number(link.dataset.id));
     });
     list.addEventListener("keydown", (event) => this.#walk(event));
-    list.addEventListener("focusin", (event) => this.#stopAt(event.target.closest("a")));
+    list.addEventListener("focusin", (event) => this.#stopAt(event.target.closest("li")?.firstElementChild));
   }
 
   /** Show hits, best first; all of them until `limit` is called. */
@@ -78,7 +82,12 @@ export class Wall {
       ),
     );
     this.#seen.observe(image);
-    return el("li", {}, link);
+    const said = `${words}, item ${id}`;
+    const refine = el("span", { className: "refine" },
+      el("button", { type: "button", className: "more", tabIndex: -1, textContent: "+", title: "More like this (+)", ariaLabel: `More like ${said}` }),
+      el("button", { type: "button", className: "less", tabIndex: -1, textContent: "−", title: "Less like this (−)", ariaLabel: `Less like ${said}` }),
+    );
+    return el("li", {}, link, refine);
   }
 
   #appear(entries) {
@@ -89,17 +98,23 @@ export class Wall {
     }
   }
 
-  /** Keep one link in the tab order; arrow keys lead to the others. */
+  /** Keep one link in the tab order, with its buttons; arrow keys lead to the others. */
   #stopAt(link) {
     if (!link) return;
-    for (const tile of this.#tiles) tile.firstElementChild.tabIndex = -1;
-    link.tabIndex = 0;
+    for (const tile of this.#tiles) {
+      for (const one of tile.querySelectorAll("a, button")) one.tabIndex = tile.firstElementChild === link ? 0 : -1;
+    }
   }
 
   #walk(event) {
     const tiles = this.#tiles.filter((tile) => !tile.hidden);
     const here = tiles.indexOf(event.target.closest("li"));
     if (here < 0 || event.altKey || event.ctrlKey || event.metaKey) return;
+    if (event.key === "+" || event.key === "-") {
+      event.preventDefault();
+      this.#refine(Number(tiles[here].firstElementChild.dataset.id), event.key === "-");
+      return;
+    }
     const row = tiles.findIndex((tile) => tile.offsetTop !== tiles[0].offsetTop);
     const columns = row < 0 ? tiles.length : row;
     const steps = {
