@@ -257,7 +257,8 @@ def test_openapi_describes_every_route(reader: TestClient) -> None:
     }
     assert operations.keys() == {
         ("GET", "/live"), ("GET", "/ready"), ("GET", "/metrics"), ("GET", "/v1/about"), ("POST", "/v1/predict"),
-        ("POST", "/v1/search"), ("POST", "/v1/embed"), ("POST", "/v1/items"), ("GET", "/v1/items/{id}"),
+        ("POST", "/v1/search"), ("POST", "/v1/vote"), ("POST", "/v1/embed"),
+        ("POST", "/v1/items"), ("GET", "/v1/items/{id}"),
         ("DELETE", "/v1/items/{id}"), ("GET", "/v1/items/{id}/thumbnail"),
     }  # fmt: skip
     assert tree["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
