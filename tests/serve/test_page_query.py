@@ -15,6 +15,12 @@ from browsing import PHONE, ask, seen
 from PIL import Image
 from serve_process import serving
 
+from lookalike.models.pretrained import ImageModel
+from lookalike.models.registry import create_model
+from lookalike.models.serialization import ModelConfig
+from lookalike.recipe import Head
+from small_gallery import ANIMALS, SIZE
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
@@ -132,6 +138,7 @@ def test_more_like_and_less_like_a_hit(page: Page, url: str, wide: bytes) -> Non
     expect(page.locator("#refine-list li.less")).to_have_count(1)
     ready(page)
     expect(page.locator(f"#wall a[data-id='{second}']")).to_have_count(0)
+    expect(page.locator("#wall a").first).to_be_focused()  # the keyboard goes on from there
     assert ids(page) == hits(url, f"id={first}&unlike={second}", wide)
     assert parse_qs(urlsplit(page.url).query)["like"] == [str(first)]
     page.get_by_role("button", name=f"Less like item {second}: leave it out").click()
@@ -151,6 +158,30 @@ def test_the_address_holds_the_refined_search_of_an_item(page: Page, url: str) -
     expect(page.locator("#refine-list li")).to_have_count(2)
 
 
+def test_without_classes_the_neighbours_vote(
+    page: Page, gallery_of: Callable[[Path], Path], photos: Path, tmp_path: Path
+) -> None:
+    config = ModelConfig(
+        name="weave",
+        options={"widths": [16, 32], "pairs": [1, 1]},
+        image_size=SIZE,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.25, 0.25, 0.25),
+        class_names=ANIMALS,
+        class_ids=ANIMALS,
+        head=Head(dim=16),
+        match_threshold=0.5,
+    )
+    network = create_model(config.name, config.num_classes, config.options, config.head)
+    ImageModel(network, config).save_pretrained(tmp_path / "model")
+    with serving(gallery_of(tmp_path / "model")) as service:
+        data = (photos / "cat" / "1.png").read_bytes()
+        ask(page, f"{service.url}?threshold=none", data)
+        (told,) = httpx.post(f"{service.url}v1/vote", content=data, headers=PNG).json()["votes"]
+        expect(page.locator("#what .label")).to_have_text([one["label"] for one in told["labels"]])
+        expect(page.locator("#what")).to_contain_text("Vote of 11 labelled look-alikes")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("viewport", [{"width": 1280, "height": 800}, PHONE], ids=["desktop", "phone"])
 def test_a_refined_search_is_accessible(browser: Browser, url: str, wide: bytes, scheme: Any, viewport: Any) -> None:
@@ -160,6 +191,7 @@ def test_a_refined_search_is_accessible(browser: Browser, url: str, wide: bytes,
         page = sight.page
         ask(page, f"{url}?threshold=none", wide)
         page.get_by_role("button", name="Search with a part").click()
+        ready(page)
         for place, key in ((0, "+"), (3, "-")):
             page.locator("#wall a").nth(place).focus()
             page.keyboard.press(key)

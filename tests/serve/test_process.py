@@ -19,6 +19,7 @@ from serve_process import PATIENCE, serving, start
 
 from lookalike import Gallery
 from lookalike.image import decode
+from small_gallery import model_folder, picture
 
 pytestmark = pytest.mark.slow
 
@@ -28,6 +29,28 @@ def ends_with(*arguments: str | Path, environ: dict[str, str] | None = None) -> 
     process = start(*arguments, environ=environ)
     _, said = process.communicate(timeout=PATIENCE)
     return process.returncode, said.decode()
+
+
+def test_a_service_takes_over_the_new_model_of_its_gallery(gallery_place: Path, tmp_path: Path) -> None:
+    with serving(gallery_place) as service:
+        before = httpx.get(f"{service.url}v1/about").json()["model"]["fingerprint"]
+        with Gallery.open(gallery_place, write=True) as gallery:
+            gallery.reembed(model_folder(tmp_path / "other", seed=1))
+            expected = gallery.about.fingerprint
+        assert before != expected
+        first = httpx.post(f"{service.url}v1/search?id=1")
+        assert first.status_code == 503
+        assert "another model" in first.json()["error"]["message"]
+        service.until_ready()
+        assert httpx.get(f"{service.url}v1/about").json()["model"]["fingerprint"] == expected
+        image = picture(tmp_path / "new.png", 4711).read_bytes()
+        answer = httpx.post(f"{service.url}v1/search?k=3", content=image, headers={"Content-Type": "image/png"})
+        assert answer.status_code == 200
+        with Gallery.open(gallery_place) as gallery:
+            found = gallery.search(image, k=3)
+        assert [hit["id"] for hit in answer.json()["hits"]] == [hit.id for hit in found]
+        added = httpx.post(f"{service.url}v1/items", content=image, headers={"Content-Type": "image/png"})
+        assert added.json()["items"][0]["added"]
 
 
 def test_sigterm_stops_the_service_cleanly(gallery_place: Path) -> None:

@@ -25,7 +25,7 @@ from typing import Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.errors import LookalikeError
+from lookalike.errors import InputError, LookalikeError
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.query import (
     NoDirectionError,
@@ -66,6 +66,8 @@ class GalleryPool:
         max_waiting: calls that wait for each job, at most; beyond, the service is overloaded.
         writable: whether items may be changed.
         max_answer_bytes: size of the items in a response, about.
+        on_other_model: called, in a thread of the pool, when the gallery turns out to have got another model; None: it
+            is an error that lasts.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class GalleryPool:
         max_waiting: int,
         writable: bool,
         max_answer_bytes: int = 4 * 2**20,
+        on_other_model: Callable[[], None] | None = None,
     ) -> None:
         self._location = location
         self._parsed_location = parse_location(location)
@@ -87,6 +90,8 @@ class GalleryPool:
         self._failures: dict[Job, str] = {}  # of the last call, where it failed
         self._waiting: Counter[Job] = Counter()
         self._refreshed: dict[Job, float] = {}  # when the calibration was last read
+        self._on_other_model = on_other_model
+        self._is_warm = False
         self._probe = np.full(dim, dim**-0.5, np.float32)
         self._check_lock = asyncio.Lock()
         self._checked, self._reasons = -CHECK_INTERVAL, list[str]()
@@ -100,6 +105,7 @@ class GalleryPool:
         """
         self._search_probe(self._open("search"))
         len(self._open("read"))
+        self._is_warm = True
 
     def close(self) -> None:
         """Finish the calls that wait, and close the galleries."""
@@ -346,6 +352,13 @@ class GalleryPool:
         if job not in self._galleries:
             gallery = Gallery.open(self._location, write=job == "write")
             try:
+                if (
+                    self._is_warm
+                    and self._on_other_model is not None
+                    and gallery.about.fingerprint != self._fingerprint
+                ):
+                    self._on_other_model()
+                    raise InputError("the gallery has another model now, which is being loaded.", "Try again soon.")
                 check_fingerprint(self._fingerprint, gallery.about, str(gallery.location))
             except BaseException:
                 gallery.close()

@@ -190,9 +190,10 @@ def create_router(service: Service) -> APIRouter:
 
 async def _query_vectors(request: Request, service: Service, files: list[bytes], box: Box | None) -> list[QueryVector]:
     """The vectors of images, with the digests of their files. `box`: part of the first image."""
+    fingerprint = service.runtime.fingerprint
     digests = await service.decoder.run(lambda: [hashlib.sha256(data).digest() for data in files])
     outputs = await while_connected(request, service.run(files, box))
-    return [QueryVector(vector, digest=digest) for vector, digest in zip(outputs.vectors, digests, strict=True)]
+    return [QueryVector(vector, fingerprint, digest) for vector, digest in zip(outputs.vectors, digests, strict=True)]
 
 
 def _prediction_response(prediction: Prediction) -> schemas.ImagePrediction:

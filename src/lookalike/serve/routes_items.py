@@ -42,9 +42,10 @@ def create_router(service: Service) -> APIRouter:
         gallery = service.gallery
         label = None if label is None else checked_label(label)
         files = await read_images(service, request)
-        with service.batcher.reserve(len(files)):
-            uploads = await service.decoder.decode_uploads(files)
-            outputs = await service.batcher.run([upload.pixels for upload in uploads])
+        batcher, decoder = service.batcher, service.decoder
+        with batcher.reserve(len(files)):
+            uploads = await decoder.decode_uploads(files)
+            outputs = await batcher.run([upload.pixels for upload in uploads])
             return schemas.ItemsResponse(items=await gallery.add(uploads, outputs.vectors, label))
 
     @router.get("/{id}", summary="Get an item")

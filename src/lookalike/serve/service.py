@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
@@ -26,6 +27,7 @@ from lookalike.serve.telemetry import Metrics
 if TYPE_CHECKING:
     from lookalike.models.runtime import Outputs, Runtime
 
+RELOAD_SECONDS = 30.0  # between two attempts to load the new model of a gallery
 STARTING = "the service is starting: it loads its model and gallery."
 
 log = logging.getLogger(__name__)
@@ -47,6 +49,7 @@ class Service:
         self._gallery: GalleryPool | None = None
         self._closed = False
         self._lock = threading.Lock()
+        self._reloaded = -RELOAD_SECONDS  # when the model was last loaded again
         self.metrics.add_gauge("waiting_images", "Images in flight.", self._count_waiting)
         self.metrics.add_gauge("loaded", "Whether model and gallery are loaded.", lambda: float(self.is_loaded))
 
@@ -93,8 +96,9 @@ class Service:
             RefusedError: 422, an image cannot be read, or the box is not inside of it; 503, too many images are in
                 flight, or the network failed.
         """
-        with self.batcher.reserve(len(files)):
-            return await self.batcher.run(await self.decoder.decode(files, box))
+        batcher, decoder = self.batcher, self.decoder  # of one model, also if another one is loaded meanwhile
+        with batcher.reserve(len(files)):
+            return await batcher.run(await decoder.decode(files, box))
 
     def load(self, runtime: Runtime | None = None) -> None:
         """Load the model and open the gallery. This takes seconds.
@@ -116,6 +120,7 @@ class Service:
                     max_waiting=self.settings.max_waiting,
                     writable=self.settings.writing != "off",
                     max_answer_bytes=self.settings.max_answer_bytes,
+                    on_other_model=self._reload if runtime is None and self.settings.model is None else None,
                 )
                 pool.warm_up()
             loaded.run(_black_image(loaded)[None])
@@ -147,6 +152,29 @@ class Service:
                 on_failure()
 
         threading.Thread(target=work, name="lookalike-loading", daemon=True).start()
+
+    def _reload(self) -> None:
+        """Load the model that the gallery has got, in a thread; the pool calls this. Requests get 503 meanwhile."""
+        with self._lock:
+            now = time.monotonic()
+            if self._closed or now - self._reloaded < RELOAD_SECONDS:
+                return
+            self._reloaded = now
+            before = (self._decoder, self._batcher, self._gallery)
+
+        def work() -> None:
+            log.info("the gallery has another model now: loading it")
+            try:
+                self.load()
+            except Exception:  # the gallery's reason for 503 stays; the next request after a while tries again
+                log.exception("the gallery's new model could not be loaded")
+                return
+            time.sleep(self.settings.drain_seconds)  # requests that came before have their answers by then
+            for part in before:
+                if part is not None:
+                    part.close()
+
+        threading.Thread(target=work, name="lookalike-reloading", daemon=True).start()
 
     def close(self) -> None:
         """Finish the accepted work, and close all parts."""

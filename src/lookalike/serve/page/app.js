@@ -178,7 +178,8 @@ async function open(next, scroll = 0) {
 
 async function predict(signal) {
   if (about.model.classes === 0) {
-    prediction.say("This model compares images; it has no classes.");
+    if (query.file && about.gallery?.labels.length) await vote(signal);
+    else prediction.say("This model compares images; it has no classes.");
     return;
   }
   const response = await cached(`predict ${query.key}`, async () => {
@@ -188,6 +189,16 @@ async function predict(signal) {
   if (signal.aborted) return;
   prediction.show(response, about.model.unknown_threshold);
   query.spoken = prediction.spoken(response);
+  tellSoon();
+}
+
+/** Without classes, the labels of the gallery's nearest items tell what an image shows. */
+async function vote(signal) {
+  const response = await cached(`vote ${query.key}`, () => withKey("read", () =>
+    askJson("v1/vote?k=5", { method: "POST", body: query.file, signal, waiting: notice.waiting })));
+  if (signal.aborted) return;
+  prediction.showVote(response);
+  query.spoken = prediction.spokenVote(response);
   tellSoon();
 }
 

@@ -1,6 +1,6 @@
 // The prediction: bars of calibrated probabilities, or "unknown" with the best guesses.
 
-import { at, duration, el, percent } from "./format.js";
+import { at, count, duration, el, percent } from "./format.js";
 
 /** Show the response of `POST /v1/predict`; `unknownBelow` is the model's threshold, or null. */
 export function show(response, unknownBelow) {
@@ -10,6 +10,21 @@ export function show(response, unknownBelow) {
   at("what").replaceChildren(...parts, list, el("p", {
     className: "fine", textContent: `Predicted in ${duration(response.took_ms)}.`,
   }));
+}
+
+/** Show the response of `POST /v1/vote`: the labels of the image's neighbours in the gallery. */
+export function showVote(response) {
+  const { labels, neighbours } = response.votes[0];
+  const list = el("ol", { className: "bars" }, ...labels.map(({ label, share }) => bar({ label, probability: share })));
+  at("what").replaceChildren(list, el("p", {
+    className: "fine", textContent: `Vote of ${count(neighbours, "labelled look-alike")}, in ${duration(response.took_ms)}.`,
+  }));
+}
+
+/** The vote in one sentence, for screen readers. */
+export function spokenVote(response) {
+  const [first] = response.votes[0].labels;
+  return `Look-alikes vote for ${first.label}, ${percent(first.share)}.`;
 }
 
 /** Show a sentence in place of the bars; without one, that the prediction is being computed. */

@@ -33,6 +33,7 @@ export class Wall {
 
   /** Show hits, best first; all of them until `limit` is called. */
   async show(hits) {
+    const hadFocus = this.#list.contains(document.activeElement);
     this.clear();
     this.#hits = hits;
     const loading = this.#loading;
@@ -40,7 +41,9 @@ export class Wall {
     if (loading.signal.aborted) return;
     this.#tiles = hits.map((hit) => this.#tile(hit));
     this.#list.replaceChildren(...this.#tiles);
-    if (this.#tiles.length) this.#stopAt(this.#tiles[0].firstElementChild);
+    if (!this.#tiles.length) return;
+    this.#stopAt(this.#tiles[0].firstElementChild);
+    if (hadFocus) this.#tiles[0].firstElementChild.focus({ preventScroll: true });
   }
 
   /** Hide hits with a lower score. Returns how many are shown. */
