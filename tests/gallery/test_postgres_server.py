@@ -357,9 +357,10 @@ def test_the_same_name_in_a_server_that_was_set_up_anew_is_another_gallery(datab
     with database.create() as store:
         assert isinstance(store, PostgresStore)
         assert len(store) == 0
-        server, table = store._link._identity or (None, 0)
+        assert store._link._identity is not None
+        server, table, model = store._link._identity
         assert server
-        store._link._identity = server + 1, table  # tables of a new server have the same numbers
+        store._link._identity = server + 1, table, model  # tables of a new server have the same numbers
         with pytest.raises(ReplacedError):
             len(store)
 
