@@ -33,9 +33,9 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "weave": {"widths": [16, 32], "pairs": [1, 1]},
     "resnet18": SMALL,
     "resnet50": {**SMALL, "blur": True},
-    "cubs_resnet_1": {**CUBS, "placement": "stage"},
+    "cubs_resnet_1": {**CUBS, "placement": "last"},
     "cubs_resnet_2": {**CUBS, "placement": "stage"},
-    "cubs_resnet_3": CUBS,
+    "cubs_resnet_3": {**CUBS, "placement": "stage"},
 }
 HEADS = {
     "none": None,
