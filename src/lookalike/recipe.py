@@ -230,7 +230,7 @@ class Fit(Section):
 
     classifier: Literal["auto", "logistic", "prototypes"] = "auto"  # auto: prototypes for classes of under five images
     mirror: bool = True  # fit to the mirror images, too
-    seed: int = 0  # of the cross-validation
+    seed: int = Field(0, ge=0, lt=2**32)  # of the cross-validation
 
 
 class Recipe(Section):

@@ -19,6 +19,7 @@ from lookalike.reproduce.results_page import (
     read_receipts,
     retrieval_headline,
     table,
+    whole_page,
     write_page,
 )
 
@@ -208,6 +209,24 @@ def test_a_receipt_that_is_none_is_named_and_the_page_stays(content: str, tmp_pa
     with pytest.raises(InputError, match=r"bad\.json"):
         write_page(path)
     assert path.read_text() == "as it was"
+
+
+def test_few_images_per_class_have_a_part_of_their_own() -> None:
+    one = {"set": "ants", "classes": 2, "images": 5, "draw": 0, "tests": 120, "cpu_seconds": 1.4, "method": "fit"}
+    rows = [
+        {**one, "top1": 0.733},
+        {**one, "top1": 0.725, "method": "sklearn"},
+        {**one, "top1": 0.81, "images": 20},
+        {**one, "top1": 0.753, "draw": 1},
+    ]
+    about = {"model": "weave", "model_data": "tiny-imagenet", "image_size": 64}
+    text = whole_page({"few_images-default": receipt("few_images-default", 0.0, results={"rows": rows}, **about)})
+    assert "| set | classes | images per class | `fit` | scikit-learn |" in text
+    assert "| ants | 2 | 5 | **73.3** (1 s) | 72.5 (1 s) |" in text
+    assert "| ants | 2 | 20 | **81.0** (1 s) |  |" in text
+    assert "The mean of 2 draws" in text
+    assert "| ants | 2 | 5 | **74.3** (1 s) |" in text
+    assert "receipts/few_images-default.json" in text
 
 
 def test_no_folder_is_no_receipts(tmp_path: Path) -> None:

@@ -148,6 +148,11 @@ def test_its_recipe_is_not_for_training(pets: Path, model: Path, tmp_path: Path)
         train(run.recipe_path, out=tmp_path / "other")
 
 
+def test_an_unknown_classifier(pets: Path, model: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="classifier"):
+        lookalike.fit(pets, model=model, out=tmp_path / "run", classifier="forest")
+
+
 # From a gallery
 
 

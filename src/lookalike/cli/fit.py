@@ -62,7 +62,7 @@ def fit(
     skip_undecodable: Annotated[
         bool, typer.Option("--skip-undecodable", help="Leave out images that cannot be decoded.")
     ] = False,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the cross-validation.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of the cross-validation.")] = 0,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
 ) -> None:
     """Make a classifier of your own images in seconds, with the features of a trained model.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from lookalike.errors import InputError, counted
@@ -12,6 +13,23 @@ from lookalike.files import atomic_write
 from lookalike.reproduce import study as studies
 from lookalike.reproduce.study import Planned, Study, is_retrieval, measured, views
 
+FEW_IMAGES = "few_images-"  # begins the names of the receipts of `benchmarks/few_images.py`
+FEW_IMAGES_ABOUT = (
+    "Top-1 accuracy in percent, and in brackets the CPU seconds from image files to the model. All methods get the "
+    "same training images and are measured on the same test images, single crop. With 120 test images an accuracy "
+    "of 75 % has a 95 % interval of 8 points to either side, with 600 one of 3.5. The sets: ants and bees, clothing "
+    "(photos by its owners), TrashNet (materials of waste, here 112 × 84 pixels). scikit-learn: "
+    "`LogisticRegression()` on the same model's vectors. From scratch: the recipe `quickstart` with 60 epochs. "
+    "timm: its train.py with the same weights and as many epochs as `own`. An empty cell was not measured. See "
+    "`benchmarks/few_images.py`."
+)
+FEW_IMAGES_METHODS = {
+    "fit": "`fit`",
+    "own": "`train own`",
+    "sklearn": "scikit-learn",
+    "scratch": "from scratch",
+    "timm": "timm's train.py",
+}
 LINES_WITHOUT_RECEIPTS = 2  # of a study's part of the page
 HEAD = """# Results
 
@@ -47,7 +65,52 @@ def whole_page(receipts: dict[str, dict[str, Any]]) -> str:
     """The page with all studies that have receipts, except the demo."""
     by_task = sorted(studies.names(), key=lambda name: studies.load(name).rows[0].task)
     parts = [part(name, receipts) for name in by_task if name != "demo"]
+    parts.append(few_images({name: each for name, each in receipts.items() if name.startswith(FEW_IMAGES)}))
     return "\n".join([HEAD, *(line for lines in parts if len(lines) > LINES_WITHOUT_RECEIPTS for line in lines)])
+
+
+def few_images(receipts: dict[str, dict[str, Any]]) -> list[str]:
+    """The part on few images per class, from the receipts of `benchmarks/few_images.py`; empty without any."""
+    if not receipts:
+        return []
+    lines = ["## Few images per class\n", f"{FEW_IMAGES_ABOUT}\n"]
+    for name, receipt in receipts.items():
+        rows = receipt["results"]["rows"]
+        lines.append(f"### {receipt['model']} at {receipt['image_size']} pixels, trained on {receipt['model_data']}\n")
+        lines += few_images_table([row for row in rows if row["draw"] == 0])
+        draws = len({row["draw"] for row in rows})
+        if draws > 1:
+            again = {(row["set"], row["images"], row["method"]) for row in rows if row["draw"]}
+            lines.append(f"\nThe mean of {draws} draws of the images, for the methods that were measured on all:\n")
+            lines += few_images_table([row for row in rows if (row["set"], row["images"], row["method"]) in again])
+        tests = ", ".join(f"{size} of {of}" for of, size in {row["set"]: row["tests"] for row in rows}.items())
+        machine = f"{counted(receipt['threads'], 'thread')} on a shared {receipt['hardware']['cpu']}"
+        lines.append(f"\nTest images: {tests}. [{name}](receipts/{name}.json), {receipt['date'][:10]}, {machine}, ")
+        lines.append(f"commit {commit(receipt)}, `{receipt['command']}`\n")
+    return lines
+
+
+def few_images_table(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Lines of a Markdown table with a row for each set and number of images; the best method of each is bold."""
+    methods = [method for method in FEW_IMAGES_METHODS if any(row["method"] == method for row in rows)]
+    lines = [
+        f"| set | classes | images per class | {' | '.join(FEW_IMAGES_METHODS[each] for each in methods)} |",
+        f"|---|---:|---:|{'---:|' * len(methods)}",
+    ]
+    for key in sorted({(row["set"], row["classes"], row["images"]) for row in rows}):
+        of = [row for row in rows if (row["set"], row["classes"], row["images"]) == key]
+        found = {
+            method: (round(100 * fmean(each["top1"] for each in same), 1), fmean(each["cpu_seconds"] for each in same))
+            for method in methods
+            if (same := [row for row in of if row["method"] == method])
+        }
+        best = max(share for share, _ in found.values())
+        cells = []
+        for share, seconds in (found.get(method, (None, 0.0)) for method in methods):
+            mark = "**" if share == best else ""
+            cells.append("" if share is None else f"{mark}{share:.1f}{mark} ({seconds:.0f} s)")
+        lines.append(f"| {' | '.join([key[0], str(key[1]), str(key[2]), *cells])} |")
+    return lines
 
 
 def part(name: str, receipts: dict[str, dict[str, Any]]) -> list[str]:

@@ -12,7 +12,7 @@ from lookalike.recipe import Recipe
 STEPS = 500  # of an adapted run, unless that is more or fewer epochs than these
 MIN_EPOCHS, MAX_EPOCHS = 4, 30
 EVALUATIONS = 5  # during a run
-BATCH_SIZE, MIN_BATCHES = 32, 4  # images in a batch; batches in an epoch
+BATCH_SIZE, SMALLEST_BATCH, MIN_BATCHES = 32, 8, 4  # images in a batch; batches in an epoch, if there are enough
 LARGER = 1.5  # times the image size of the model to start from, if that is small and there are not many images
 SMALL_SIZE, MANY_IMAGES = 96, 10_000
 
@@ -45,7 +45,7 @@ def adapted(recipe: Recipe, images: int) -> Recipe:
         size = round(LARGER * size)
     batch_size = recipe.training.batch_size
     if "batch_size" not in recipe.training.model_fields_set:
-        batch_size = max(2, min(BATCH_SIZE, images // MIN_BATCHES))
+        batch_size = min(BATCH_SIZE, max(images // MIN_BATCHES, SMALLEST_BATCH), images)
     epochs = recipe.training.epochs
     if "epochs" not in recipe.training.model_fields_set:
         epochs = min(max(round(STEPS * batch_size / images), MIN_EPOCHS), MAX_EPOCHS)

@@ -34,7 +34,7 @@ from lookalike.models.pretrained import ImageModel, load
 from lookalike.models.registry import create_model
 from lookalike.models.serialization import DEFAULT, ModelConfig
 from lookalike.models.timm import TimmNetwork
-from lookalike.recipe import Data, Fit, Model, Recipe
+from lookalike.recipe import Data, Fit, Model, Recipe, validate
 from lookalike.run import Run, current_commit
 from lookalike.training.finalize import HeldOut, model_config, save_classifier, write_classifier_report
 from lookalike.training.fit_head import BATCH_SIZE, check_counts, groups_of_copies, set_classifier
@@ -224,7 +224,7 @@ def _recipe(config: ModelConfig, source: str, model: str, fit: dict[str, Any]) -
             val_fraction=0.0,
         ),
         model=Model(name=config.name, options=options, init=model, unit_features=True),
-        fit=Fit.model_validate(fit),
+        fit=validate(Fit, fit, "fit"),
     )
 
 
