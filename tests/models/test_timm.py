@@ -6,13 +6,17 @@ import subprocess
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from lookalike.errors import InputError
 from lookalike.extras import install_command
 from lookalike.models.heads import EmbeddingNetwork
+from lookalike.models.pretrained import ImageModel
 from lookalike.models.registry import create_model
+from lookalike.models.runtime import TorchRuntime
+from lookalike.models.serialization import ModelConfig
 from lookalike.recipe import Head
 
 
@@ -54,6 +58,26 @@ def test_a_backbone_takes_an_embedding_head(name: str) -> None:
     assert isinstance(network, EmbeddingNetwork)
     with torch.no_grad():
         assert network(torch.randn(2, 3, 64, 64)).shape == (2, 8)
+
+
+@pytest.mark.parametrize("name", ["test_nfnet", "test_byobnet", "test_efficientnet"])
+def test_networks_with_layers_of_their_own_are_prepared_without_a_change(name: str) -> None:
+    """Their convolutions normalise weights or pad by the input, and their batch norms contain an activation."""
+    torch.manual_seed(0)
+    network = create_model(f"timm/{name}", 3).eval()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(module.running_mean, 0, 0.1)
+            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
+    config = ModelConfig(
+        name=f"timm/{name}", image_size=32, mean=(0.5,) * 3, std=(0.25,) * 3, pooling="own",
+        class_names=("cat", "dog", "emu"), class_ids=("cat", "dog", "emu"),
+    )  # fmt: skip
+    model = ImageModel(network, config)
+    images = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8)
+    prepared = TorchRuntime(model).run(images)
+    np.testing.assert_allclose(prepared.vectors, model.embed(images), atol=1e-5)
+    np.testing.assert_allclose(prepared.logits, model.logits(images), atol=1e-4)
 
 
 def test_timm_is_imported_beside_any_build_of_torchvision() -> None:

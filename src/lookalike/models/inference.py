@@ -32,6 +32,7 @@ from lookalike.models.fusion import DenseConvolution, fold_batch_norm, use_dense
 from lookalike.models.heads import EmbeddingNetwork
 from lookalike.models.layers import global_average
 from lookalike.models.serialization import ModelConfig
+from lookalike.models.timm import TimmNetwork
 
 View = Literal["outputs", "features", "softmax", "classifier"]
 Compute = Literal["auto", "float32", "bfloat16"]
@@ -182,7 +183,8 @@ class PreparedNetwork:
         network: a classifier, or one with an embedding head.
         config: its image size and normalisation.
         compute: "float32"; "bfloat16"; or "auto": bfloat16 on a CPU that has it in hardware, if a short measurement
-            finds it faster. Some CPUs that have it are slower with it.
+            finds it faster. Some CPUs that have it are slower with it. Networks of timm stay in float32, since their
+            loss of accuracy was not measured.
 
     Raises:
         InputError: bfloat16 for a network that is not on a CPU.
@@ -199,7 +201,8 @@ class PreparedNetwork:
             use_dense_for_small_maps(network, config.image_size)
         self.network: nn.Module = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.bfloat16 = compute == "bfloat16"
-        if self.bfloat16 or (compute == "auto" and on_cpu and has_bfloat16()):
+        may_convert = on_cpu and has_bfloat16() and not any(isinstance(m, TimmNetwork) for m in network.modules())
+        if self.bfloat16 or (compute == "auto" and may_convert):
             converted = copy.deepcopy(self.network)
             _convert_to_bfloat16(converted)
             if self.bfloat16 or is_faster_in_bfloat16(self.network, converted, config.image_size):
