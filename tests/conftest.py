@@ -125,3 +125,13 @@ def clip(tmp_path_factory: pytest.TempPathFactory, clip_folder: Path) -> Path:
     from lookalike.models.importing import import_model
 
     return import_model(clip_folder, tmp_path_factory.mktemp("pair") / "clip").folder
+
+
+@pytest.fixture(scope="session")
+def clip_onnx(tmp_path_factory: pytest.TempPathFactory, clip: Path) -> Path:
+    """The cache folder of `OnnxRuntime` with both towers of the pair."""
+    from lookalike.models.runtime import OnnxRuntime
+
+    cache = tmp_path_factory.mktemp("onnx")
+    OnnxRuntime(clip, cache=cache)
+    return cache

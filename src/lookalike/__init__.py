@@ -20,16 +20,18 @@ if TYPE_CHECKING:
     from lookalike.evaluation.evaluate import evaluate as evaluate
     from lookalike.gallery.gallery import Gallery as Gallery
     from lookalike.gallery.query import Query as Query
+    from lookalike.gallery.query import Text as Text
     from lookalike.models.pretrained import load as load
     from lookalike.training.fit import fit as fit
     from lookalike.training.run import train as train
 
 __version__ = "0.1.0"
-__all__ = ["Gallery", "Query", "__version__", "evaluate", "fit", "load", "load_dataset", "train"]
+__all__ = ["Gallery", "Query", "Text", "__version__", "evaluate", "fit", "load", "load_dataset", "train"]
 
 _MODULES = {
     "Gallery": "lookalike.gallery.gallery",
     "Query": "lookalike.gallery.query",
+    "Text": "lookalike.gallery.query",
     "evaluate": "lookalike.evaluation.evaluate",
     "fit": "lookalike.training.fit",
     "load": "lookalike.models.pretrained",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ class PlainRuntime:
         self.class_ids = () if config.head else config.class_ids
         self.temperature = config.temperature
         self.unknown_threshold: float | None = getattr(config, "unknown_threshold", None)
+        self.has_text = config.text is not None
         self.batches: list[int] = []
         self.closed = False
 
@@ -33,6 +35,9 @@ class PlainRuntime:
         self.batches.append(len(pictures))
         logits = self.model.logits(pictures) if self.class_names else None
         return Outputs(logits, self.model.embed(pictures))
+
+    def embed_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        return self.model.embed_text(texts)
 
     def close(self) -> None:
         self.closed = True

@@ -39,7 +39,7 @@ def test_about_describes_the_service(reader: TestClient, runtime: PlainRuntime) 
     assert about["version"] == __version__
     assert about["model"] == {
         "name": "weave (plain)", "fingerprint": runtime.fingerprint, "classes": 3, "size": 32, "dim": runtime.dim,
-        "unknown_threshold": None,
+        "unknown_threshold": None, "text": False,
     }  # fmt: skip
     counts = [{"label": label, "count": 4} for label in ("cat", "dog", "emu")]
     assert about["gallery"] == {

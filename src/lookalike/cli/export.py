@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lookalike.models.pretrained import ImageModel
 
 COMPARED_IMAGES = 256
+MIN_TEXT_COSINE = 0.9999  # of the embeddings of one text, from the model and from its exported text tower
 
 
 class Format(StrEnum):
@@ -81,7 +82,27 @@ def export(
         agreements.append(found)
 
     write(loaded, path, format.value, precision.value, pictures[:half], accept)
-    _say(path, agreements[0], as_json)
+    words = _export_text(loaded, path) if loaded.config.text is not None and format is Format.onnx else None
+    _say(path, agreements[0], words, as_json)
+    if loaded.config.text is not None and words is None:
+        echo("The text tower is exported with --format onnx only.", err=True)
+
+
+def _export_text(model: ImageModel, path: Path) -> tuple[Path, float]:
+    """Write the text tower in float32; its file, and the smallest cosine of its embeddings with the model's."""
+    from lookalike.models.export_text import export_text, text_agreement, text_path
+    from lookalike.models.onnx_text import OnnxTextTower
+
+    written = text_path(path)
+    export_text(model, written)
+    cosine = text_agreement(model, OnnxTextTower(written))
+    if cosine < MIN_TEXT_COSINE:
+        written.unlink()
+        raise InputError(
+            f"{written}: not kept, it is too far from the model: embeddings of one text have a cosine of {cosine:.4f}.",
+            "Report this as a bug.",
+        )
+    return written, cosine
 
 
 def _pictures(source: str | None, model: ImageModel) -> NDArray[np.uint8]:
@@ -103,15 +124,22 @@ def _remedy(precision: Precision) -> str:
     return "Report this as a bug."
 
 
-def _say(path: Path, found: Agreement, as_json: bool) -> None:
+def _say(path: Path, found: Agreement, words: tuple[Path, float] | None, as_json: bool) -> None:
     size = path.stat().st_size
     if as_json:
         from dataclasses import asdict
 
-        print_json({"file": str(path), "bytes": size, "agreement": asdict(found)})
+        tree: dict[str, Any] = {"file": str(path), "bytes": size, "agreement": asdict(found)}
+        if words is not None:
+            tree["text"] = {"file": str(words[0]), "bytes": words[0].stat().st_size, "cosine": words[1]}
+        print_json(tree)
         return
     echo(f"{path}: {size / 1e6:,.1f} MB; compared with the model on {found.images} images:")
     if found.logits is not None:
         echo(f"  logits      differ by at most {found.logits:.2g}; the same most probable class for {found.top1:.2%}")
     echo(f"  embeddings  cosine at least {found.cosine:.6f}")
     echo(f"  neighbours  {found.neighbours:.2%} of the ten nearest are the same")
+    if words is not None:
+        written, cosine = words
+        echo(f"{written}: {written.stat().st_size / 1e6:,.1f} MB; the text tower, compared with the model:")
+        echo(f"  embeddings  cosine at least {cosine:.6f}")

@@ -15,12 +15,23 @@ from lookalike.errors import InputError, counted
 if TYPE_CHECKING:
     from lookalike.gallery.duplicates import DuplicateGroup
     from lookalike.gallery.gallery import Gallery
+    from lookalike.gallery.query import Text
     from lookalike.gallery.store.base import GalleryItem, SearchResult
 
 
 def search(
     location: Location,
-    images: Annotated[list[Path] | None, typer.Argument(metavar="[IMAGE]...", help="Images to search with.")] = None,
+    given: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[IMAGE]...",
+            help="Images to search with; or words, if the gallery's model has a text tower.",
+        ),
+    ] = None,
+    texts: Annotated[
+        list[str] | None,
+        typer.Option("--text", metavar="WORDS", help="Words to search with, such as 'a dog on a beach'. Repeatable."),
+    ] = None,
     ids: Ids = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Number of hits.")] = 10,
     filters: Filters = None,
@@ -33,7 +44,7 @@ def search(
     ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Compare with every item.")] = False,
     together: Annotated[
-        bool, typer.Option("--together", help="Make one query of all images and items: their mean.")
+        bool, typer.Option("--together", help="Make one query of all images, texts and items: their mean.")
     ] = False,
     unlike: Annotated[
         list[Path] | None,
@@ -70,14 +81,15 @@ def search(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find the items most similar to images, or to items, best first.
+    """Find the items most similar to images, words or items, best first.
 
-    Each image and each --id is a query of its own, unless --together, --unlike or --box makes one query of them.
+    What names a file is an image. Each image, each text and each --id is a query of its own, unless --together,
+    --unlike or --box makes one query of them.
     """
     from lookalike.gallery.gallery import Gallery
-    from lookalike.gallery.query import UNLIKE_WEIGHT, Query, parse_box, parse_threshold
+    from lookalike.gallery.query import UNLIKE_WEIGHT, Query, Text, parse_box, parse_threshold
 
-    if not images and not ids:
+    if not given and not texts and not ids:
         raise InputError("nothing to search with.", "Give an image, or --id with the id of an item.")
     less_like = bool(unlike or unlike_ids)
     if unlike_weight is not None and not less_like:
@@ -86,13 +98,14 @@ def search(
     part = None if box is None else parse_box(box)
     limit = None if threshold is None else parse_threshold(threshold)
     chosen = parse_filter(filters)
-    names: list[Any] = [*(images or ()), *(ids or ())]
-    queries: list[Any] = [*_read_pipes(images or ()), *(ids or ())]
-    if together or less_like or part is not None:
-        unlikes = [*_read_pipes(unlike or ()), *(unlike_ids or ())]
-        names = [Query(names, [*(unlike or ()), *(unlike_ids or ())], weight, part)]
-        queries = [Query(queries, unlikes, weight, part)]
     with Gallery.open(location, model) as gallery:
+        others = [*map(Text, texts or ()), *(ids or ())]
+        names: list[Any] = [*(_image_or_text(one, gallery) for one in given or ()), *others]
+        queries: list[Any] = [_read_pipe(name) for name in names]
+        if together or less_like or part is not None:
+            unlikes = [*(unlike or ()), *(unlike_ids or ())]
+            names = [Query(names, unlikes, weight, part)]
+            queries = [Query(queries, [_read_pipe(one) for one in unlikes], weight, part)]
         results = gallery.search(queries, k, filter=chosen, threshold=limit, exact=exact, rerank=rerank)
         words = _settings(gallery, k, results[0].threshold, rerank, filters)
         if html is not None:
@@ -132,11 +145,33 @@ def duplicates(
         echo(f"{counted(len(groups), 'group')}, {counted(count, 'item')} of {len(gallery):,}")
 
 
-def _read_pipes(images: Sequence[Path]) -> list[Path | bytes]:
-    """The paths of image files, and the bytes of pipes, which can be read only once."""
+def _image_or_text(given: str, gallery: Gallery) -> Path | Text:
+    """An argument as the path of an image or as words.
+
+    It is a path if there is a file, or if it is named like an image. Otherwise it is words, if the model knows words.
+
+    Raises:
+        InputError: neither.
+    """
+    from lookalike.data.image_folder import is_image
+    from lookalike.gallery.query import Text
+
+    path = Path(given)
+    if path.exists() or is_image(given):
+        return path
+    if gallery.embedder.has_text:
+        return Text(given)
+    raise InputError(
+        f"{given}: no such file; and no words to search with, since the model of {gallery.location} has no text tower.",
+        "Give an image; or make a gallery with a CLIP model: lookalike models import hf-hub:OWNER/NAME --name clip",
+    )
+
+
+def _read_pipe(query: Any) -> Any:
+    """The bytes of a pipe, which can be read only once; other queries as they are."""
     from lookalike.image import read_image_file
 
-    return [path if path.is_file() or not path.is_fifo() else read_image_file(path) for path in images]
+    return read_image_file(query) if isinstance(query, Path) and query.is_fifo() else query
 
 
 def _as_group(group: DuplicateGroup) -> dict[str, Any]:
@@ -189,9 +224,13 @@ def _as_tree(
 
 
 def _as_query(query: Any) -> Any:
-    """A query as plain values: a path, an id, or the parts of a `Query`."""
+    """A query as plain values: a path, a text, an id, or the parts of a `Query`."""
+    from lookalike.gallery.query import Text
+
     if isinstance(query, Path | int):
         return query if isinstance(query, int) else str(query)
+    if isinstance(query, Text):
+        return {"text": query.text}
     return {
         "like": [_as_query(part) for part in query.likes],
         "unlike": [_as_query(part) for part in query.unlikes],

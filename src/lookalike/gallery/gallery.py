@@ -28,6 +28,7 @@ from lookalike.gallery.query import (
     Query,
     QueryLike,
     QueryVector,
+    Text,
     Threshold,
     check_fingerprint,
     info_of,
@@ -275,7 +276,7 @@ class Gallery:
     @overload
     def search(  # noqa: D418
         self,
-        query: str | Path | bytes | Image | int | QueryVector | Query,
+        query: str | Path | bytes | Image | int | QueryVector | Text | Query,
         k: int = ...,
         *,
         filter: Filter | None = ...,
@@ -325,10 +326,10 @@ class Gallery:
 
         Args:
             query: an image (path, bytes of a file, Pillow image, (H, W, 3) uint8 array), the id of an item, or a vector
-                (floating-point array (D,) or `QueryVector`). Several of them as one query, "less like" others, or a
-                part of an image: a `Query`. Several queries: a list of these, vectors (Q, D), or images (N, H, W, 3).
-                An item that is given by its id or path is not a hit for itself; other items whose files have the same
-                bytes are in `SearchResult.same`, not among the hits.
+                (floating-point array (D,) or `QueryVector`), or a `Text`. Several of them as one query, "less like"
+                others, or a part of an image: a `Query`. Several queries: a list of these, vectors (Q, D), or images
+                (N, H, W, 3). An item that is given by its id or path is not a hit for itself; other items whose files
+                have the same bytes are in `SearchResult.same`, not among the hits.
             k: number of hits.
             filter: only items with this label, path and metadata: `{"label": ["cat", "dog"], "year": 2012}`.
             threshold: lowest cosine similarity of a hit; "calibrated": the one that `calibrate` found.
@@ -341,7 +342,8 @@ class Gallery:
             The hits, best first; for several queries, a list of results.
 
         Raises:
-            InputError: a query cannot be read, is an unknown id or belongs to another model; a box is not inside its
+            InputError: a query cannot be read, is an unknown id or belongs to another model, or it is a text and the
+                model has no text tower; a box is not inside its
                 image; the gallery is not calibrated; `k` is below 1; or `rerank` is below `k` or above 1,000.
         """
         several = is_batch(query)
@@ -355,7 +357,7 @@ class Gallery:
     @overload
     def predict(  # noqa: D418
         self,
-        query: str | Path | bytes | Image | int | QueryVector | Query,
+        query: str | Path | bytes | Image | int | QueryVector | Text | Query,
         k: int = ...,
         *,
         neighbours: int = ...,

@@ -1,6 +1,6 @@
 """Queries of a gallery: images, ids and vectors become unit vectors, and the store's answers become search results.
 
-A query is one image, id or vector, or several of them: a `Query`.
+A query is one image, text, id or vector, or several of them: a `Query`.
 """
 
 from __future__ import annotations
@@ -61,7 +61,21 @@ class QueryVector:
     digest: bytes | None = None
 
 
-QueryPart: TypeAlias = "ImageLike | int | np.integer[Any] | NDArray[np.floating[Any]] | QueryVector"
+@dataclass(frozen=True)
+class Text:
+    """Words as a query, for a gallery whose model has a text tower, such as CLIP's.
+
+    >>> Text("a dog on a beach")
+    Text(text='a dog on a beach')
+
+    Args:
+        text: what the hits should show. (A text by itself, without `Text`, is the path of an image.)
+    """
+
+    text: str
+
+
+QueryPart: TypeAlias = "ImageLike | int | np.integer[Any] | NDArray[np.floating[Any]] | QueryVector | Text"
 Box = tuple[int, int, int, int]
 Threshold = float | Literal["calibrated"] | None
 
@@ -82,7 +96,7 @@ class Query:
     Query(like=['a.jpg', 17], unlike=3, unlike_weight=0.5, box=None)
 
     Args:
-        like: images, ids of items and vectors that the hits should resemble: one, or a sequence of at least one.
+        like: images, texts, ids of items and vectors that the hits should resemble: one, or a sequence of at least one.
         unlike: those that they should not resemble: one, or a sequence.
         unlike_weight: w, a number from 0.
         box: use only this part of the image in `like`: left, top, right, bottom in pixels of the upright image. `like`
@@ -180,8 +194,8 @@ def id_of(query: object) -> int | None:
 
 
 def is_image(query: object) -> bool:
-    """Whether the query is an image, or something that should be one: neither an id nor a vector."""
-    return id_of(query) is None and not is_vector(query) and not isinstance(query, Query)
+    """Whether the query is an image, or something that should be one: neither an id nor a vector nor a text."""
+    return id_of(query) is None and not is_vector(query) and not isinstance(query, Query | Text)
 
 
 def name_of(query: object, position: int) -> str:
@@ -193,6 +207,8 @@ def name_of(query: object, position: int) -> str:
         return f"{likes}{unlikes}{box}"
     if (id := id_of(query)) is not None:
         return f"item {id}"
+    if isinstance(query, Text):
+        return f'"{query.text}"'
     if is_vector(query):
         return f"vector {position}"
     return str(query) if hasattr(query, "__fspath__") or isinstance(query, str) else f"image {position}"
@@ -350,9 +366,9 @@ def query_vectors(
     This is the one place where queries are normalised, and where the parts of a `Query` become one vector.
 
     Args:
-        queries: images as `lookalike.image` takes them, ids of items, vectors (D,), `QueryVector`s, `Query`s.
+        queries: images as `lookalike.image` takes them, `Text`s, ids of items, vectors (D,), `QueryVector`s, `Query`s.
         store: of the gallery.
-        embedder: returns what computes the vectors of images; called only if there is an image.
+        embedder: returns what computes the vectors of images and texts; called only if there is one.
 
     Returns:
         (Q, D) float32 of length 1; and an `Origin` for each query.
@@ -387,7 +403,7 @@ def query_vectors(
 
 @dataclass(frozen=True)
 class _Part:
-    """An image, id or vector of a query, its name for messages, and the box of an image."""
+    """An image, text, id or vector of a query, its name for messages, and the box of an image."""
 
     value: Any
     name: str
@@ -401,6 +417,7 @@ def _part_vectors(
     found = np.empty((len(parts), store.about.dim), np.float64)
     digests: list[bytes | None] = [None] * len(parts)
     images: list[int] = []
+    texts: list[int] = []
     items: list[tuple[int, int]] = []
     for position, part in enumerate(parts):
         if (id := id_of(part.value)) is not None:
@@ -410,6 +427,8 @@ def _part_vectors(
             digests[position] = part.value.digest
         elif is_vector(part.value):
             found[position] = _checked_vector(QueryVector(np.asarray(part.value)), store.about, part.name)
+        elif isinstance(part.value, Text):
+            texts.append(position)
         else:
             images.append(position)
     if items:
@@ -419,6 +438,8 @@ def _part_vectors(
                 raise UnknownItemError(f"the gallery has no item {id}.", "Search results and 'to_pandas' give the ids.")
             digests[position] = item.digest
         found[[position for position, _ in items]] = store.vectors(ids)
+    if texts:
+        found[texts] = embedder().embed_text([parts[position].value.text for position in texts])
     for start in range(0, len(images), EMBED_BATCH):
         some = images[start : start + EMBED_BATCH]
         found[some], known = _embedded([parts[position] for position in some], embedder())

@@ -14,7 +14,7 @@ from PIL import Image
 
 from lookalike.data.scan import printable
 from lookalike.files import atomic_write
-from lookalike.gallery.query import Box, Query, describe_model, id_of, is_batch, is_image, is_vector, name_of
+from lookalike.gallery.query import Box, Query, Text, describe_model, id_of, is_batch, is_image, is_vector, name_of
 from lookalike.gallery.store.base import Hit, SearchResult, Store
 from lookalike.image import decode, decode_part
 
@@ -25,10 +25,10 @@ QUERY_QUALITY = 85  # of its JPEG
 
 @dataclass(frozen=True)
 class QueryImage:
-    """An image, item or vector of a query.
+    """An image, text, item or vector of a query.
 
     Args:
-        name: a path, "item 17", or "vector 0".
+        name: a path, a text in quotes, "item 17", or "vector 0".
         source: data URI of a JPEG; empty if there is none.
         unlike: whether the hits should not resemble it.
     """
@@ -186,10 +186,10 @@ def _images_of(query: Any, position: int, store: Store) -> list[QueryImage]:
 
 
 def _source_of(query: Any, box: Box | None, store: Store) -> str:
-    """An image as the square that the model sees, a JPEG as data URI; empty for a vector."""
+    """An image as the square that the model sees, a JPEG as data URI; empty for a text or a vector."""
     if (id := id_of(query)) is not None:
         return data_uri(store.thumbnail(id) or b"")
-    if is_vector(query):
+    if is_vector(query) or isinstance(query, Text):
         return ""
     file = io.BytesIO()
     pixels = decode(query, QUERY_SIDE) if box is None else decode_part(query, box, QUERY_SIDE)

@@ -14,7 +14,7 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,7 +138,9 @@ def export(
             with _quiet():
                 torch.export.save(_traced(model), beside, extra_files={"lookalike.json": json.dumps(about(model))})
         else:
-            _write_onnx(model, beside)
+            network, size = ExportedNetwork(model), model.config.image_size
+            example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
+            write_onnx(network, example, ("images", network.outputs), about(model), beside)
             if precision == "int8":
                 if images is None or not len(images):
                     raise InputError("int8 has nothing to be fitted to.", "Give images: --images DATA.")
@@ -185,21 +187,32 @@ def _traced(model: ImageModel) -> torch.export.ExportedProgram:
     )
 
 
-def _write_onnx(model: ImageModel, path: Path) -> None:
+def write_onnx(
+    network: nn.Module, example: Tensor, names: tuple[str, Sequence[str]], description: dict[str, Any], path: Path
+) -> None:
+    """Write a network as an ONNX file.
+
+    Args:
+        network: of one input and several outputs, as a tuple.
+        example: an input of two rows.
+        names: of the input, and of the outputs.
+        description: stored in the file, as JSON.
+        path: of the file.
+
+    Raises:
+        InputError: a package is not installed.
+    """
     try:
         import onnx
         import onnxscript  # noqa: F401  (what PyTorch's exporter is written with)
     except ImportError as error:
         raise _missing(error) from None
-    portable = ExportedNetwork(model)
-    size = model.config.image_size
-    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
     with _quiet():
         program = torch.onnx.export(
-            portable,
+            network,
             (example,),
-            input_names=["images"],
-            output_names=list(portable.outputs),
+            input_names=[names[0]],
+            output_names=list(names[1]),
             dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
             opset_version=OPSET,
             dynamo=True,
@@ -207,7 +220,7 @@ def _write_onnx(model: ImageModel, path: Path) -> None:
         )
     assert program is not None
     written = program.model_proto
-    onnx.helper.set_model_props(written, {METADATA_KEY: json.dumps(about(model))})
+    onnx.helper.set_model_props(written, {METADATA_KEY: json.dumps(description)})
     onnx.save_model(written, str(path))
 
 

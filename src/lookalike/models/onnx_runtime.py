@@ -49,10 +49,11 @@ class OnnxModel:
             reason = str(error).partition("\n")[0]
             raise InputError(f"{path}: not a model that Lookalike exported ({reason}).", "Export it again.") from None
         self.outputs = tuple(output.name for output in self._session.get_outputs())
+        self._input = str(self._session.get_inputs()[0].name)
 
-    def run(self, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-        """The outputs by name for images (N, size, size, 3) uint8."""
-        return dict(zip(self.outputs, self._session.run(None, {"images": images}), strict=True))
+    def run(self, inputs: NDArray[np.uint8] | NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
+        """The outputs by name for images (N, size, size, 3) uint8; of a text tower, for tokens (N, L) int64."""
+        return dict(zip(self.outputs, self._session.run(None, {self._input: inputs}), strict=True))
 
 
 def read_about(text: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import hashlib
 import os
 import sys
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -24,6 +25,8 @@ from lookalike.files import atomic_file, cannot_write
 from lookalike.hardware import cores
 from lookalike.models.locate import describe
 from lookalike.models.onnx_runtime import FILE_VERSION, OnnxModel
+from lookalike.models.onnx_text import OnnxTextTower
+from lookalike.models.text import NoTextError
 
 if TYPE_CHECKING:
     from lookalike.models.inference import Compute
@@ -50,6 +53,7 @@ class Runtime(ABC):
         fingerprint: of the model; vectors can be compared only with those of the same fingerprint.
         size, crop_mode: side of the square input images in pixels, and how an image becomes square.
         dim: numbers in a vector.
+        has_text: whether the model has a text tower, so that `embed_text` can be used.
         class_names, class_ids, temperature, unknown_threshold: see `ClassInfo`; no names and ids without a classifier.
     """
 
@@ -64,6 +68,7 @@ class Runtime(ABC):
         self.class_ids: tuple[str, ...] = config.class_ids if config.has_logits else ()
         self.temperature = config.temperature
         self.unknown_threshold = config.unknown_threshold
+        self.has_text = config.text is not None
 
     @abstractmethod
     def run(self, images: NDArray[np.uint8]) -> Outputs:
@@ -72,6 +77,15 @@ class Runtime(ABC):
     def embed(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Unit vectors (N, D) of images (N, size, size, 3) uint8, RGB."""
         return self.run(images).vectors
+
+    def embed_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Unit vectors (N, D) of texts, in the space of the images'.
+
+        Raises:
+            NoTextError: the model has no text tower.
+            InputError: a text that is empty or far too long.
+        """
+        raise NoTextError(self.name)
 
     def close(self) -> None:  # noqa: B027 - most runtimes hold nothing
         """Free memory and threads."""
@@ -109,6 +123,10 @@ class TorchRuntime(Runtime):
         self._check(images)
         return self._network.vectors(images) if len(images) else np.empty((0, self.dim), np.float32)
 
+    def embed_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """See `Runtime.embed_text`. The text tower is run as it is."""
+        return self.model.embed_text(texts)
+
     def _check(self, images: NDArray[np.uint8]) -> None:
         if images.dtype != np.uint8 or images.shape[1:] != (self.size, self.size, 3):
             raise InputError(
@@ -135,11 +153,14 @@ class OnnxRuntime(Runtime):
         loaded = None if isinstance(model, str | Path) else model
         config, fingerprint = (loaded.config, loaded.fingerprint) if loaded else describe(str(model))
         path = (cache or _default_cache()) / f"{fingerprint[:32]}-{FILE_VERSION}.onnx"
-        if not _is_cached(path):
-            _write_cached(loaded or _load(model, "cpu"), path)
-        session = OnnxModel(path, threads or max(1, cores() - 1))
+        texts = None if config.text is None else path.with_name(f"{path.stem}-text.onnx")
+        if not _is_cached(path) or (texts is not None and not _is_cached(texts)):
+            _write_cached(loaded or _load(model, "cpu"), path, texts)
+        threads = threads or max(1, cores() - 1)
+        session = OnnxModel(path, threads)
         super().__init__(config, fingerprint, session.about["dim"], "ONNX Runtime")
         self._session: OnnxModel | None = session
+        self._text_tower = None if texts is None else OnnxTextTower(texts, threads)
 
     def run(self, images: NDArray[np.uint8]) -> Outputs:
         """See `Runtime.run`."""
@@ -148,9 +169,15 @@ class OnnxRuntime(Runtime):
         outputs = self._session.run(images)
         return Outputs(outputs.get("logits"), outputs["embedding"])
 
+    def embed_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """See `Runtime.embed_text`."""
+        if self._text_tower is None:
+            return super().embed_text(texts)
+        return self._text_tower.embed(texts)
+
     def close(self) -> None:
-        """Free the session."""
-        self._session = None
+        """Free the sessions."""
+        self._session = self._text_tower = None
 
 
 def create_runtime(
@@ -198,18 +225,25 @@ def _is_cached(path: Path) -> bool:
     return path.is_file() and checksum.is_file() and checksum.read_text().strip() == _sha256(path)
 
 
-def _write_cached(model: ImageModel, path: Path) -> None:
+def _write_cached(model: ImageModel, path: Path, texts: Path | None) -> None:
+    """Export a model to `path`, and its text tower to `texts`."""
     from lookalike.models.export import export
 
-    checksum = path.with_suffix(".sha256")
     remedy = "Set LOOKALIKE_CACHE to a writable folder."
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise cannot_write(path.parent, error, remedy) from None
     export(model, path)
-    with atomic_file(checksum, shared=True, remedy=remedy) as partial:
-        partial.write_text(_sha256(path))
+    written = [path]
+    if texts is not None:
+        from lookalike.models.export_text import export_text
+
+        export_text(model, texts)
+        written.append(texts)
+    for file in written:
+        with atomic_file(file.with_suffix(".sha256"), shared=True, remedy=remedy) as partial:
+            partial.write_text(_sha256(file))
 
 
 def _sha256(path: Path) -> str:

@@ -26,11 +26,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Job:
-    """The images of one request, and the future of its event loop that waits for their outputs."""
+    """The images or the texts of one request, and the future of its event loop that waits for their outputs."""
 
     images: Sequence[NDArray[np.uint8]]
     future: asyncio.Future[Outputs]
     loop: asyncio.AbstractEventLoop
+    texts: Sequence[str] = ()
 
     def finish(self, outputs: Outputs | None, error: Exception | None) -> None:
         """Set the result. Runs in the event loop's thread."""
@@ -97,7 +98,18 @@ class Batcher:
             RefusedError: 503, the network failed or the batcher is closed.
         """
         loop = asyncio.get_running_loop()
-        job = _Job(images, loop.create_future(), loop)
+        return await self._wait_for(_Job(images, loop.create_future(), loop))
+
+    async def embed_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return the vectors (N, D) of texts, at least one. The caller checks that the runtime knows texts.
+
+        Raises:
+            RefusedError: 503, the network failed or the batcher is closed.
+        """
+        loop = asyncio.get_running_loop()
+        return (await self._wait_for(_Job((), loop.create_future(), loop, texts))).vectors
+
+    async def _wait_for(self, job: _Job) -> Outputs:
         with self._changed:
             if self._closed:
                 raise unavailable("the service is stopping.")
@@ -119,6 +131,8 @@ class Batcher:
             parts: list[Outputs] = []
             error: Exception | None = None
             try:
+                if jobs[0].texts:
+                    parts.append(Outputs(None, self.runtime.embed_text(jobs[0].texts)))
                 for start in range(0, len(images), self._batch_size):  # several only for one large request
                     batch = np.stack(images[start : start + self._batch_size])
                     parts.append(self.runtime.run(batch))
@@ -131,17 +145,24 @@ class Batcher:
                 error = unavailable(self.failure)
             _finish(jobs, parts, error)
 
+    def _size(self, job: _Job) -> int:
+        """How much of a batch a job fills, in images; all of it, if it has texts."""
+        return self._batch_size if job.texts else len(job.images)
+
     def _take_jobs(self) -> list[_Job]:
-        """Wait for jobs and return as many whole ones as fit into a batch; an empty list once closed."""
+        """Wait for jobs and return as many whole ones as fit into a batch; an empty list once closed.
+
+        A job of texts is returned alone.
+        """
         with self._changed:
             while True:
                 jobs: list[_Job] = []
                 count = 0
-                while self._jobs and (not jobs or count + len(self._jobs[0].images) <= self._batch_size):
+                while self._jobs and (not jobs or count + self._size(self._jobs[0]) <= self._batch_size):
                     job = self._jobs.popleft()
                     if not job.future.cancelled():
                         jobs.append(job)
-                        count += len(job.images)
+                        count += self._size(job)
                 if jobs or self._closed:
                     return jobs
                 self._changed.wait()
@@ -152,7 +173,7 @@ def _finish(jobs: Sequence[_Job], parts: Sequence[Outputs], error: Exception | N
     outputs = None if error is not None else _concatenate(parts)
     start = 0
     for job in jobs:
-        end = start + len(job.images)
+        end = start + (len(job.texts) or len(job.images))
         part = None if outputs is None else _slice(outputs, start, end)
         start = end
         try:

@@ -35,6 +35,8 @@ MAX_ID = 2**63 - 1
 MAX_LABELS = 100  # in one filter
 MAX_PARTS = 100  # ids in one query
 MAX_WEIGHT = 1000.0
+MAX_TEXTS = 16  # in one query
+MAX_TEXT = 1000  # characters of one
 
 NumClasses = Annotated[int, Query(ge=1, description="Number of classes for each image.")]
 ItemId = Annotated[int, Field(ge=1, le=MAX_ID)]
@@ -48,6 +50,14 @@ UnlikeIds = Annotated[
 ]
 UnlikeWeight = Annotated[
     float, Query(ge=0, le=MAX_WEIGHT, description="Weight of the mean of those that the hits should not resemble.")
+]
+Texts = Annotated[
+    list[Annotated[str, Field(max_length=MAX_TEXT, pattern=r"\S")]] | None,
+    Query(
+        max_length=MAX_TEXTS,
+        description="Words that the hits should show, if the model has a text tower (`model.text` of `/v1/about`).",
+        examples=[["a dog on a beach"]],
+    ),
 ]
 BoxText = Annotated[
     str | None,
@@ -104,6 +114,7 @@ def create_router(service: Service) -> APIRouter:
     async def search(
         request: Request,
         id: LikeIds = None,
+        text: Texts = None,
         unlike: UnlikeIds = None,
         unlike_weight: UnlikeWeight = UNLIKE_WEIGHT,
         box: BoxText = None,
@@ -113,11 +124,11 @@ def create_router(service: Service) -> APIRouter:
         exact: Exact = False,
         rerank: Rerank = None,
     ) -> schemas.SearchResponse:
-        """Return the items of the gallery nearest to an image or to one of its items, or to several of them at once.
+        """Return the items of the gallery nearest to an image, to words or to one of its items, or to several at once.
 
-        All images and ids are one query: the mean of those that the hits should resemble, minus `unlike_weight` times
-        the mean of those that they should not. The items themselves are not hits. Items whose files are identical to
-        the query's are in `same`, not in `hits`. With `rerank`, the hits are no longer in descending order of score.
+        All images, texts and ids are one query: the mean of those that the hits should resemble, minus `unlike_weight`
+        times the mean of those that they should not. The items themselves are not hits. Items whose files are identical
+        to the query's are in `same`, not in `hits`. With `rerank`, the hits are no longer in descending order of score.
         """
         start = time.perf_counter()
         _check_k(k, service)
@@ -127,14 +138,16 @@ def create_router(service: Service) -> APIRouter:
         min_score = _threshold_of(threshold)
         labels = [checked_label(one) for one in label or ()]
         files: list[tuple[str, bytes]] = []
-        if not (id or unlike) or "content-type" in request.headers:
+        if not (id or text or unlike) or "content-type" in request.headers:
             files = await read_fields(service, request, (FIELD, UNLIKE_FIELD))
         images = [data for field, data in files if field == FIELD]
         part = _box_of(box, len(images))
         likes: list[QueryPart] = [*(id or ())]
         unlikes: list[QueryPart] = [*(unlike or ())]
-        if not likes and not images:
-            raise RefusedError(422, "there is nothing that the hits should resemble.", "Give an image or an id.")
+        if not likes and not images and not text:
+            raise RefusedError(422, "there is nothing that the hits should resemble.", "Give an image, words or an id.")
+        if text:
+            likes += list(await while_connected(request, service.embed_text(text)))
         if files:
             others = [data for field, data in files if field != FIELD]
             vectors = await _query_vectors(request, service, [*images, *others], part)

@@ -89,6 +89,7 @@ def create_router(service: Service) -> APIRouter:
                 size=runtime.size,
                 dim=runtime.dim,
                 unknown_threshold=runtime.unknown_threshold,
+                text=runtime.has_text,
             ),
             gallery=gallery,
             limits={name: getattr(settings, name) for name in LIMITS},

@@ -153,7 +153,10 @@ class ItemResponse(StrictResponse):
 
 
 class ModelResponse(StrictResponse):
-    """The model. Images whose highest probability is below `unknown_threshold` are unknown; null: none are."""
+    """The model. Images whose highest probability is below `unknown_threshold` are unknown; null: none are.
+
+    `text`: whether `/v1/search` takes words.
+    """
 
     name: str = Field(examples=["resnet18, tiny-imagenet (ONNX Runtime)"])
     fingerprint: str = Field(examples=["9f2c…"])
@@ -161,6 +164,7 @@ class ModelResponse(StrictResponse):
     size: int = Field(examples=[64])
     dim: int = Field(examples=[512])
     unknown_threshold: float | None = Field(examples=[0.31])
+    text: bool = Field(examples=[False])
 
 
 class LabelCount(StrictResponse):

@@ -13,10 +13,12 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lookalike.errors import InputError, LookalikeError
 from lookalike.gallery.gallery import Gallery
 from lookalike.gallery.query import Box, describe_model
+from lookalike.models.text import NoTextError
 from lookalike.serve.batching import Batcher
 from lookalike.serve.decoding import ImageDecoder
 from lookalike.serve.errors import RefusedError, unavailable
@@ -100,6 +102,18 @@ class Service:
         with batcher.reserve(len(files)):
             return await batcher.run(await decoder.decode(files, box))
 
+    async def embed_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """The vectors (N, D) of texts, at least one.
+
+        Raises:
+            RefusedError: 409, the model has no text tower; 503, too much is in flight, or the network failed.
+        """
+        if not self.runtime.has_text:
+            error = NoTextError("the service")
+            raise RefusedError(409, error.message, error.remedy)
+        with self.batcher.reserve(len(texts)):
+            return await self.batcher.embed_text(texts)
+
     def load(self, runtime: Runtime | None = None) -> None:
         """Load the model and open the gallery. This takes seconds.
 
@@ -124,6 +138,8 @@ class Service:
                 )
                 pool.warm_up()
             loaded.run(_black_image(loaded)[None])
+            if loaded.has_text:
+                loaded.embed_text(["an image"])
         except BaseException:
             if pool is not None:
                 pool.close()
