@@ -342,6 +342,8 @@ def test_what_cannot_be_a_name(name: str, lite0_file: Path) -> None:
 def test_weights_that_are_not_there(source: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"{source}: no such file"):
         importing.import_model(source, tmp_path / "model")
+    with pytest.raises(InputError, match=f"{source}: no such file"):
+        importing.import_model(source, tmp_path / "model", architecture=f"timm/{LITE}")
 
 
 # Pooling

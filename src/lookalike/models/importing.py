@@ -63,8 +63,8 @@ def _imported(weights: str | Path, architecture: str | None, changes: Changes) -
             raise InputError(f"{path}: weights for which network?", "Name it: --as timm/NAME")
         return from_file(path, architecture.removeprefix(TIMM), changes)
     if architecture is not None:
-        what = "a folder" if path.is_dir() else "not a file"
-        raise InputError(f"{weights}: {what}; --as is for a file of weights.", "Name the file, or leave out --as.")
+        what = "a folder" if path.is_dir() else "no such file"
+        raise InputError(f"{weights}: {what}, and --as is for a file of weights.", "Name the file, or leave out --as.")
     if path.is_dir():
         return from_folder(path, str(path), changes)
     if not locate.HUB_ID.fullmatch(text):
