@@ -140,3 +140,31 @@ def test_export_writes_both_towers(clip: Path, tmp_path: Path) -> None:
     assert said["agreement"]["cosine"] > 0.9999
     assert said["text"]["cosine"] > 0.9999
     assert Path(said["text"]["file"]) == tmp_path / "clip-text.onnx"
+
+
+def test_labels_are_chosen_by_the_cosines_of_their_prompts(clip: Path, photos: Path) -> None:
+    image = sorted(photos.glob("*/*"))[0]
+    model, labels = load(clip), ["cat", "dog", "a red car"]
+    answer = run("predict", image, "--model", clip, "--labels", "cat, dog,a red car", "--json")
+    assert answer.exit_code == 0, answer.output
+    found = json.loads(answer.stdout)["images"][0]["predictions"]
+    texts = model.embed_text(["a photo of a cat", "a photo of a dog", "a photo of a red car"])
+    logits = texts @ model.embed(image) / 0.07
+    expected = np.exp(logits) / np.exp(logits).sum()
+    assert [each["label"] for each in found] == [labels[i] for i in np.argsort(-expected)]
+    assert np.allclose([each["probability"] for each in found], np.sort(expected)[::-1], atol=1e-4)
+    drawn = model.predict_labels([image], labels, k=1, prompt="a drawing of the {}")[0]
+    assert len(drawn) == 1
+
+
+@pytest.mark.parametrize(
+    "given", [["--labels", "cat,,dog"], ["--labels", "cat,cat"], ["--labels", "cat", "--prompt", "a"]]
+)
+def test_labels_that_are_none_are_refused(clip: Path, photos: Path, given: list[str]) -> None:
+    image = sorted(photos.glob("*/*"))[0]
+    assert isinstance(run("predict", image, "--model", clip, *given).exception, InputError)
+
+
+def test_labels_need_a_text_tower(photos: Path) -> None:
+    image = sorted(photos.glob("*/*"))[0]
+    assert isinstance(run("predict", image, "--labels", "cat,dog").exception, NoTextError)

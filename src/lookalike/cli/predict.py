@@ -69,6 +69,18 @@ def predict(
             metavar="SCORE", help="Lowest score of an item that votes, with --gallery: a number or 'calibrated'."
         ),
     ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            "--labels",
+            metavar="LABEL,...",
+            help="Choose among these labels, in place of the model's classes; for models with a text tower.",
+        ),
+    ] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option("--prompt", metavar="TEXT", help="Text for a label.", show_default="a photo of a {}"),
+    ] = None,
     submission: Annotated[
         Path | None,
         typer.Option("--submission", metavar="FILE", help="Write the challenge's file for DATA's test set."),
@@ -77,7 +89,14 @@ def predict(
     """Classify images. All images are read before the first prediction; the error names those that cannot be read."""
     from lookalike.data.scan import sentence
     from lookalike.models.pretrained import load
+    from lookalike.models.text import PROMPT, prompts_of
 
+    if labels is not None and (gallery is not None or submission is not None):
+        raise InputError(
+            f"--labels and {'--gallery' if gallery is not None else '--submission'} together.", "Leave one out."
+        )
+    if prompt is not None and labels is None:
+        raise InputError("--prompt without --labels.", "Give the labels, or leave it out.")
     if gallery is not None:
         if flip or submission is not None:
             raise InputError(
@@ -96,12 +115,22 @@ def predict(
     passed_over: Counter[str] = Counter()
     paths = list(_expanded(images, passed_over))
     loaded = load(model, device)
-    loaded.check_has_classes()
+    names = None if labels is None else [label.strip() for label in labels.split(",")]
+    if names is None:
+        loaded.check_has_classes()
+    else:  # its errors come before those of images
+        loaded.embed_text(prompts_of(names, prompt or PROMPT))
+
+    def answers_of(batch: list[NDArray[np.uint8]]) -> list[Prediction]:
+        if names is None:
+            return loaded.predict(batch, k, flip=flip)
+        return loaded.predict_labels(batch, names, k, prompt=prompt or PROMPT, flip=flip)
+
     pictures = _decoded(paths, loaded.config)
     answers: list[Prediction] = []
     with progress_bar("predicting") as progress:
         for start in range(0, len(pictures), BATCH_SIZE):
-            answers += loaded.predict(list(pictures[start : start + BATCH_SIZE]), k, flip=flip)
+            answers += answers_of(list(pictures[start : start + BATCH_SIZE]))
             progress(len(answers), len(pictures))
     if as_json:
         print_json({**_as_tree(model, loaded, flip, paths, answers), "passed_over": dict(passed_over)})

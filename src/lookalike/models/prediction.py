@@ -98,6 +98,16 @@ class ClassInfo(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class LabelInfo:
+    """A `ClassInfo` of labels that are given with the images."""
+
+    class_names: tuple[str, ...]
+    class_ids: tuple[str, ...]
+    temperature: float
+    unknown_threshold: float | None = None
+
+
 def softmax(logits: NDArray[np.float32], temperature: float = 1.0) -> NDArray[np.float64]:
     """Probabilities of the classes, (N, C), from logits (N, C) divided by the temperature."""
     scaled = logits.astype(np.float64) / temperature

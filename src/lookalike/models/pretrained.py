@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import html
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias, TypeGuard, overload
@@ -30,10 +30,10 @@ from lookalike.image import ImageLike, decode
 from lookalike.models import locate, serialization
 from lookalike.models.inference import View, run_batches, vector_view
 from lookalike.models.open_clip import OpenClipNetwork
-from lookalike.models.prediction import Prediction, predictions_of
+from lookalike.models.prediction import LabelInfo, Prediction, predictions_of
 from lookalike.models.registry import build_for
 from lookalike.models.serialization import ModelConfig, Precision
-from lookalike.models.text import load_tokenizer, settings_of
+from lookalike.models.text import PROMPT, load_tokenizer, prompts_of, settings_of
 from lookalike.models.timm import TimmNetwork
 
 Images: TypeAlias = "Iterable[ImageLike] | NDArray[np.uint8]"  # an array: (N, H, W, 3)
@@ -125,6 +125,41 @@ class ImageModel(nn.Module, ModelHubMixin):
         assert not isinstance(images, str | bytes | Path | Image.Image)
         return predictions_of(self.logits(images, flip=flip, batch_size=batch_size), self.config, k)
 
+    def predict_labels(
+        self,
+        images: Images,
+        labels: Sequence[str],
+        k: int = 5,
+        *,
+        prompt: str = PROMPT,
+        flip: bool = False,
+        batch_size: int = 64,
+    ) -> list[Prediction]:
+        """The k most probable of the given labels for each image, without training (zero-shot classification).
+
+        The label of an image is the one whose prompt has the highest cosine with the image. Probabilities are the
+        softmax of the cosines divided by the temperature that the pair was trained with; they are among these labels
+        only, so that an image that shows none of them gets one, too.
+
+        Args:
+            images: several, as for `predict`.
+            labels: such as ["cat", "a red car"].
+            k: labels for each image; all of them if there are fewer.
+            prompt: the text for a label, with {} in its place; see `prompts_of`.
+            flip: use the direction between the vectors of the image and of the mirrored image.
+            batch_size: images that are computed at a time.
+
+        Raises:
+            NoTextError: the model has no text tower.
+            InputError: an image that cannot be read, numbers below 1, or labels or a prompt that `prompts_of` refuses.
+        """
+        settings_of(self.config, self._location)
+        if k < 1:
+            raise InputError(f"k must be at least 1, not {k}.", "Give the number of labels for each image.")
+        texts = self.embed_text(prompts_of(labels, prompt))
+        cosines = self.embed(images, flip=flip, batch_size=batch_size) @ texts.T
+        return predictions_of(cosines, LabelInfo(tuple(labels), tuple(labels), self.config.temperature), k)
+
     def check_has_classes(self) -> None:
         """Check that the model can predict.
 
@@ -133,7 +168,8 @@ class ImageModel(nn.Module, ModelHubMixin):
         """
         if not self.config.has_logits:
             what = "an embedding head instead of a classifier" if self.config.head else "no classes, only vectors"
-            raise InputError(f"{self.config.name}: has {what}.", "Use embed, or search a gallery with it.")
+            labels = ", or give it labels: predict --labels" if self.config.text else ""
+            raise InputError(f"{self.config.name}: has {what}.", f"Use embed, or search a gallery with it{labels}.")
 
     def logits(self, images: Images, *, flip: bool = False, batch_size: int = 64) -> NDArray[np.float32]:
         """The outputs of the network for several images, before temperature and softmax.
@@ -184,7 +220,7 @@ class ImageModel(nn.Module, ModelHubMixin):
 
         Args:
             texts: one text, such as "a dog on a beach", or several. What is beyond the context length of the text tower
-                (77 tokens, about 60 words, for CLIP) is cut off.
+                (77 tokens for CLIP) is cut off.
             batch_size: texts that are computed at a time.
 
         Returns:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import html
+import re
 import string
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ from lookalike.models.serialization import TOKENIZER, WHOLE, ModelConfig, TextSe
 
 MAX_TEXT = 10_000  # characters of a text; text towers see far fewer
 TEXT_MODELS = "CLIP and SigLIP models in the format of open_clip"
+PROMPT = "a photo of a {}"
+ARTICLES = ("a ", "an ", "the ")
 NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -89,6 +92,28 @@ class TextTokenizer:
             text = text.replace("_", " ").translate(NO_PUNCTUATION)
         text = " ".join(text.split())
         return text if self.settings.clean == "whitespace" else text.lower()
+
+
+def prompts_of(labels: Sequence[str], prompt: str = PROMPT) -> list[str]:
+    """The text for each label: the prompt with the label in place of {}.
+
+    An article before {} is left out if the label begins with one.
+
+    >>> prompts_of(["cat", "a red car"])
+    ['a photo of a cat', 'a photo of a red car']
+
+    Raises:
+        InputError: no labels, two that are the same, an empty one, or a prompt without {}.
+    """
+    if prompt.count("{}") != 1:
+        raise InputError(f"prompt '{prompt}': it does not have {{}} once.", f"Write it like '{PROMPT}'.")
+    if not labels or not all(label.strip() for label in labels):
+        raise InputError("no labels, or an empty one.", "Give at least one, such as cat.")
+    if len(set(labels)) < len(labels):
+        twice = next(label for label in labels if labels.count(label) > 1)
+        raise InputError(f"the label '{twice}' is there twice.", "Give each label once.")
+    bare = re.sub(r"\b(an?|the) \{\}", "{}", prompt)
+    return [(bare if label.lower().startswith(ARTICLES) else prompt).replace("{}", label) for label in labels]
 
 
 def fingerprint_of(source: str) -> str:
