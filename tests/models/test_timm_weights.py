@@ -160,6 +160,16 @@ def test_classes_without_names_are_numbered_and_said(state: dict[str, torch.Tens
         from_file(tmp_path / "weights.pth", "test_resnet", Changes(class_names=("cat", "dog")))
 
 
+def test_position_embeddings_are_interpolated_for_another_size(tmp_path: Path, flower: Path) -> None:
+    torch.manual_seed(0)
+    torch.save(timm.create_model("test_vit", num_classes=0).state_dict(), tmp_path / "weights.pth")
+    made = import_model(tmp_path / "weights.pth", tmp_path / "vit", architecture="timm/test_vit", size=96)
+    assert any("conversion" in remark for remark in made.remarks)
+    model = load(made.folder)
+    assert (model.config.image_size, model.config.options) == (96, {"img_size": 96})
+    assert np.isfinite(model.embed(flower)).all()
+
+
 # Folders and the Hub
 
 

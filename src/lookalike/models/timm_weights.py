@@ -345,13 +345,13 @@ def _matches(
     convert: Callable[..., Any] | None = getattr(
         sys.modules[type(network.network).__module__], "checkpoint_filter_fn", None
     )
-    if bare.keys() != own.keys() and convert is not None:
+    if misfit(own, bare) and convert is not None:
         try:
             converted = dict(convert(dict(tensors), network.network))
         except Exception:  # written for other files than this one
             converted = {}
         kept = {key: value for key, value in converted.items() if not key.endswith(COUNTER)}
-        ways.append((kept, "its tensors have other names than timm's; timm's own conversion was used"))
+        ways.append((kept, "its tensors have other names or sizes than the network's; timm's own conversion was used"))
     if in_order and len(bare) == len(own) and [_kind(key) for key in bare] == [_kind(key) for key in own]:
         renamed = dict(zip(own, bare.values(), strict=True))
         how = "its tensors have other names than timm's; all agree in order, kind and shape, and were matched so"
