@@ -81,7 +81,9 @@ def test_without_one_each_image_is_held_out_once(pets: Path, model: Path, tmp_pa
     run = lookalike.fit(pets, model=model, out=tmp_path / "run")
     results = run.receipt()["results"]
     assert (results["n"], results["folds"]) == (32, 5)
-    assert "5-fold cross-validation" in run.report_path.read_text()
+    report = run.report_path.read_text()
+    assert "5-fold cross-validation" in report
+    assert "logistic regression (strength" in report
     trained = [load(run.path).predict(path).label == path.parent.name for path in pets.glob("*/*.png")]
     assert np.mean(trained) >= results["top1"] > 0.5
     assert load(run.path).config.unknown_threshold is not None

@@ -90,7 +90,7 @@ def lead(receipt: dict[str, Any]) -> str:
     if name := receipt.get("data", {}).get("name"):
         words.append(str(name))
     if "seconds" in receipt:
-        words.append(f"trained in {duration(receipt['seconds'])}")
+        words.append(f"{'fitted' if 'fit' in receipt else 'trained'} in {duration(receipt['seconds'])}")
     return " · ".join(word for word in words if word)
 
 
@@ -111,6 +111,7 @@ def facts(receipt: dict[str, Any], also: Sequence[tuple[str, str | None]] = ()) 
     found: list[tuple[str, str | None]] = [
         ("Network", receipt.get("model")),
         ("Parameters", number(receipt.get("parameters"))),
+        ("Classifier", _classifier(receipt)),
         ("Data", data.get("name")),
         ("Training images", number(data.get("train"))),
         ("Validation images", number(data.get("val"))),
@@ -208,6 +209,13 @@ def moment(date: str) -> str:
 def number(value: int | None) -> str | None:
     """A count with thousands separators; None stays None."""
     return None if value is None else f"{value:,}"
+
+
+def _classifier(receipt: dict[str, Any]) -> str | None:
+    """What `fit` made, on the features of which model; None for a trained network."""
+    if (fit := receipt.get("fit")) is None:
+        return None
+    return f"{fit['classifier']} (strength {fit['strength']:g}) on the features of {receipt['start']['model']}"
 
 
 def _product(one: int | None, other: int | None) -> str | None:
