@@ -57,6 +57,10 @@ from lookalike.training.adapt import adapted
 COUNTS = (5, 20, 100)  # training images per class
 TESTS = 60  # per class, at most
 TIMM_LR = 0.0003
+RUN_TIMM = (  # the script, after torchvision was made to work beside a CPU build of PyTorch
+    "import runpy, sys; from lookalike.models.timm import import_timm; import_timm('script'); "
+    "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+)
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
 
 
@@ -155,7 +159,9 @@ def by_timm(script: Path, task: Task, model: str, work: Path) -> tuple[float, fl
         f"--batch-size {settings.batch_size} --val-interval {settings.epochs} --output {work / 'timm'} --experiment run"
     )
     start = cpu_seconds()
-    done = subprocess.run([sys.executable, str(script), *shlex.split(words)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", RUN_TIMM, str(script), *shlex.split(words)], capture_output=True, text=True
+    )
     if done.returncode:
         sys.exit(f"timm's script failed:\n{(done.stdout + done.stderr)[-3000:]}")
     rows = list(csv.DictReader((work / "timm" / "run" / "summary.csv").open()))
