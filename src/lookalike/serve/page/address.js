@@ -1,10 +1,11 @@
-// The page's address holds the search: `?id=12&like=5&unlike=7&label=cat&threshold=0.7&k=48`. It can be bookmarked and shared.
+// The page's address holds the search: `?id=12&text=a+dog&like=5&unlike=7&label=cat&threshold=0.7&k=48`. It can be bookmarked and shared.
 
-/** The default view. `like`, `unlike`: ids of items. `box`: a part of an uploaded image; not in the address. `threshold`: a cosine, "none", or null for the calibrated threshold. */
+/** The default view. `text`: words to search with, or null. `like`, `unlike`: ids of items. `box`: a part of an uploaded image; not in the address. `threshold`: a cosine, "none", or null for the calibrated threshold. */
 export const DEFAULT = Object.freeze({
-  labels: Object.freeze([]), threshold: null, k: 24, exact: false, like: Object.freeze([]), unlike: Object.freeze([]), box: null,
+  text: null, labels: Object.freeze([]), threshold: null, k: 24, exact: false, like: Object.freeze([]), unlike: Object.freeze([]), box: null,
 });
 
+const MAX_TEXT = 1000; // characters of `text`
 const MAX_PARTS = 20; // items in "more like" and in "less like"
 
 function isId(number) {
@@ -23,6 +24,7 @@ export function read(search) {
   return {
     id: isId(id) ? id : null,
     view: {
+      text: fields.get("text")?.trim().slice(0, MAX_TEXT) || null,
       labels: [...new Set(fields.getAll("label").filter((label) => label.trim()))],
       threshold: text === "none" ? "none" : number >= -1 && number <= 1 ? number : null,
       k: Number.isInteger(k) && k > 0 && k <= 1000 ? k : DEFAULT.k,
@@ -38,6 +40,7 @@ export function read(search) {
 export function write(id, view) {
   const fields = new URLSearchParams();
   if (id !== null) fields.set("id", id);
+  if (view.text !== null) fields.set("text", view.text);
   for (const one of view.like) fields.append("like", one);
   for (const one of view.unlike) fields.append("unlike", one);
   for (const label of view.labels) fields.append("label", label);

@@ -1,4 +1,4 @@
-// The page: a query (an uploaded image or an item of the gallery), its prediction, and its look-alikes.
+// The page: a query (an uploaded image, words, or an item of the gallery), its prediction, and its look-alikes.
 
 import { Trouble, ask, askJson } from "./api.js";
 import { Box } from "./box.js";
@@ -26,7 +26,7 @@ const images = new Map(); // number → File; the number is in the history's sta
 const cache = new Map(); // name of a request → its response, so that "back" is immediate
 let about = null; // the response of /v1/about
 let loading = null; // the promise of that
-let query = null; // {number, file} or {id}, and `key`, its name in `cache`
+let query = null; // {number, file}, {text} or {id}, and `key`, its name in `cache`
 let view = { ...address.DEFAULT };
 let found = null; // the response of /v1/search
 let work = new AbortController(); // of the current query
@@ -52,6 +52,7 @@ function showAbout(response) {
   about = response;
   const { gallery: facts, model } = about;
   document.body.dataset.gallery = facts === null ? "none" : "some";
+  at("words").hidden = facts === null || !model.text;
   at("reach").textContent = describe(facts, model);
   at("model").textContent = model.name;
   at("items").textContent = facts === null ? "no gallery" : count(facts.items, "image");
@@ -69,9 +70,14 @@ function describe(facts, model) {
   return `${classes}. The gallery has ${count(facts.items, "image")}.`;
 }
 
-/** The view for another query: without what belongs to this one. */
+/** The view for another query: without what belongs to this one. Words have no threshold; see `viewOf`. */
 function plain() {
-  return { ...view, like: [], unlike: [], box: null };
+  return { ...view, threshold: view.text === null ? view.threshold : null, text: null, like: [], unlike: [], box: null };
+}
+
+/** The view of a new query. Cosines of words with images are low: a threshold for images would hide all hits. */
+function viewOf({ text = null }) {
+  return text === null ? plain() : { ...plain(), text, threshold: "none" };
 }
 
 function showView() {
@@ -98,7 +104,7 @@ function take(file) {
 /** Open a new query: it becomes the last entry of the history. */
 function go(next) {
   history.replaceState({ ...history.state, scroll: scrollY }, "");
-  view = plain();
+  view = viewOf(next);
   showView();
   history.pushState({ number: next.number ?? null, scroll: 0 }, "", address.write(next.id ?? null, view));
   open(next);
@@ -112,6 +118,7 @@ function follow() {
   showView();
   if (images.has(number)) open({ number, file: images.get(number) }, scroll);
   else if (id !== null) open({ id }, scroll);
+  else if (asked.text !== null) open({ text: asked.text }, scroll);
   else begin();
 }
 
@@ -143,7 +150,7 @@ async function open(next, scroll = 0) {
   work.abort();
   work = new AbortController();
   const { signal } = work;
-  query = { ...next, key: next.file ? `image ${next.number}` : `item ${next.id}`, spoken: "" };
+  query = { ...next, key: next.file ? `image ${next.number}` : next.text ? `text ${next.text}` : `item ${next.id}`, spoken: "" };
   found = null;
   document.body.dataset.stage = "asked";
   at("facts").replaceChildren();
@@ -155,7 +162,9 @@ async function open(next, scroll = 0) {
   panel.resetForms();
   prediction.say("");
   wall.clear();
+  at("what").parentElement.hidden = Boolean(next.text);
   if (next.file) panel.showImage(next.file);
+  else if (next.text) panel.showWords(next.text);
   else panel.showItem(next.id, load(), signal);
   box.offer(Boolean(next.file) && about?.gallery !== null);
   scrollTo(0, 0);
@@ -177,6 +186,7 @@ async function open(next, scroll = 0) {
 }
 
 async function predict(signal) {
+  if (query.text) return;
   if (about.model.classes === 0) {
     if (query.file && about.gallery?.labels.length) await vote(signal);
     else prediction.say("This model compares images; it has no classes.");
@@ -212,6 +222,7 @@ async function search() {
   const fields = new URLSearchParams({ k: Math.min(view.k, about.limits.max_answers ?? view.k), threshold: "none" });
   for (const label of view.labels) fields.append("label", label);
   if (view.exact) fields.set("exact", "true");
+  if (view.text !== null) fields.set("text", view.text);
   for (const id of [current.id, ...view.like]) if (id) fields.append("id", id);
   for (const id of view.unlike) fields.append("unlike", id);
   if (view.box) fields.set("box", view.box.join(","));
@@ -363,6 +374,11 @@ at("home").addEventListener("click", (event) => {
   history.replaceState({ ...history.state, scroll: scrollY }, "");
   history.pushState(null, "", location.pathname);
   follow();
+});
+at("words").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const text = at("words-text").value.trim();
+  if (text) go({ text });
 });
 at("many").addEventListener("change", () => change({ k: Number(at("many").value) }));
 at("more").addEventListener("click", () => change({ k: status.STEPS.find((step) => step > view.k) ?? view.k }));

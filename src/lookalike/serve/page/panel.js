@@ -16,6 +16,12 @@ export function showImage(file) {
   });
 }
 
+/** Show words in place of an image. */
+export function showWords(text) {
+  name(`“${text}”`, "words");
+  at("image").hidden = true;
+}
+
 /** Show an item of the gallery once `opened` resolves: then a required key is known. Its name comes later. */
 export async function showItem(id, opened, signal) {
   name(`Item ${id}`, "in the gallery");
@@ -52,6 +58,7 @@ function show(url, isOwn, words) {
   });
   image.addEventListener("error", () => image.isConnected && frame.classList.add("missing"));
   for (const event of ["load", "error"]) image.addEventListener(event, () => isOwn && URL.revokeObjectURL(url));
+  frame.hidden = false;
   frame.className = "";
   frame.replaceChildren(image);
   if (url) image.src = url;
