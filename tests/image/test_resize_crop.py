@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from lookalike.image import ResizeCrop, decode, resized_side
+from lookalike.image import ResizeCrop, decode, decoding, resized_side
 from lookalike.models.timm import import_timm
 
 
@@ -41,6 +42,34 @@ def test_pixels_are_those_of_timm(size: tuple[int, int], crop: ResizeCrop) -> No
     image = photo(*size)
     expected = (transform(image).permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
     np.testing.assert_array_equal(decode(image, 96, crop_mode=crop), expected)
+
+
+@pytest.mark.parametrize("size", [(300, 200), (201, 333), (40, 61), (500, 131)])
+@pytest.mark.parametrize(
+    "crop", [ResizeCrop(0.875), ResizeCrop(0.95, "lanczos"), ResizeCrop(1.0, squash=True)], ids=str
+)
+def test_the_part_that_is_kept_alone_has_the_same_pixels(
+    size: tuple[int, int], crop: ResizeCrop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = decode(photo(*size), 96, crop_mode=crop).astype(int)
+    monkeypatch.setattr(decoding, "MAX_RESIZED_PIXELS", 0)
+    assert np.abs(decode(photo(*size), 96, crop_mode=crop) - whole).max() <= 1
+
+
+@pytest.mark.parametrize("size", [(1, 65_000), (65_000, 1)])
+def test_a_thin_image_is_not_resized_whole(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    image = Image.fromarray((np.arange(65_000).reshape(size[::-1]) % 2 * 255).astype(np.uint8)).convert("RGB")
+    made: list[tuple[int, int]] = []
+    resize = Image.Image.resize
+
+    def watched(image: Image.Image, size: tuple[int, int], *args: Any, **kwargs: Any) -> Image.Image:
+        made.append(size)
+        assert size[0] * size[1] < 1e8  # before it takes the memory
+        return resize(image, size, *args, **kwargs)
+
+    monkeypatch.setattr(Image.Image, "resize", watched)
+    assert decode(image, 224, crop_mode=ResizeCrop(0.875)).shape == (224, 224, 3)
+    assert made == [(224, 224)]
 
 
 def test_an_image_of_the_size_is_not_touched() -> None:

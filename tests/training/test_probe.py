@@ -76,6 +76,17 @@ def test_folds_are_spread_over_the_classes_and_keep_copies_together() -> None:
     assert (folds != folds_of(labels, groups, seed=2)).any()
 
 
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("kind", ["logistic", "prototypes"])
+def test_copies_with_two_labels_leave_every_class_in_the_rest_of_every_fold(kind: Kind, seed: int) -> None:
+    labels, groups = np.array([0, 0, 0, 1, 1]), np.array([0, 1, 2, 0, 4])
+    folds = folds_of(labels, groups, seed)
+    for number in range(int(folds.max()) + 1):
+        assert set(labels[folds != number].tolist()) == {0, 1}
+    x = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    assert np.isfinite(fit_probe([x], labels, 2, kind=kind, groups=groups, seed=seed).logits).all()
+
+
 def test_a_class_of_four_images_gets_prototypes() -> None:
     assert kind_for(np.repeat([0, 1], [50, 5])) == "logistic"
     assert kind_for(np.repeat([0, 1], [50, 4])) == "prototypes"

@@ -31,6 +31,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # JPEG includes 
 MAX_PIXELS = 150_000_000  # photos of phones have up to 108 million; more is a mistake or an attack
 MAX_BYTES = 2**29  # of a file; an image of MAX_PIXELS is smaller, however badly it is compressed
 LARGE_IMAGE_PIXELS = 25_000_000  # larger images are decoded one at a time, since each may take 15 bytes a pixel
+MAX_RESIZED_PIXELS = 16_000_000  # of a whole resized image; of a larger one only the part that is kept is computed
 DRAFT_SCALE = 3  # a large JPEG is decoded to at least this many times the wanted size, then resized
 
 ORIENTATION = 0x0112  # EXIF tag
@@ -386,13 +387,22 @@ def resized_side(size: int, crop_mode: CropMode) -> int:
 
 
 def _resize_then_crop(image: Image.Image, height: int, width: int, crop: ResizeCrop) -> Image.Image:
-    """`ResizeCrop`, with the rounding of torchvision's `Resize` and `CenterCrop`."""
+    """`ResizeCrop`, with the rounding of torchvision's `Resize` and `CenterCrop`.
+
+    Whole, a thin image would take gigabytes: 1 × 65,000 pixels become 256 × 16,640,000. Of such an image the part that
+    is kept is resized alone, to pixels that differ by at most 1.
+    """
     tall, wide = crop.resized(height), crop.resized(width)
     if not crop.squash:
         if tall * image.width >= wide * image.height:
             wide = int(tall * image.width / image.height)
         else:
             tall = int(wide * image.height / image.width)
-    resized = image.resize((wide, tall), Image.Resampling[crop.interpolation.upper()])
     left, top = round((wide - width) / 2), round((tall - height) / 2)
+    method = Image.Resampling[crop.interpolation.upper()]
+    if wide * tall > MAX_RESIZED_PIXELS:
+        x, y = image.width / wide, image.height / tall
+        box = (left * x, top * y, min((left + width) * x, image.width), min((top + height) * y, image.height))
+        return image.resize((width, height), method, box=box)
+    resized = image.resize((wide, tall), method)
     return resized.crop((left, top, left + width, top + height))

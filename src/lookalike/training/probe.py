@@ -137,13 +137,15 @@ def _basis(views: Sequence[NDArray[Any]]) -> NDArray[np.float64]:
 
 
 def folds_of(labels: NDArray[np.int64], groups: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """The fold in which each image is held out, (N,), from 0: each class is spread evenly, each group is in one fold.
+    """The fold in which each image is held out, (N,), from 0: each class is spread evenly.
+
+    The images of a group are in one fold, unless they have several labels: then those of each label are in one.
 
     Every class whose images are in two groups or more is in the rest of every fold.
     """
     from sklearn.model_selection import StratifiedKFold
 
-    _, firsts, of = np.unique(groups, return_index=True, return_inverse=True)
+    _, firsts, of = np.unique(np.stack([groups, labels]), axis=1, return_index=True, return_inverse=True)
     representatives = labels[firsts]
     count = min(FOLDS, int(np.bincount(representatives).max()))
     splitter = StratifiedKFold(count, shuffle=True, random_state=seed)
@@ -152,7 +154,7 @@ def folds_of(labels: NDArray[np.int64], groups: NDArray[np.int64], seed: int) ->
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)  # has two, in different folds
         for number, (_, out) in enumerate(splitter.split(np.zeros(len(firsts)), representatives)):
             fold[out] = number
-    return fold[of]
+    return fold[of.ravel()]
 
 
 def _logistic(
