@@ -72,6 +72,7 @@ def test_a_service_whose_model_has_no_words_refuses_them(reader: TestClient) -> 
     assert "open_clip" in answer.json()["error"]["remedy"]
 
 
-@pytest.mark.parametrize("text", ["", "  ", "x" * 1001, ["a"] * 17])
+@pytest.mark.parametrize("text", ["", "  ", "\x1c", ["a", "\x1f "], "x" * 1001, ["a"] * 17])
 def test_words_that_are_none_are_refused(words_reader: TestClient, text: object) -> None:
     assert words_reader.post("/v1/search", params={"text": text}).status_code == 422
+    assert words_reader.get("/ready").status_code == 200

@@ -137,6 +137,8 @@ def create_router(service: Service) -> APIRouter:
         gallery = service.gallery
         min_score = _threshold_of(threshold)
         labels = [checked_label(one) for one in label or ()]
+        if not all(one.strip() for one in text or ()):  # such as U+001C, which the pattern of `Texts` lets through
+            raise RefusedError(422, "query text: empty.", "Give words, such as 'a dog on a beach'.")
         files: list[tuple[str, bytes]] = []
         if not (id or text or unlike) or "content-type" in request.headers:
             files = await read_fields(service, request, (FIELD, UNLIKE_FIELD))
