@@ -15,6 +15,7 @@ from browsing import PHONE, ask, seen
 from PIL import Image
 from serve_process import serving
 
+from lookalike import Gallery
 from lookalike.models.pretrained import ImageModel
 from lookalike.models.registry import create_model
 from lookalike.models.serialization import ModelConfig
@@ -158,9 +159,9 @@ def test_the_address_holds_the_refined_search_of_an_item(page: Page, url: str) -
     expect(page.locator("#refine-list li")).to_have_count(2)
 
 
-def test_without_classes_the_neighbours_vote(
-    page: Page, gallery_of: Callable[[Path], Path], photos: Path, tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module")
+def classless(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model without classes, only vectors."""
     config = ModelConfig(
         name="weave",
         options={"widths": [16, 32], "pairs": [1, 1]},
@@ -173,13 +174,31 @@ def test_without_classes_the_neighbours_vote(
         match_threshold=0.5,
     )
     network = create_model(config.name, config.num_classes, config.options, config.head)
-    ImageModel(network, config).save_pretrained(tmp_path / "model")
-    with serving(gallery_of(tmp_path / "model")) as service:
+    place = tmp_path_factory.mktemp("classless") / "model"
+    ImageModel(network, config).save_pretrained(place)
+    return place
+
+
+def test_without_classes_the_neighbours_vote(
+    page: Page, gallery_of: Callable[[Path], Path], photos: Path, classless: Path
+) -> None:
+    with serving(gallery_of(classless)) as service:
         data = (photos / "cat" / "1.png").read_bytes()
         ask(page, f"{service.url}?threshold=none", data)
         (told,) = httpx.post(f"{service.url}v1/vote", content=data, headers=PNG).json()["votes"]
         expect(page.locator("#what .label")).to_have_text([one["label"] for one in told["labels"]])
         expect(page.locator("#what")).to_contain_text("Vote of 11 labelled look-alikes")
+
+
+def test_a_vote_without_voters_is_said(page: Page, photos: Path, classless: Path, tmp_path: Path) -> None:
+    own = photos / "cat" / "1.png"
+    with Gallery.create(tmp_path / "one.gallery", classless) as gallery:
+        gallery.add(photos, folder_labels=False)
+        gallery.update(filter={"path": str(own)}, label="cat")
+    with serving(tmp_path / "one.gallery") as service:
+        ask(page, f"{service.url}?threshold=none", own.read_bytes())
+        expect(page.locator("#what")).to_have_text("There are no labelled look-alikes to vote.")
+        expect(page.locator("#live")).to_contain_text("There are no labelled look-alikes to vote.")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -2,6 +2,8 @@
 
 import { at, count, duration, el, percent } from "./format.js";
 
+const NO_VOTES = "There are no labelled look-alikes to vote.";
+
 /** Show the response of `POST /v1/predict`; `unknownBelow` is the model's threshold, or null. */
 export function show(response, unknownBelow) {
   const { unknown, classes } = response.predictions[0];
@@ -15,6 +17,7 @@ export function show(response, unknownBelow) {
 /** Show the response of `POST /v1/vote`: the labels of the image's neighbours in the gallery. */
 export function showVote(response) {
   const { labels, neighbours } = response.votes[0];
+  if (labels.length === 0) return say(NO_VOTES);
   const list = el("ol", { className: "bars" }, ...labels.map(({ label, share }) => bar({ label, probability: share })));
   at("what").replaceChildren(list, el("p", {
     className: "fine", textContent: `Vote of ${count(neighbours, "labelled look-alike")}, in ${duration(response.took_ms)}.`,
@@ -24,7 +27,7 @@ export function showVote(response) {
 /** The vote in one sentence, for screen readers. */
 export function spokenVote(response) {
   const [first] = response.votes[0].labels;
-  return `Look-alikes vote for ${first.label}, ${percent(first.share)}.`;
+  return first === undefined ? NO_VOTES : `Look-alikes vote for ${first.label}, ${percent(first.share)}.`;
 }
 
 /** Show a sentence in place of the bars; without one, that the prediction is being computed. */
