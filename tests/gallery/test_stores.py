@@ -18,6 +18,7 @@ from stores import ABOUT, DIM, Database, Folder, Place, new_row, new_rows, units
 from lookalike.errors import InputError
 from lookalike.gallery.store import common
 from lookalike.gallery.store.base import (
+    AnyValue,
     FailedFile,
     Filter,
     GalleryInfo,
@@ -495,6 +496,7 @@ VALUES: dict[str, Any] = {
         ([None], {"null", "missing"}),
         ([], set()),
         (["x", 2], set()),
+        (AnyValue.ANY, {*VALUES} - {"null"}),
     ],
 )
 def test_filters_by_metadata(store: Store, wanted: Any, found: set[str]) -> None:
@@ -518,6 +520,7 @@ def test_filters_by_metadata(store: Store, wanted: Any, found: set[str]) -> None
         ([], []),
         ("CAT", []),
         ("c%", []),
+        (AnyValue.ANY, ["a", "b", "d", "e"]),
     ],
 )
 def test_filters_by_label(store: Store, wanted: Any, found: list[str]) -> None:

@@ -7,11 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from stores import ABOUT, new_row, units
 
 from lookalike import Query
 from lookalike.errors import InputError
 from lookalike.gallery.gallery import Gallery
-from lookalike.gallery.vote import TEMPERATURE
+from lookalike.gallery.store.sqlite import SqliteStore
+from lookalike.gallery.vote import TEMPERATURE, labelled_only, vote
 from small_gallery import album, model_folder, picture
 
 
@@ -62,6 +64,23 @@ def test_only_labelled_items_vote_and_not_the_image_itself(gallery: Gallery, tmp
     for query in (own, own.read_bytes(), 1):
         assert str(own) not in {hit.path for hit in gallery.predict(query, neighbours=50).neighbours}
     assert len(gallery.predict(own, neighbours=50).neighbours) == 11
+
+
+def test_any_number_of_labels_can_vote(tmp_path: Path) -> None:
+    labels = [f"{'x' * 100} {i}" for i in range(10_001)]  # more than a filter takes, in number and in bytes
+    with SqliteStore.create(tmp_path / "labels.gallery", ABOUT) as store:
+        rows = zip([None, *labels], units(len(labels) + 1), strict=True)
+        store.add([new_row(label or "bare", vector, label=label) for label, vector in rows])
+        labelled = labelled_only(store, "labels.gallery")
+        nearest, passing = (store.search(units(1), 20, filter=filter)[0].hits for filter in (None, labelled))
+    assert nearest[0].path == "bare"
+    assert [hit.id for hit in passing[:19]] == [hit.id for hit in nearest[1:]]
+
+
+def test_items_without_a_label_have_no_vote(gallery: Gallery) -> None:
+    first, second = gallery.search(1, 2).hits
+    counted = vote([replace(first, label=None), second], 5)
+    assert (counted.label, counted.share, counted.neighbours) == (second.label, 1.0, (second,))
 
 
 def test_without_a_neighbour_above_the_threshold_an_image_is_unknown(gallery: Gallery) -> None:

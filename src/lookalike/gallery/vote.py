@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import overload
 
 from lookalike.errors import InputError
-from lookalike.gallery.store.base import Filter, Hit, Store
+from lookalike.gallery.store.base import AnyValue, Filter, Hit, Store
 
 NEIGHBOURS = 20
 TEMPERATURE = 0.07
-MAX_LABELS = 10_000  # that a filter can name
+LABELLED: Filter = {"label": AnyValue.ANY}
 
 
 class NoLabelsError(InputError):
@@ -91,21 +91,20 @@ def vote(neighbours: Sequence[Hit], k: int) -> Vote:
     label is the sum of its weights divided by the sum of all. Equal shares are ordered by label.
 
     Args:
-        neighbours: items with a label.
+        neighbours: items. Those without a label have no vote.
         k: labels in the result.
     """
-    highest = max((hit.score for hit in neighbours), default=0.0)
+    voters = [(hit, hit.label) for hit in neighbours if hit.label is not None]
+    highest = max((hit.score for hit, _ in voters), default=0.0)
     weights: dict[str, float] = defaultdict(float)
     counts: dict[str, int] = defaultdict(int)
-    for hit in neighbours:
-        assert hit.label is not None
-        weights[hit.label] += math.exp((hit.score - highest) / TEMPERATURE)
-        counts[hit.label] += 1
+    for hit, label in voters:
+        weights[label] += math.exp((hit.score - highest) / TEMPERATURE)
+        counts[label] += 1
     total = sum(weights.values())
     ranked = sorted(weights, key=lambda label: (-weights[label], label))
-    return Vote(
-        tuple(LabelVote(label, weights[label] / total, counts[label]) for label in ranked[:k]), tuple(neighbours)
-    )
+    labels = tuple(LabelVote(label, weights[label] / total, counts[label]) for label in ranked[:k])
+    return Vote(labels, tuple(hit for hit, _ in voters))
 
 
 def labelled_only(store: Store, location: str) -> Filter | None:
@@ -114,10 +113,9 @@ def labelled_only(store: Store, location: str) -> Filter | None:
     Raises:
         NoLabelsError: no item has a label.
     """
-    labels = [label for label, _ in store.labels(MAX_LABELS + 1)]
-    if not labels:
+    if not store.count(LABELLED):
         raise NoLabelsError(
             f"{location}: none of its {len(store):,} items has a label, so there is nothing to vote for.",
             "Add images in folders named like their classes, or label items: lookalike gallery update --label",
         )
-    return {"label": labels} if store.count({"label": None}) else None
+    return LABELLED if store.count({"label": None}) else None

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from enum import Enum
 from itertools import islice
 from typing import Any, Protocol, TypeVar, overload
 
@@ -26,7 +27,14 @@ Value = str | int | float | bool | None  # of metadata
 LARGEST_DIM = 1 << 16  # numbers of a vector, and pixels of a side
 
 
-Filter = Mapping[str, Value | Sequence[Value]]  # equal to the value, or to one of several; all of them must hold
+class AnyValue(Enum):
+    """In a filter: any value but null."""
+
+    ANY = "any"
+
+
+# Equal to the value, to one of several, or not null; all of them must hold.
+Filter = Mapping[str, Value | Sequence[Value] | AnyValue]
 
 
 class ReplacedError(InputError):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from lookalike.errors import InputError
 from lookalike.gallery.store.base import (
+    AnyValue,
     FailedFile,
     Filter,
     GalleryInfo,
@@ -290,17 +291,17 @@ def json_of(value: Value) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def values_of(filter: Filter | None) -> dict[str, list[Value]]:
-    """Return the values of each key of a filter, without repetitions.
+def values_of(filter: Filter | None) -> dict[str, list[Value] | AnyValue]:
+    """Return the values of each key of a filter, without repetitions; or that it must have one.
 
     Raises:
         InputError: the filter has too many keys, values or bytes, or a value that metadata cannot have.
     """
-    found: dict[str, list[Value]] = {}
+    found: dict[str, list[Value] | AnyValue] = {}
     count = size = 0
     remedy = "Search with fewer of them at a time."
     for key, wanted in (filter or {}).items():
-        values = _listed(wanted)
+        values = () if isinstance(wanted, AnyValue) else _listed(wanted)
         count += len(values)
         if len(found) >= MAX_KEYS or count > MAX_VALUES:
             limit = f"{MAX_KEYS} keys" if count <= MAX_VALUES else f"{MAX_VALUES:,} values"
@@ -311,7 +312,8 @@ def values_of(filter: Filter | None) -> dict[str, list[Value]]:
             raise InputError(
                 f"filter by '{key[:80]}': its keys and values have more than {MAX_BYTES >> 20} MiB.", remedy
             )
-        found[key] = list({(type(value) is bool, value): value for value in values}.values())
+        once = {(type(value) is bool, value): value for value in values}
+        found[key] = wanted if isinstance(wanted, AnyValue) else list(once.values())
     return found
 
 
@@ -328,14 +330,15 @@ def texts_of(column: str, values: Sequence[Value]) -> list[str]:
 def passes(item: GalleryItem, filter: Filter | None) -> bool:
     """Return whether an item passes a filter."""
     for key, wanted in (filter or {}).items():
-        values = _listed(wanted)
-        if key in OWN_COLUMNS:
-            own: object = item.label if key == "label" else item.path
+        own = item.label if key == "label" else item.path if key == "path" else item.metadata.get(key)
+        if isinstance(wanted, AnyValue):
+            good = own is not None
+        elif key in OWN_COLUMNS:
+            values = _listed(wanted)
             good = own in texts_of(key, values) or (own is None and None in values)
         else:
-            there = item.metadata.get(key)
-            accepted = [value if value is None else json_of(value) for value in values]
-            good = (None if there is None else json_of(there)) in accepted
+            accepted = [value if value is None else json_of(value) for value in _listed(wanted)]
+            good = (None if own is None else json_of(own)) in accepted
         if not good:
             return False
     return True

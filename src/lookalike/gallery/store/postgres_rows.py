@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import InputError
-from lookalike.gallery.store.base import FailedFile, Filter, GalleryInfo, GalleryItem, NewItem, Value
+from lookalike.gallery.store.base import AnyValue, FailedFile, Filter, GalleryInfo, GalleryItem, NewItem, Value
 from lookalike.gallery.store.common import (
     MAX_INTEGER,
     OWN_COLUMNS,
@@ -227,19 +227,23 @@ def clause(filter: Filter | None) -> Clause:
     return (sql.SQL(" AND ").join(conditions) if conditions else sql.SQL("TRUE")), parameters
 
 
-def _own_clause(column: str, values: Sequence[Value]) -> Clause:
+def _own_clause(column: str, values: Sequence[Value] | AnyValue) -> Clause:
+    if isinstance(values, AnyValue):
+        return sql.SQL("{column} IS NOT NULL").format(column=sql.Identifier(column)), []
     texts = texts_of(column, values)
     either = "({column} = ANY(%s::text[]) OR {column} IS NULL)" if None in values else "{column} = ANY(%s::text[])"
     return sql.SQL(either).format(column=sql.Identifier(column)), [texts]
 
 
-def _metadata_clause(key: str, values: Sequence[Value]) -> Clause:
+def _metadata_clause(key: str, values: Sequence[Value] | AnyValue) -> Clause:
     """Use the index, through `@>`, for few values only.
 
     For each row that `@>` compares, the server unpacks the metadata once for each value, and frees the memory after the
     row: gigabytes for thousands of values and metadata of 100 kB. For many values, it takes the value of the key out of
     the metadata once.
     """
+    if isinstance(values, AnyValue):
+        return sql.SQL("metadata ->> %s IS NOT NULL"), [key]
     given = [value for value in values if value is not None]
     parameters: list[Any]
     if len(given) <= MAX_INDEXED_VALUES:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import InputError
-from lookalike.gallery.store.base import FailedFile, Filter, GalleryInfo, GalleryItem, NewItem, Value, batches
+from lookalike.gallery.store.base import AnyValue, FailedFile, Filter, GalleryInfo, GalleryItem, NewItem, Value, batches
 from lookalike.gallery.store.common import (
     MAX_INTEGER,
     OWN_COLUMNS,
@@ -429,13 +429,17 @@ def clause(filter: Filter | None) -> Clause:
     return " AND ".join(conditions) or "TRUE", parameters
 
 
-def _own_clause(column: str, values: Sequence[Value]) -> Clause:
+def _own_clause(column: str, values: Sequence[Value] | AnyValue) -> Clause:
+    if isinstance(values, AnyValue):
+        return f"{column} IS NOT NULL", []
     texts: list[str | None] = [*texts_of(column, values)]
     condition = f"{column} IN ({marks(texts)})"
     return (f"({condition} OR {column} IS NULL)" if None in values else condition), texts
 
 
-def _metadata_clause(key: str, values: Sequence[Value]) -> Clause:
+def _metadata_clause(key: str, values: Sequence[Value] | AnyValue) -> Clause:
+    if isinstance(values, AnyValue):
+        return "id IN (SELECT id FROM tags WHERE key = ?)", [key]
     accepted: list[str | None] = [json_of(value) for value in values if value is not None]
     condition = f"id IN (SELECT id FROM tags WHERE key = ? AND value IN ({marks(accepted)}))"
     if None not in values:
