@@ -294,6 +294,8 @@ def test_search_is_refused_in_plain_words(filled: Path, tmp_path: Path) -> None:
     assert "nothing to search with" in refusal("search", filled).message
     assert "99" in refusal("search", filled, "--id", 99).message
     assert "cannot be read" in refusal("search", filled, tmp_path / "gone.png").message
+    assert "no such file" in refusal("search", filled, "a dog " * 50).message
+    assert "xxx.png" in refusal("search", filled, "x" * 300 + ".png").message
     assert "'high'" in refusal("search", filled, "--id", 1, "--threshold", "high").message
     assert "not KEY=VALUE" in refusal("search", filled, "--id", 1, "--filter", "label").message
     refusal("search", tmp_path / "nowhere", "--id", 1)

@@ -289,3 +289,6 @@ def test_an_answer_has_a_limit_of_bytes(settings: Settings, runtime: PlainRuntim
         assert client.get("/v1/items/1/thumbnail").status_code == 200
     with client_of(replace(settings, max_answer_bytes=500), runtime) as client:
         assert [one["label"] for one in client.get("/v1/about").json()["gallery"]["labels"]] == ["cat", "dog"]
+        votes = [client.post(f"/v1/vote?k={k}", content=encoded(50), headers=JPEG) for k in (2, 3)]
+        assert [answer.status_code for answer in votes] == [200, 422]
+        assert votes[1].json()["error"]["limit"] == {"name": "max_answer_bytes", "value": 500}

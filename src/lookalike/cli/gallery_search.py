@@ -90,7 +90,7 @@ def search(
     from lookalike.gallery.query import UNLIKE_WEIGHT, Query, Text, parse_box, parse_threshold
 
     if not given and not texts and not ids:
-        raise InputError("nothing to search with.", "Give an image, or --id with the id of an item.")
+        raise InputError("nothing to search with.", "Give an image or words (--text), or --id with the id of an item.")
     less_like = bool(unlike or unlike_ids)
     if unlike_weight is not None and not less_like:
         raise InputError("--unlike-weight without --unlike.", "Give --unlike or --unlike-id, or leave it out.")
@@ -157,7 +157,7 @@ def _image_or_text(given: str, gallery: Gallery) -> Path | Text:
     from lookalike.gallery.query import Text
 
     path = Path(given)
-    if path.exists() or is_image(given):
+    if _exists(path) or is_image(given):
         return path
     if gallery.embedder.has_text:
         return Text(given)
@@ -171,7 +171,14 @@ def _read_pipe(query: Any) -> Any:
     """The bytes of a pipe, which can be read only once; other queries as they are."""
     from lookalike.image import read_image_file
 
-    return read_image_file(query) if isinstance(query, Path) and query.is_fifo() else query
+    return read_image_file(query) if isinstance(query, Path) and _exists(query) and query.is_fifo() else query
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # words may be too long for the name of a file
+        return False
 
 
 def _as_group(group: DuplicateGroup) -> dict[str, Any]:

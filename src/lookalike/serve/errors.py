@@ -24,7 +24,7 @@ DESCRIPTIONS = {
     403: "This key does not allow the request, or the service does not allow it at all.",
     404: "Not found.",
     408: "The request did not arrive in time.",
-    409: "The service has no gallery, or its model has no classes.",
+    409: "The service has no gallery, its model has no classes or no text tower, or no item has a label.",
     413: "The body is too large; `limit` names the limit.",
     415: "The body is not an image.",
     422: "A parameter or an image is invalid; the message names it.",

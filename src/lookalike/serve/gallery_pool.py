@@ -156,18 +156,22 @@ class GalleryPool:
         """Label images by a vote among their nearest labelled items; see `Gallery.predict`.
 
         Raises:
-            RefusedError: 409, no item has a label; 422, the gallery is not calibrated; 503.
+            RefusedError: 409, no item has a label; 422, the gallery is not calibrated, or the response is too large;
+                503.
         """
 
         def work(gallery: Gallery) -> list[Vote]:
             if threshold == "calibrated":
                 self._refresh_calibration("search", gallery)
             try:
-                return gallery.predict(list(queries), k, neighbours=neighbours, threshold=threshold)
+                votes = gallery.predict(list(queries), k, neighbours=neighbours, threshold=threshold)
             except NoLabelsError as error:
                 raise RefusedError(409, "no item of the gallery has a label.", error.remedy) from None
             except NotCalibratedError as error:
                 raise RefusedError(422, "threshold: the gallery is not calibrated.", error.remedy) from None
+            if sum(_label_bytes(each.label) for one in votes for each in one) > self._max_answer_bytes:
+                raise self._too_large("Ask for fewer labels, k, or send fewer images.")
+            return votes
 
         return await self._run("search", work)
 
@@ -257,7 +261,7 @@ class GalleryPool:
         def work(gallery: Gallery) -> tuple[int, GalleryInfo, list[tuple[str, int]]]:
             self._refresh_calibration("count", gallery)
             labels = gallery.store.labels(max_labels)
-            sizes = accumulate(ITEM_BYTES + len(label.encode("utf-8", "surrogatepass")) for label, _ in labels)
+            sizes = accumulate(_label_bytes(label) for label, _ in labels)
             fitting = [pair for pair, size in zip(labels, sizes, strict=True) if size <= self._max_answer_bytes]
             return len(gallery), gallery.about, fitting
 
@@ -392,16 +396,23 @@ class GalleryPool:
         if sum(map(_response_bytes, items)) <= self._max_answer_bytes:
             return
         if len(items) == 1:
-            message, remedy = f"item {items[0].id} has more metadata than a response may hold.", "Shorten the metadata."
-        else:
-            message, remedy = "the response would be too large.", "Ask for fewer hits: k."
-        raise RefusedError(422, message, remedy, limit="max_answer_bytes", value=self._max_answer_bytes)
+            message = f"item {items[0].id} has more metadata than a response may hold."
+            raise self._too_large("Shorten the metadata.", message)
+        raise self._too_large("Ask for fewer hits: k.")
+
+    def _too_large(self, remedy: str, message: str = "the response would be too large.") -> RefusedError:
+        return RefusedError(422, message, remedy, limit="max_answer_bytes", value=self._max_answer_bytes)
 
 
 def _response_bytes(item: GalleryItem) -> int:
     """The size of an item in a response, about."""
     text = json.dumps(dict(item.metadata), ensure_ascii=False) + item.path + (item.label or "")
     return ITEM_BYTES + len(text.encode("utf-8", "surrogatepass"))
+
+
+def _label_bytes(label: str) -> int:
+    """The size of a label with its numbers in a response, about."""
+    return ITEM_BYTES + len(label.encode("utf-8", "surrogatepass"))
 
 
 def _unknown_item(id: object) -> RefusedError:
