@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from lookalike.errors import InputError
-from lookalike.models import locate
+from lookalike.models import inference, locate
 from lookalike.models.importing import import_model
 from lookalike.models.open_clip import flat, import_open_clip, nested
 from lookalike.models.open_clip_weights import clip_tokenizer
@@ -147,6 +147,32 @@ def test_a_folder_that_does_not_fit_says_where(
     (tmp_path / "clip" / "open_clip_config.json").write_text(json.dumps(change))
     with pytest.raises(InputError, match=fault):
         import_model(tmp_path / "clip", tmp_path / "model")
+
+
+@pytest.mark.parametrize("name", ["hf-hub:stranger/repo", "local-dir:/tmp", "no_such_network", 3])
+def test_an_image_tower_that_timm_would_fetch_is_refused(name: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("timm.create_model", lambda *given, **options: pytest.fail("timm was asked to make it"))
+    with pytest.raises(InputError):
+        create_model("open_clip", 0, {**flat(SIGLIP), "vision_cfg.timm_model_name": name})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"vision_cfg": 3}, {"text_cfg": "a"}, {"text_cfg.context_length": 10**6}, {"text_cfg.context_length": "x"}],
+)
+def test_options_of_wrong_types_or_sizes(change: dict[str, object]) -> None:
+    options = {
+        key: value for key, value in flat(CLIP).items() if not key.startswith(tuple(f"{one}." for one in change))
+    }
+    with pytest.raises(InputError, match="open_clip"):
+        create_model("open_clip", 0, options | change)
+
+
+def test_a_pair_is_not_run_in_bfloat16_unasked(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, "has_bfloat16", lambda: True)
+    monkeypatch.setattr(inference, "is_faster_in_bfloat16", lambda *given: True)
+    model = load(clip)
+    assert not inference.PreparedNetwork(model.network, model.config, "auto").bfloat16
 
 
 def test_options_of_sections_are_joined_by_dots() -> None:

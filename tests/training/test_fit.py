@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import lookalike
 from lookalike import Gallery
 from lookalike.errors import InputError
 from lookalike.evaluation.evaluate import evaluate_classification, read_as_trained
-from lookalike.models.pretrained import load
+from lookalike.evaluation.pair_similarity import match_threshold
+from lookalike.models.pretrained import ImageModel, load
+from lookalike.models.registry import create_model
 from lookalike.models.runtime import TorchRuntime
+from lookalike.models.serialization import ModelConfig
+from lookalike.recipe import Head
 from lookalike.run import Run
 from lookalike.training.run import Callbacks, train
 from small_gallery import model_folder
@@ -107,6 +113,21 @@ def test_the_logits_are_those_of_the_features(pets: Path, model: Path, tmp_path:
     np.testing.assert_allclose(fitted.logits(images), by_hand, rtol=1e-4, atol=1e-4)
 
 
+def test_the_pooling_is_the_one_that_was_measured(split: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    head = Head(dim=8)
+    config = ModelConfig(
+        name="timm/test_vit", options={"img_size": 32}, head=head, image_size=32, mean=(0.5,) * 3, std=(0.5,) * 3,
+        class_names=("cat", "dog"), class_ids=("cat", "dog"),
+    )  # fmt: skip
+    ImageModel(create_model(config.name, 2, config.options, head), config).save_pretrained(tmp_path / "model")
+    fitted = load(lookalike.fit(split, model=tmp_path / "model", out=tmp_path / "run").path)
+    images = sorted(split.glob("val/*/*.png"))
+    last = fitted.network.head
+    by_hand = fitted.embed(images) @ last.weight.detach().numpy().T + last.bias.detach().numpy()
+    np.testing.assert_allclose(fitted.logits(images), by_hand, rtol=1e-4, atol=1e-4)
+
+
 def test_few_images_get_prototypes(pets: Path, model: Path, tmp_path: Path) -> None:
     for path in pets.glob("*/[2-7].png"):
         path.unlink()
@@ -169,6 +190,25 @@ def test_stored_vectors_do_as_well_as_the_files(pets: Path, model: Path, tmp_pat
     assert Path(run.recipe.model.init) == model
     assert set(load(run.path).config.class_names) == {path.name for path in pets.iterdir()}
     assert run.receipt()["results"]["top1"] > 0.5
+
+
+def test_stored_vectors_set_the_threshold_and_no_image_is_read_for_it(
+    pets: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    embed = ImageModel.embed
+    monkeypatch.setattr(ImageModel, "embed", lambda self, images, **how: seen.append(1) or embed(self, images, **how))
+    with Gallery.create(tmp_path / "photos", model) as gallery:
+        gallery.add(pets)
+        items = gallery.labelled()
+        read: list[int] = []
+        watched = replace(items, thumbnail=lambda row: read.append(row) or items.thumbnail(row))
+        seen.clear()
+        run = lookalike.fit(watched, out=tmp_path / "run")
+    assert load(run.path).config.match_threshold == match_threshold(items.vectors, items.labels)
+    assert len(seen) == 1  # of the one image that compares the stored vectors with the classifier's
+    wrong = run.receipt()["results"]["n"] * (1 - run.receipt()["results"]["top1"])
+    assert 0 < len(set(read)) <= round(wrong)
 
 
 def test_another_model_reads_the_files(pets: Path, model: Path, tmp_path: Path) -> None:

@@ -31,11 +31,13 @@ from lookalike.errors import InputError
 from lookalike.models.fusion import DenseConvolution, fold_batch_norm, use_dense_for_small_maps
 from lookalike.models.heads import EmbeddingNetwork
 from lookalike.models.layers import global_average
+from lookalike.models.open_clip import OpenClipNetwork
 from lookalike.models.serialization import ModelConfig
 from lookalike.models.timm import TimmNetwork
 
 View = Literal["outputs", "features", "softmax", "classifier"]
 Compute = Literal["auto", "float32", "bfloat16"]
+UNMEASURED = TimmNetwork | OpenClipNetwork  # whose vectors nobody has compared in bfloat16
 PROBE_IMAGES, PROBE_PASSES = 16, 3  # to find the faster precision
 
 
@@ -201,7 +203,7 @@ class PreparedNetwork:
             use_dense_for_small_maps(network, config.image_size)
         self.network: nn.Module = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.bfloat16 = compute == "bfloat16"
-        may_convert = on_cpu and has_bfloat16() and not any(isinstance(m, TimmNetwork) for m in network.modules())
+        may_convert = on_cpu and has_bfloat16() and not any(isinstance(m, UNMEASURED) for m in network.modules())
         if self.bfloat16 or (compute == "auto" and may_convert):
             converted = copy.deepcopy(self.network)
             _convert_to_bfloat16(converted)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lookalike.errors import InputError
 from lookalike.extras import missing
-from lookalike.models.serialization import OPEN_CLIP
+from lookalike.models.serialization import MAX_CONTEXT, OPEN_CLIP
 from lookalike.models.text import TextTokenizer
 from lookalike.models.timm import CANNOT_BE_MADE, import_timm
 
@@ -44,11 +44,16 @@ class OpenClipNetwork(nn.Module):
             if any(value is not None and f"{one}.".startswith(f"{key}.") for one, value in options.items()):
                 raise InputError(f"{OPEN_CLIP}: '{key}' means {what}, which is not supported.", "Use another model.")
         open_clip = import_open_clip()
-        sections = nested(options)
-        custom = sections.pop("custom_text", False)
         try:
-            if sections["vision_cfg"].get("timm_model_name"):
-                sections["vision_cfg"]["timm_model_pretrained"] = False
+            sections = nested(options)
+            custom = sections.pop("custom_text", False)
+            vision, text = sections["vision_cfg"], sections["text_cfg"]
+            if name := vision.get("timm_model_name"):
+                if not import_timm(OPEN_CLIP).is_model(name):  # "hf-hub:..." and "local-dir:..." would be read
+                    raise InputError(f"{OPEN_CLIP}: timm has no model '{name}'.", "Mend vision_cfg.timm_model_name.")
+                vision["timm_model_pretrained"] = False
+            if text.get("context_length", 0) > MAX_CONTEXT:
+                raise ValueError(f"text_cfg.context_length is more than {MAX_CONTEXT}")
             self.pair = (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**sections)
             self.num_features = int(sections["embed_dim"])
         except CANNOT_BE_MADE as error:

@@ -32,6 +32,7 @@ OPEN_CLIP = "open_clip"  # the name of pairs of an image and a text tower
 DEFAULT, DEFAULT_FOLDER = "default", Path(__file__).parent / "default"  # the packaged model
 
 HEADER_KEY = "lookalike"  # of the metadata in model.safetensors
+MAX_CONTEXT = 4096  # tokens of a text
 MAX_CONFIG_BYTES = 64 << 20  # enough for a million classes
 WHOLE = "Get a whole copy of the model folder."  # the remedy for damage
 PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
@@ -304,7 +305,7 @@ class TextSettings(Section):
         tokenizer: SHA-256 (hex) of tokenizer.json.
     """
 
-    context_length: int = Field(ge=3, le=4096)
+    context_length: int = Field(ge=3, le=MAX_CONTEXT)
     pad_id: int = Field(0, ge=0)
     clean: Literal["whitespace", "lower", "canonicalize"] = "lower"
     blank_id: int | None = Field(None, ge=0)

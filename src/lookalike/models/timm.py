@@ -14,7 +14,9 @@ from lookalike.models.layers import global_average
 
 # Options by which timm would read a pickle, or create another model than its name says.
 REFUSED = frozenset({"checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "num_classes"})
-CANNOT_BE_MADE = (RuntimeError, TypeError, ValueError, KeyError, OSError, AssertionError, ArithmeticError)
+CANNOT_BE_MADE = (
+    RuntimeError, TypeError, ValueError, LookupError, AttributeError, OSError, AssertionError, ArithmeticError,
+)  # fmt: skip
 
 Pooling = Literal["mean", "own"]
 

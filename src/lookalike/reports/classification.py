@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from markupsafe import Markup
@@ -36,6 +36,12 @@ MISTAKES = 24
 FEW_IMAGES = 10  # a bin of the reliability diagram with fewer says little
 
 
+class ImageRows(Protocol):
+    """Images by their row: an array (N, S, S, 3) uint8, or what reads an image (S, S, 3) when it is shown."""
+
+    def __getitem__(self, row: int, /) -> NDArray[np.uint8]: ...
+
+
 def write_report(
     path: Path,
     *,
@@ -45,7 +51,7 @@ def write_report(
     history: Sequence[dict[str, Any]],
     logits: NDArray[np.float32],
     labels: NDArray[np.int64],
-    images: NDArray[np.uint8],
+    images: ImageRows,
     class_names: Sequence[str],
     remark: str | None,
     paths: Sequence[str] | None = None,
@@ -61,7 +67,7 @@ def write_report(
         history: the records of `metrics.jsonl`; empty for a model that was only evaluated.
         logits: (N, C) float32.
         labels: (N,) int64.
-        images: (N, S, S, 3) uint8, the images that were evaluated.
+        images: N, that were evaluated.
         class_names: C of them, any text.
         remark: what a reader must know about the data.
         paths: N, of the images; None: not known.
@@ -238,7 +244,7 @@ class ClassificationFindings:
     Args:
         logits: (N, C) float32.
         labels: (N,) int64.
-        images: (N, S, S, 3) uint8.
+        images: N.
         class_names: C of them.
         paths: of the images, N; None: not known.
 
@@ -250,7 +256,7 @@ class ClassificationFindings:
         self,
         logits: NDArray[np.float32],
         labels: NDArray[np.int64],
-        images: NDArray[np.uint8],
+        images: ImageRows,
         class_names: Sequence[str],
         paths: Sequence[str] | None = None,
     ) -> None:
@@ -303,5 +309,5 @@ class ClassificationFindings:
     def _picture(self, row: int) -> ReportImage:
         truth, guess = self.names[self.labels[row]], self.names[self.guesses[row]]
         path = self.paths[row] if self.paths is not None else ""
-        side, sure = self.images.shape[1], float(self.confidence[row])
-        return ReportImage(jpeg_data_uri(self.images[row], IMAGE_SIDE), side, truth, guess, sure, path)
+        image, sure = self.images[row], float(self.confidence[row])
+        return ReportImage(jpeg_data_uri(image, IMAGE_SIDE), image.shape[0], truth, guess, sure, path)

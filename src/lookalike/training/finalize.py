@@ -25,7 +25,7 @@ from lookalike.evaluation.protocols import Divided
 from lookalike.models.pretrained import ImageModel
 from lookalike.models.serialization import TIMM, ModelConfig
 from lookalike.recipe import Recipe
-from lookalike.reports.classification import write_report
+from lookalike.reports.classification import ImageRows, write_report
 from lookalike.reports.retrieval import write_retrieval_report
 from lookalike.run import Run
 from lookalike.training.distributed import DistributedContext
@@ -124,14 +124,14 @@ class HeldOut:
         logits: (N, C) float32.
         labels: (N,) int64.
         vectors: (N, D) float32 of length 1, as `ImageModel.embed` gives them.
-        images: (N, size, size, 3) uint8.
+        images: N, for the report.
         paths: N.
     """
 
     logits: NDArray[np.float32]
     labels: NDArray[np.int64]
     vectors: NDArray[np.float32]
-    images: NDArray[np.uint8]
+    images: ImageRows
     paths: Sequence[str]
 
 

@@ -33,7 +33,7 @@ from lookalike.models.init_backbone import Start, start_from
 from lookalike.models.pretrained import ImageModel, load
 from lookalike.models.registry import create_model
 from lookalike.models.serialization import DEFAULT, ModelConfig
-from lookalike.models.timm import TimmNetwork
+from lookalike.models.timm import Pooling, TimmNetwork
 from lookalike.recipe import Data, Fit, Model, Recipe, validate
 from lookalike.run import Run, current_commit
 from lookalike.training.finalize import HeldOut, model_config, save_classifier, write_classifier_report
@@ -53,14 +53,14 @@ class Features:
         catalog: paths, labels and classes of the images.
         views: (N, D) float32 each: of the images, and of their mirror images unless they are not known.
         groups: (N,) int64, equal for copies.
-        images: (N, size, size, 3) uint8.
+        images: (N, size, size, 3) uint8; or the thumbnails of a gallery.
         skipped: number of files that could not be decoded.
     """
 
     catalog: Catalog
     views: list[NDArray[np.float32]]
     groups: NDArray[np.int64]
-    images: NDArray[np.uint8]
+    images: NDArray[np.uint8] | Thumbnails
     skipped: int = 0
 
     @property
@@ -135,7 +135,8 @@ def fit(
         reader = _Reader(network, trained.config, mirror, skip_undecodable, callbacks)
         validation = None
         if items is not None and _can_use(items, trained, network):
-            training = _of_items(items, catalog, trained.config)
+            images = Thumbnails(items, trained.config)
+            training = Features(catalog, [items.vectors.astype(np.float32)], items.groups, images)
             callbacks.message(f"{source}: the stored vectors of {len(items):,} labelled items are used")
         else:
             training = reader.read(catalog, "train")
@@ -149,7 +150,7 @@ def fit(
         )
         set_classifier(network, probe)
         config = model_config(recipe, training.catalog, catalog.remark, asdict(start))
-        config = config.model_copy(update={"val_fraction": None, "split_seed": None, "pooling": trained.config.pooling})
+        config = config.model_copy(update={"val_fraction": None, "split_seed": None, "pooling": _pooling(network)})
         measured = training if validation is None else validation
         logits = probe.logits if validation is None else validation.views[0] @ probe.weight.T + probe.bias
         vectors = _vectors(ImageModel(network, config), measured)
@@ -245,6 +246,11 @@ def _network(trained: ImageModel, recipe: Recipe, num_classes: int) -> tuple[nn.
     return network.to(trained.device, memory_format=torch.channels_last).eval(), start  # type: ignore[call-overload]
 
 
+def _pooling(network: nn.Module) -> Pooling:
+    """The pooling with which the features were computed."""
+    return network.pooling if isinstance(network, TimmNetwork) else "mean"
+
+
 class _Reader:
     """Decodes images, as the model does, and computes their features."""
 
@@ -309,19 +315,25 @@ def _can_use(items: LabelledItems, trained: ImageModel, network: nn.Module) -> b
     return taken.shape == vectors.shape and float((taken * vectors).sum()) > SAME_VECTOR
 
 
-def _of_items(items: LabelledItems, catalog: Catalog, config: ModelConfig) -> Features:
-    """The stored vectors, with the thumbnails as images for the report."""
-    images = np.full((len(items), config.image_size, config.image_size, 3), 127, np.uint8)
-    for index in range(len(items)):
-        if thumbnail := items.thumbnail(index):
-            images[index] = decode(thumbnail, config.image_size, crop_mode=config.crop_mode)
-    return Features(catalog, [items.vectors.astype(np.float32)], items.groups, images)
+class Thumbnails:
+    """The thumbnails of labelled items at the size of a model, each read when the report shows it; gray without one."""
+
+    def __init__(self, items: LabelledItems, config: ModelConfig) -> None:
+        self.items, self.size, self.crop_mode = items, config.image_size, config.crop_mode
+
+    def __getitem__(self, row: int, /) -> NDArray[np.uint8]:
+        thumbnail = self.items.thumbnail(row)
+        if thumbnail is None:
+            return np.full((self.size, self.size, 3), 127, np.uint8)
+        return decode(thumbnail, self.size, crop_mode=self.crop_mode)
 
 
 def _vectors(model: ImageModel, measured: Features) -> NDArray[np.float32]:
-    """`ImageModel.embed` of the images; their features if these are the same."""
-    some = model.embed(measured.images[:2])
+    """`ImageModel.embed` of the images; their features if these are the same, as those that a gallery stores are."""
     own = measured.views[0]
+    if isinstance(measured.images, Thumbnails):
+        return own
+    some = model.embed(measured.images[:2])
     if some.shape[1] == own.shape[1] and ((some * own[:2]).sum(1) > SAME_VECTOR).all():
         return own
     return model.embed(measured.images)
