@@ -44,7 +44,7 @@ class Vote(Sequence[LabelVote]):
 
     @property
     def unknown(self) -> bool:
-        """Whether no neighbour voted, since none reached the threshold."""
+        """Whether no neighbour voted: none reached the threshold, or no other file has a label."""
         return not self.labels
 
     @property

@@ -101,7 +101,7 @@ class VotedLabel(StrictResponse):
 class ImageVote(StrictResponse):
     """The vote for one image: the labels with the largest shares, and the number of neighbours that voted.
 
-    `unknown` is true if no neighbour voted, since none reached the threshold.
+    `unknown` is true if no neighbour voted: none reached the threshold, or no other file has a label.
     """
 
     unknown: bool
