@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
 import sys
+import tracemalloc
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,13 +17,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from stores import ABOUT, Place, new_rows, units
+from stores import ABOUT, Folder, Place, new_rows, units
 
 import lookalike
 from lookalike.errors import InputError
 from lookalike.gallery.gallery import Gallery
-from lookalike.gallery.item_files import load_item
+from lookalike.gallery.item_files import GoneError, load_item
 from lookalike.gallery.reembed import OutOfReachError
+from lookalike.gallery.store import sqlite_rows
 from lookalike.gallery.store.base import FailedFile, NewItem, ReplacedError
 from lookalike.gallery.store.staged_vectors import open_staged
 from lookalike.models.pretrained import ImageModel
@@ -138,6 +142,67 @@ def test_records_after_a_damaged_one_do_not_count(tmp_path: Path, damage: str) -
         ]
 
 
+def test_a_vector_that_is_lost_or_damaged_is_computed_again(tmp_path: Path) -> None:
+    vectors = units(4, NEXT.dim).astype(np.float16)
+    with open_staged(tmp_path, NEXT) as staged:
+        staged.add(np.arange(1, 5), vectors)
+        (path,) = tmp_path.glob("reembed-*.vectors")
+        with path.open("r+b") as file:
+            file.seek(-3, os.SEEK_END)
+            file.write(b"???")
+        assert staged.ids().tolist() == [1, 2, 3]
+        staged.add(np.array([4]), vectors[3:])
+        assert staged.ids().tolist() == [1, 2, 3, 4]
+
+
+def test_vectors_of_thumbnails_count_until_the_end_of_the_call(place: Place) -> None:
+    with place.create() as store:
+        ids = store.add(new_rows(units(3)))
+        with store.reembedding(NEXT) as work:
+            work.add(ids[:2], units(2, NEXT.dim), [False, True])
+            assert sorted(work.ids().tolist()) == ids[:2]
+        new = units(3, NEXT.dim, seed=4)
+        with store.reembedding(NEXT) as work:
+            assert work.ids().tolist() == ids[:1]
+            work.add(ids[1:], new[1:], [True, False])
+            assert work.switch({})
+        np.testing.assert_allclose(store.vectors(ids[1:]), new[1:], atol=2e-3)
+
+
+def test_an_incomplete_switch_rewrites_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Folder(tmp_path)
+    with place.create() as store:
+        ids = store.add(new_rows(units(3)))
+        with store.reembedding(NEXT) as work:
+            work.add(ids[:2], units(2, NEXT.dim))
+            monkeypatch.setattr(sqlite_rows, "replace_vectors", lambda *_: pytest.fail("vectors were rewritten"))
+            assert not work.switch({})
+
+
+def test_items_that_others_have_removed_are_not_recorded(place: Place) -> None:
+    with place.create() as store:
+        ids = store.add(new_rows(units(3)))
+        lost = {id: FailedFile(f"{number:05d}.jpg", "its file is gone") for number, id in enumerate(ids[:2])}
+        with store.reembedding(NEXT) as work:
+            work.add(ids[2:], units(1, NEXT.dim))
+            store.remove(ids[:1])
+            assert work.switch(lost)
+        assert [file.path for file in store.rejected()] == ["00001.jpg"]
+
+
+def test_a_store_with_the_old_model_does_not_judge_the_new_vectors(tmp_path: Path) -> None:
+    place = Folder(tmp_path)
+    with place.create() as store, place.open(write=True) as writer, place.open() as reader:
+        ids = store.add(new_rows(units(3)))
+        with store.reembedding(NEXT) as work:
+            work.add(ids, units(3, NEXT.dim))
+            assert work.switch({})
+        for use in (reader.check, writer.check, writer.compact):
+            with pytest.raises(ReplacedError):
+                use()
+        assert store.check() == []
+
+
 # The files of items
 
 
@@ -156,6 +221,50 @@ def test_items_are_read_from_files_zips_and_tables(tmp_path: Path) -> None:
             load_item(f"{tmp_path}/{path}")
     with pytest.raises(InputError, match="uploaded"):
         load_item("upload:00")
+
+
+def test_a_file_that_cannot_be_reached_is_not_gone(tmp_path: Path) -> None:
+    data = picture(tmp_path / "0.png", 0).read_bytes()
+    for name in ("a.zip", "b.parquet"):
+        (tmp_path / name).write_bytes(b"PK cut short")
+    (tmp_path / "loop").symlink_to("loop")
+    for path in (f"{tmp_path}/a.zip/0.png", f"{tmp_path}/b.parquet#0", f"{tmp_path}/loop", "nowhere://x/0.png"):
+        with pytest.raises(OSError, match=r"\w"):
+            load_item(path)
+    with zipfile.ZipFile(tmp_path / "c.zip", "w") as archive:
+        archive.writestr("0.png", data)
+    for path in (f"{tmp_path}/1.png", f"{tmp_path}/c.zip/1.png", f"file://{tmp_path}/1.png"):
+        with pytest.raises(GoneError):
+            load_item(path)
+
+
+def test_a_damaged_member_of_a_zip_is_a_fault_of_one_image(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("0.png", "1.png"):
+            archive.writestr(name, b"0123456789" * 100)
+        place = archive.getinfo("1.png").header_offset + 30 + len("1.png")
+    whole = (tmp_path / "a.zip").read_bytes()
+    for damage in (b"\xff\xff", b"\x06\x06"):
+        (tmp_path / "a.zip").write_bytes(whole[:place] + damage + whole[place + 2 :])
+        with pytest.raises(InputError, match="zip"):
+            load_item(f"{tmp_path}/a.zip/1.png")
+    assert len(load_item(f"{tmp_path}/a.zip/0.png")) == 1000
+
+
+def test_a_row_group_is_not_read_as_a_whole(tmp_path: Path) -> None:
+    images = [bytes([number % 251]) * 20_000 for number in range(1000)]
+    pq.write_table(pa.table({"image": images}), tmp_path / "a.parquet", compression="none", use_dictionary=False)
+    path = f"{tmp_path}/a.parquet#"
+    assert load_item(f"{path}3") == images[3]
+    tracemalloc.start()
+    try:
+        for number in (4, 70, 200, 199, 5, 999):
+            assert load_item(f"{path}{number}") == images[number]
+        assert tracemalloc.get_traced_memory()[1] < 8e6  # of 20e6
+    finally:
+        tracemalloc.stop()
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(load_item, [f"{path}{number}" for number in range(1000)])) == images
 
 
 # The gallery
@@ -255,6 +364,60 @@ def test_items_out_of_reach_can_be_removed(models: tuple[Path, Path], filled: Pa
         assert gallery.add(photos).added == 1  # the changed file is tried again
         with pytest.raises(InputError, match="lost"):
             gallery.reembed(models[0], lost="forget")  # type: ignore[arg-type]
+
+
+def test_items_are_not_removed_for_a_fault_that_may_pass(
+    models: tuple[Path, Path], filled: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (photos / "cat" / "0.png").unlink()
+    broken = photos / "dog" / "0.png"
+
+    def load(path: str) -> bytes:
+        if path == str(broken):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return load_item(path)
+
+    with Gallery.open(filled, write=True) as gallery:
+        with monkeypatch.context() as patch:
+            patch.setattr("lookalike.gallery.reembed.load_item", load)
+            with pytest.raises(OutOfReachError) as caught:
+                gallery.reembed(models[1], lost="remove")
+        assert [file.path for file in caught.value.files] == [str(broken)]
+        assert (len(gallery), gallery.store.rejected()) == (12, [])
+        assert gallery.reembed(models[1], lost="remove").items == 11
+
+
+@pytest.mark.parametrize("unmounted", ["cat", "."])
+def test_items_of_a_folder_that_is_gone_are_not_removed(
+    models: tuple[Path, Path], filled: Path, photos: Path, unmounted: str
+) -> None:
+    with Gallery.open(filled, write=True) as gallery:
+        count = len([item for item in gallery.store.rows() if unmounted == "." or "/cat/" in item.path])
+        (photos / unmounted).rename(photos.parent / "away")
+        with pytest.raises(OutOfReachError, match=r"mounted") as caught:
+            gallery.reembed(models[1], lost="remove")
+        assert len(caught.value.files) == count
+        assert len(gallery) == 12
+        (photos.parent / "away").rename(photos / unmounted)
+        assert gallery.reembed(models[1], lost="remove").items == 12
+
+
+def test_vectors_of_thumbnails_are_not_kept_by_a_call_that_did_not_ask_for_them(
+    models: tuple[Path, Path], filled: Path, photos: Path
+) -> None:
+    (photos / "cat" / "0.png").unlink()
+
+    def stop(done: int, total: int) -> None:
+        if done == total:
+            raise KeyboardInterrupt
+
+    with Gallery.open(filled, write=True) as gallery:
+        with pytest.raises(KeyboardInterrupt):
+            gallery.reembed(models[1], lost="thumbnail", progress=stop)
+        with pytest.raises(OutOfReachError, match="1 item"):
+            gallery.reembed(models[1])
+        report = gallery.reembed(models[1], lost="thumbnail")
+        assert (report.kept, report.embedded, report.thumbnails) == (11, 1, 1)
 
 
 PROGRAM = """

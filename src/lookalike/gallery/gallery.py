@@ -502,7 +502,7 @@ class Gallery:
             model: as for `create`.
             lost: what happens to items whose files cannot be used, since they are gone, have changed, or were uploaded:
                 "stop" replaces nothing; "thumbnail" embeds their thumbnails, of 192 pixels at most; "remove" removes
-                them and records them among the failed files.
+                them and records them among the failed files, unless the fault may pass (a file that cannot be read).
             progress: called with (items done, items in all).
 
         Raises:

@@ -28,6 +28,7 @@ from lookalike.gallery.sources.remote import is_uri, remote_image
 from lookalike.gallery.store.base import FailedFile, Value
 
 READ_BATCH = 64  # rows of a Parquet file in memory at a time
+READ_BUFFER = 1 << 20  # bytes of a column of images: without a buffer, a whole row group is read at once
 LABEL_COLUMNS = ("label", "labels", "class", "fine_label")  # of Hugging Face data sets, in order of preference
 
 Record = Mapping[str | None, Any]  # csv puts surplus fields under None
@@ -141,8 +142,8 @@ def _images_in(shard: Path) -> Iterator[ListedImage]:
         yield SourceImage(path, len(data), modified, partial(bytes, data), class_name, metadata, True, len(data))
 
 
-def images_of_rows(shard: Path, group: int) -> list[bytes | None]:
-    """The encoded images of a row group of a Parquet file; None for a row without one.
+def images_from(shard: Path, group: int) -> Iterator[list[bytes | None]]:
+    """Yield the encoded images of a Parquet file from a row group on, `READ_BATCH` at a time; None: a row without one.
 
     Raises:
         InputError: it cannot be read, or has no images.
@@ -151,11 +152,13 @@ def images_of_rows(shard: Path, group: int) -> list[bytes | None]:
     if images is None:
         raise InputError(f"{shard}: has no column of images.", "Bring the file back.")
     try:
-        with pq.ParquetFile(shard) as file:
-            values = file.read_row_group(group, columns=[images]).column(0).to_pylist()
+        with pq.ParquetFile(shard, buffer_size=READ_BUFFER) as file:
+            groups = range(group, file.num_row_groups)
+            for batch in file.iter_batches(READ_BATCH, row_groups=groups, columns=[images]):
+                values = batch.column(0).to_pylist()
+                yield [value.get("bytes") if isinstance(value, dict) else value for value in values]
     except (OSError, pa.ArrowException) as error:
         raise not_whole(shard, error) from None
-    return [value.get("bytes") if isinstance(value, dict) else value for value in values]
 
 
 def _class_name(value: Any, names: Any) -> str | None:

@@ -294,22 +294,32 @@ class Snapshot(Protocol):
 class Reembedding(Protocol):
     """The vectors of another model, kept beside the ones in use until there is one for every item.
 
-    They are found again after the process was killed.
+    They are found again after the process was killed; not so those computed from thumbnails, which count only until
+    this object is closed.
     """
 
     def ids(self) -> NDArray[np.int64]:
         """Return the ids that have a new vector, (N,) int64; some of these items may have been removed."""
         ...
 
-    def add(self, ids: Sequence[int], vectors: NDArray[np.float32]) -> None:
-        """Keep new vectors, (N, D) float32 of length 1. They are durable when this returns."""
+    def add(
+        self, ids: Sequence[int], vectors: NDArray[np.float32], from_thumbnails: Sequence[bool] | None = None
+    ) -> None:
+        """Keep new vectors. They are durable when this returns.
+
+        Args:
+            ids: of the items.
+            vectors: (N, D) float32 of length 1.
+            from_thumbnails: of each vector whether it was computed from a thumbnail; None: none was.
+        """
         ...
 
     def switch(self, lost: Mapping[int, FailedFile]) -> bool:
         """Replace all vectors, and the model in `Store.about`, at once; the new vectors are no longer kept beside.
 
         Args:
-            lost: items to remove, by id, and how they are recorded among the files that could not be added.
+            lost: items to remove, by id, and how they are recorded among the files that could not be added. Items that
+                do not exist are not recorded.
 
         Returns:
             False, and nothing was changed: an item that is not among `lost` has no new vector.

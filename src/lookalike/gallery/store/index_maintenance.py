@@ -52,7 +52,8 @@ class IndexMaintenance:
         db: connection of the writer.
         dim: numbers of a vector.
         exact_below: galleries with at most this many rows have no index files.
-        check: raises `ReplacedError` if the folder now holds another gallery, whose files must not be touched.
+        check: raises `ReplacedError` if the folder now holds another gallery, whose files must not be touched, or the
+            vectors have become those of another model. They do not while the lock is held.
 
     Raises:
         InputError: the folder cannot be written.
@@ -102,8 +103,8 @@ class IndexMaintenance:
             InputError: they cannot be written, a vector in the database is damaged, or another process is renewing the
                 files.
         """
-        self._check()
         with self._locked():
+            self._check()
             generation = self.generation()
             if not fresh:
                 fresh = not generation.positions or bool(self._faults(generation))

@@ -150,7 +150,12 @@ class PostgresStore(BaseStore[PostgresReader]):
     @contextmanager
     def reembedding(self, about: GalleryInfo) -> Iterator[PostgresReembedding]:
         """Prepare to replace the vectors by those of another model; see `Store.reembedding`. Only the owner may."""
-        yield PostgresReembedding(self._link, self._names, self.about, about, self._begin_again)
+        self._link.check_writes()
+        with closing(self._link.connect()) as lock, self._link.plain_errors():
+            self._link.begin(lock, "BEGIN")
+            lock.execute("COMMIT")
+            with postgres_maintenance.alone(self._link, self._names, lock):
+                yield PostgresReembedding(self._link, self._names, self.about, about, lock, self._begin_again)
 
     def _begin_again(self) -> None:
         """Read what the gallery is made with now: its vectors have become those of another model."""

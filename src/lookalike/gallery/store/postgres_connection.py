@@ -48,6 +48,9 @@ MAX_TRIES = 8  # of a change that conflicts with other writers
 # A gallery is identified by its server and the oid of its table: a gallery that was dropped and created again under the
 # same name has another oid. Reading the oid also keeps others from dropping the gallery until the transaction ends.
 IDENTITY = "SELECT tableoid::bigint, about ->> 'fingerprint' FROM {}.gallery"
+# A switch to another model locks the table. LOCK waits for it without a snapshot, so the model is read after that.
+# A SELECT alone would wait with the snapshot of a repeatable read already taken, and see the model from before.
+WAIT = "LOCK TABLE {}.gallery IN ACCESS SHARE MODE"
 SERVER = "SELECT system_identifier FROM pg_catalog.pg_control_system()"
 
 INSTALL = (
@@ -76,6 +79,7 @@ class Link:
     def __init__(self, dsn: str, name: str, *, write: bool) -> None:
         self._parts = parse(dsn)
         self.location = shown(self._parts, name)
+        self._wait = sql.SQL(WAIT).format(sql.Identifier(name)).as_string(None)
         self._identify = sql.SQL(IDENTITY).format(sql.Identifier(name)).as_string(None)
         self._identity: tuple[int | None, int, str] | None = None
         self._server: int | None = None
@@ -142,7 +146,7 @@ class Link:
         if self._identity is None:
             db.execute(begin)
             return
-        cursor = db.execute(f"{begin}; {self._identify}")  # one message to the server
+        cursor = db.execute(f"{begin}; {self._wait}; {self._identify}")  # one message to the server
         while cursor.nextset():
             pass
         found = cursor.fetchone()

@@ -12,7 +12,7 @@ from lookalike.gallery.store.base import Problem
 from lookalike.gallery.store.common import PAGE, checksum
 from lookalike.gallery.store.postgres_connection import READ, Connection, Link, errors, psycopg, sql
 from lookalike.gallery.store.postgres_rows import ADD_AGAIN
-from lookalike.gallery.store.postgres_schema import INDEXES, VECTOR_INDEX, Names, indexes_of
+from lookalike.gallery.store.postgres_schema import INDEXES, NEXT_INDEX, VECTOR_INDEX, Names, indexes_of
 from lookalike.gallery.store.postgres_search import PostgresSearcher
 
 STORED_TOLERANCE = 2e-3  # of the length of a stored vector: float16 has 11 bits
@@ -55,10 +55,10 @@ def compact(link: Link, names: Names, dim: int) -> None:
     """Make missing and invalid indexes and the vector index again, then vacuum the tables.
 
     Raises:
-        InputError: this role does not own the tables, or another compaction is running.
+        InputError: this role does not own the tables, or another compaction or re-embedding is running.
     """
     link.check_writes()
-    with closing(link.connect()) as db, link.plain_errors(), _compacting(link, names, db):
+    with closing(link.connect()) as db, link.plain_errors(), alone(link, names, db):
         link.begin(db, "BEGIN")
         db.execute("COMMIT; SET statement_timeout = 0")
         with suppress(errors.InvalidParameterValue):  # some systems cannot see that a client is gone
@@ -112,7 +112,7 @@ def _check_indexes(link: Link, names: Names, dim: int) -> list[Problem]:
         what = f"index {names.schema}.{index} is {'not valid' if index in state else 'missing'}"
         mends = index in INDEXES
         problems.append(Problem(what, COMPACT if mends else "Restore a backup.", mended=mends))
-    for index in state.keys() - {*CONSTRAINTS, *INDEXES}:
+    for index in state.keys() - {*CONSTRAINTS, *INDEXES, NEXT_INDEX}:
         if not state[index]:
             what = f"index {names.schema}.{index} is left over from an interrupted compaction"
             problems.append(Problem(what, "Remove it: lookalike gallery compact", mended=True))
@@ -155,18 +155,30 @@ def _check_vector_index(link: Link, searcher: PostgresSearcher) -> list[Problem]
 
 
 @contextmanager
-def _compacting(link: Link, names: Names, db: Connection) -> Iterator[None]:
-    """Allow one compaction of a gallery at a time, by the owner of its tables."""
+def alone(link: Link, names: Names, db: Connection) -> Iterator[None]:
+    """Allow one compaction or re-embedding of a gallery at a time, by the owner of its tables.
+
+    Args:
+        link: of the gallery.
+        names: of the gallery.
+        db: a connection that is closed after the block: that releases the lock.
+
+    Raises:
+        InputError: this role does not own the tables, or another process does one of these.
+    """
     owner = "SELECT pg_has_role(relowner, 'USAGE') FROM pg_catalog.pg_class WHERE oid = %s::regclass"
     if not db.execute(owner, (names.table("images"),)).fetchall()[0][0]:
         raise InputError(
-            f"{link.location}: only the owner of its tables may compact it.",
+            f"{link.location}: only the owner of its tables may compact it or give it another model.",
             "Connect as the role that created the gallery.",
         )
     lock = "pg_catalog.hashtext('lookalike gallery compact'), pg_catalog.hashtext(%s)"
     if not db.execute(f"SELECT pg_try_advisory_lock({lock})", (names.schema,)).fetchall()[0][0]:
-        raise InputError(f"{link.location}: another compaction is running.", "Wait until it has ended.")
-    yield  # the lock is released with the connection
+        raise InputError(
+            f"{link.location}: another compaction or re-embedding is running.",
+            "Wait until it has ended.",
+        )
+    yield
 
 
 @contextmanager

@@ -1,8 +1,9 @@
 """New vectors of a gallery in PostgreSQL, kept in columns of their own until there is one for every item.
 
-`images` gets the columns `vector_next` and `checksum_next`; the comment on `vector_next` names the model. Once no item
-lacks a new vector, an index over them is made while searches go on, and one transaction, which rewrites no rows, puts
-the new columns in the place of the old ones. Only the owner of the tables may do this.
+`images` gets the columns `vector_next`, `checksum_next` and `thumbnail_next` (was it computed from a thumbnail?); the
+comment on `vector_next` names the model. Once no item lacks a new vector, an index over them is made while searches go
+on, and one transaction, which rewrites no rows, puts the new columns in the place of the old ones. Only the owner of
+the tables may do this.
 """
 
 from __future__ import annotations
@@ -24,23 +25,31 @@ from lookalike.gallery.store.postgres_schema import (
     INDEXES,
     MAX_DIM,
     MAX_PLAIN_DIM,
+    NEXT_INDEX,
     VECTOR_INDEX,
     Names,
     indexes_of,
 )
 
-NEXT_INDEX = f"{VECTOR_INDEX}_next"
 COMMENT = """
 SELECT pg_catalog.col_description(a.attrelid, a.attnum) FROM pg_catalog.pg_attribute a
 WHERE a.attrelid = %s::regclass AND a.attname = 'vector_next' AND NOT a.attisdropped
 """
 ADD_COLUMNS = """
-ALTER TABLE {s}.images ADD COLUMN vector_next {v}.halfvec({dim}), ADD COLUMN checksum_next bigint;
+ALTER TABLE {s}.images ADD COLUMN vector_next {v}.halfvec({dim}), ADD COLUMN checksum_next bigint,
+    ADD COLUMN thumbnail_next boolean;
 COMMENT ON COLUMN {s}.images.vector_next IS {comment};
 """
-DROP_COLUMNS = "ALTER TABLE {s}.images DROP COLUMN IF EXISTS vector_next, DROP COLUMN IF EXISTS checksum_next"
+DROP_COLUMNS = """
+ALTER TABLE {s}.images DROP COLUMN IF EXISTS vector_next, DROP COLUMN IF EXISTS checksum_next,
+    DROP COLUMN IF EXISTS thumbnail_next
+"""
+FORGET_THUMBNAILS = """
+UPDATE {s}.images SET vector_next = NULL, checksum_next = NULL, thumbnail_next = NULL WHERE thumbnail_next
+"""
+IS_VALID = "SELECT indisvalid AND indisready FROM pg_catalog.pg_index WHERE indexrelid = to_regclass(%s)"
 SWITCH = """
-ALTER TABLE {s}.images DROP COLUMN vector, DROP COLUMN checksum;
+ALTER TABLE {s}.images DROP COLUMN vector, DROP COLUMN checksum, DROP COLUMN thumbnail_next;
 ALTER TABLE {s}.images RENAME COLUMN vector_next TO vector;
 ALTER TABLE {s}.images RENAME COLUMN checksum_next TO checksum;
 ALTER TABLE {s}.images ALTER COLUMN vector SET NOT NULL, ALTER COLUMN checksum SET NOT NULL;
@@ -56,6 +65,7 @@ class PostgresReembedding:
         names: of the gallery.
         before: the model in use.
         about: the model to come.
+        lock: connection that keeps other processes from compacting or re-embedding the gallery.
         on_switch: called once the vectors are replaced.
 
     Raises:
@@ -63,10 +73,16 @@ class PostgresReembedding:
     """
 
     def __init__(
-        self, link: Link, names: Names, before: GalleryInfo, about: GalleryInfo, on_switch: Callable[[], None]
+        self,
+        link: Link,
+        names: Names,
+        before: GalleryInfo,
+        about: GalleryInfo,
+        lock: Connection,
+        on_switch: Callable[[], None],
     ) -> None:
-        self._link, self._names, self._about, self._on_switch = link, names, about, on_switch
-        self._comment = json.dumps({"fingerprint": about.fingerprint, "dim": about.dim})
+        self._link, self._names, self._about, self._lock, self._on_switch = link, names, about, lock, on_switch
+        self._comment = json.dumps({"fingerprint": about.fingerprint, "dim": about.dim, "format": 2})
         if about.dim > MAX_DIM:
             raise InputError(
                 f"{link.location}: a gallery cannot store vectors of {about.dim} numbers.",
@@ -75,6 +91,7 @@ class PostgresReembedding:
 
         def begin(db: Connection) -> None:
             if self._kept(db) == self._comment:
+                db.execute(names(FORGET_THUMBNAILS))
                 return
             db.execute(names(DROP_COLUMNS))
             db.execute(names(ADD_COLUMNS, dim=sql.Literal(about.dim), comment=sql.Literal(self._comment)))
@@ -88,11 +105,19 @@ class PostgresReembedding:
         query = self._names("SELECT id FROM {s}.images WHERE vector_next IS NOT NULL ORDER BY id")
         return np.array([id for (id,) in self._link.reading(lambda db: db.execute(query).fetchall())], np.int64)
 
-    def add(self, ids: Sequence[int], vectors: NDArray[np.float32]) -> None:
+    def add(
+        self, ids: Sequence[int], vectors: NDArray[np.float32], from_thumbnails: Sequence[bool] | None = None
+    ) -> None:
         """See `Reembedding.add`."""
         halves = unit_halves(vectors, self._about.dim)
-        query = self._names("UPDATE {s}.images SET vector_next = %s, checksum_next = %s WHERE id = %s")
-        values = [(Half(half), checksum(id, half.tobytes()), id) for id, half in zip(ids, halves, strict=True)]
+        query = self._names(
+            "UPDATE {s}.images SET vector_next = %s, checksum_next = %s, thumbnail_next = %s WHERE id = %s"
+        )
+        marks = [False] * len(ids) if from_thumbnails is None else from_thumbnails
+        values = [
+            (Half(half), checksum(id, half.tobytes()), bool(mark), id)
+            for id, half, mark in zip(ids, halves, marks, strict=True)
+        ]
 
         def work(db: Connection) -> None:
             self._check(db)
@@ -104,25 +129,22 @@ class PostgresReembedding:
     def switch(self, lost: Mapping[int, FailedFile]) -> bool:
         """See `Reembedding.switch`."""
         names = self._names
+        self._lock.execute("SELECT")  # if its connection was lost, so was the lock
         removed = valid_ids(lost)
         missing = names("SELECT count(*) FROM {s}.images WHERE vector_next IS NULL AND NOT id = ANY(%s::bigint[])")
         if self._link.reading(lambda db: db.execute(missing, (removed,)).fetchall())[0][0]:
             return False
         indexed = VECTOR_INDEX in indexes_of(self._about.dim)
         if indexed:
-            with closing(self._link.connect()) as db, self._link.plain_errors():
-                db.execute("SET statement_timeout = 0")
-                db.execute(names("DROP INDEX CONCURRENTLY IF EXISTS {s}.{index}", index=sql.Identifier(NEXT_INDEX)))
-                where = INDEXES[VECTOR_INDEX].replace("(vector ", "(vector_next ")
-                db.execute(names(f"CREATE INDEX CONCURRENTLY {NEXT_INDEX} ON {where}"))
+            self._make_index()
 
         def work(db: Connection) -> bool:
-            db.execute(names("LOCK TABLE {s}.images IN ACCESS EXCLUSIVE MODE"))
+            db.execute(names("LOCK TABLE {s}.gallery, {s}.images IN ACCESS EXCLUSIVE MODE"))  # see `Link.begin`
             self._check(db)
             if db.execute(missing, (removed,)).fetchall()[0][0]:
                 return False
-            db.execute(names("DELETE FROM {s}.images WHERE id = ANY(%s::bigint[])"), (removed,))
-            postgres_rows.reject(db, names, list(lost.values()))
+            gone = db.execute(names("DELETE FROM {s}.images WHERE id = ANY(%s::bigint[]) RETURNING id"), (removed,))
+            postgres_rows.reject(db, names, [lost[id] for (id,) in gone.fetchall()])  # others may have removed some
             db.execute(names(SWITCH))  # with its column, the old index is gone
             if indexed:
                 db.execute(names(f"ALTER INDEX {{s}}.{NEXT_INDEX} RENAME TO {VECTOR_INDEX}"))
@@ -134,6 +156,17 @@ class PostgresReembedding:
         self._link.release()
         self._on_switch()
         return True
+
+    def _make_index(self) -> None:
+        """Make the index over the new vectors, unless an earlier try has: the server keeps it up to date."""
+        names = self._names
+        with closing(self._link.connect()) as db, self._link.plain_errors():
+            if db.execute(IS_VALID, (names.table(NEXT_INDEX),)).fetchone() == (True,):
+                return
+            db.execute("SET statement_timeout = 0")
+            db.execute(names("DROP INDEX CONCURRENTLY IF EXISTS {s}.{index}", index=sql.Identifier(NEXT_INDEX)))
+            where = INDEXES[VECTOR_INDEX].replace("(vector ", "(vector_next ")
+            db.execute(names(f"CREATE INDEX CONCURRENTLY {NEXT_INDEX} ON {where}"))
 
     def _kept(self, db: Connection) -> str | None:
         """What the comment on the column of new vectors says; None if there is no such column."""

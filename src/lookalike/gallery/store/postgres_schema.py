@@ -24,6 +24,7 @@ MAX_DIM = 16_000  # numbers of a `halfvec`
 MAX_INDEXED_DIM = 4_000  # numbers that pgvector can index; longer vectors are always compared one by one
 MAX_NAME_BYTES = 63
 VECTOR_INDEX = "images_by_vector"
+NEXT_INDEX = f"{VECTOR_INDEX}_next"  # of the vectors of another model, until they replace the ones in use
 
 # Text is compared by its bytes, so that a new locale of the server can neither reorder nor damage an index.
 TABLES = """

@@ -100,7 +100,7 @@ class SqliteStore(BaseStore[SqliteReader]):
             if write:
                 with plain_errors(self._database):
                     self._maintenance = IndexMaintenance(
-                        self.folder, self._db, self.about.dim, exact_below, self._check_identity
+                        self.folder, self._db, self.about.dim, exact_below, self._check_same
                     )
         except BaseException:
             close(self._db, self._guard, self._database, self._identity)
@@ -254,11 +254,15 @@ class SqliteStore(BaseStore[SqliteReader]):
     def _switch(self, about: GalleryInfo, staged: StagedVectors, lost: Mapping[int, FailedFile]) -> bool:
         """Replace the vectors in one transaction, while no process renews the index files; see `Reembedding`."""
         maintenance = self._check_writes()
+        kept = set(staged.ids().tolist())
         with self._mutex, plain_errors(self._database), maintenance.held():
             try:
                 with self._writing() as db:
+                    there = sqlite_rows.all_ids(db)
+                    if not there <= kept | lost.keys():  # before anything is rewritten
+                        raise _IncompleteError("there are items without a new vector.")
                     sqlite_rows.delete(db, set(valid_ids(lost)))
-                    sqlite_rows.reject(db, list(lost.values()))
+                    sqlite_rows.reject(db, [file for id, file in lost.items() if id in there])
                     if sqlite_rows.replace_vectors(db, staged.vectors()):
                         raise _IncompleteError("there are items without a new vector.")
                     text = json.dumps(asdict(about))
@@ -270,9 +274,7 @@ class SqliteStore(BaseStore[SqliteReader]):
             self._index = VectorIndex(self.folder, about.dim)
             remove_staged(self.folder)
         with self._mutex, plain_errors(self._database):
-            self._maintenance = IndexMaintenance(
-                self.folder, self._db, about.dim, self._exact_below, self._check_identity
-            )
+            self._maintenance = IndexMaintenance(self.folder, self._db, about.dim, self._exact_below, self._check_same)
             self._maintenance.after_add()
         return True
 
@@ -290,12 +292,13 @@ class SqliteStore(BaseStore[SqliteReader]):
         """Free the space of removed items and make the index files again, while readers and writers continue."""
         maintenance = self._check_writes()
         with self._mutex, plain_errors(self._database):
+            self._check_model(self._db)
             maintenance.compact()
 
     def check(self) -> list[Problem]:
         """Check everything. A writer repairs what can be repaired."""
         with self._mutex, plain_errors(self._database):
-            self._check_identity()
+            self._check_same()
             return sqlite_check.check(self._database, self._db, self.about.dim, self._maintenance)
 
     # Transactions
@@ -345,6 +348,11 @@ class SqliteStore(BaseStore[SqliteReader]):
         if identity_of(self._database) != self._identity:
             raise ReplacedError(f"{self.folder}: another gallery is there now.", "Open it again.")
 
+    def _check_same(self) -> None:
+        """Raise a `ReplacedError` if the folder holds another gallery, or the vectors are those of another model."""
+        self._check_identity()
+        self._check_model(self._db)
+
     def _check_model(self, db: sqlite3.Connection) -> None:
         """Raise a `ReplacedError` if the vectors have become those of another model."""
         (text,) = db.execute("SELECT about FROM meta").fetchone() or (None,)
@@ -366,8 +374,10 @@ class _Reembedding:
     def ids(self) -> NDArray[np.int64]:
         return self._staged.ids()
 
-    def add(self, ids: Sequence[int], vectors: NDArray[np.float32]) -> None:
-        self._staged.add(np.array(ids, np.int64), unit_halves(vectors, self._about.dim))
+    def add(
+        self, ids: Sequence[int], vectors: NDArray[np.float32], from_thumbnails: Sequence[bool] | None = None
+    ) -> None:
+        self._staged.add(np.array(ids, np.int64), unit_halves(vectors, self._about.dim), from_thumbnails)
 
 
 def _bytes_of(folder: Path) -> int:

@@ -284,6 +284,11 @@ def update(db: sqlite3.Connection, ids: Iterable[int], label: str | None, metada
     return count
 
 
+def all_ids(db: sqlite3.Connection) -> set[int]:
+    """Return the ids of all items."""
+    return {id for (id,) in db.execute("SELECT id FROM images")}
+
+
 def replace_vectors(db: sqlite3.Connection, vectors: Iterable[tuple[int, bytes]]) -> int:
     """Replace all vectors by those of the items that exist, and return how many items now have none.
 
@@ -291,7 +296,7 @@ def replace_vectors(db: sqlite3.Connection, vectors: Iterable[tuple[int, bytes]]
         db: connection in a transaction.
         vectors: ids and vectors as they are stored.
     """
-    there = {id for (id,) in db.execute("SELECT id FROM images")}
+    there = all_ids(db)
     db.execute("DELETE FROM vectors")
     for some in batches(vectors, VECTORS_AT_A_TIME):
         _insert_blobs(db, "vectors", [pair for pair in some if pair[0] in there], verb="INSERT OR REPLACE")

@@ -3,15 +3,16 @@
     reembed-TOKEN.vectors    a line of JSON (the model's fingerprint and dimension), then one record for each vector
     reembed.lock             locked by the process that writes them
 
-A record has an id, a checksum and the vector. Whatever stopped the writer, the records before the first damaged one
-count; the others are cut off when the file is opened again.
+A record has an id, a checksum, whether the vector was computed from a thumbnail, and the vector. Those of thumbnails
+count until the file is closed. Whatever stopped the writer, the records before the first damaged one
+count; the others are cut off.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -40,23 +41,23 @@ class StagedVectors:
 
     def __init__(self, file: IO[bytes], dim: int) -> None:
         self._file = file
-        self._type = np.dtype([("id", "<i8"), ("checksum", "<u4"), ("vector", "<f2", (dim,))])
+        self._type = np.dtype([("id", "<i8"), ("checksum", "<u4"), ("thumbnail", "?"), ("vector", "<f2", (dim,))])
         self._start = file.tell()
-        count = sum(len(some) for some in self._intact())
-        file.truncate(self._start + count * self._type.itemsize)
-        file.seek(0, os.SEEK_END)
+        self._before = self._cut()
 
     def ids(self) -> NDArray[np.int64]:
         """The ids that have a vector, (N,) int64, in the order in which they came."""
-        return np.concatenate([np.empty(0, np.int64), *(some["id"].astype(np.int64) for some in self._intact())])
+        self._cut()
+        return np.concatenate([np.empty(0, np.int64), *(some["id"].astype(np.int64) for some in self._counting())])
 
-    def add(self, ids: NDArray[np.int64], vectors: NDArray[np.float16]) -> None:
-        """Add vectors, (N, D) float16 of length 1. They are on the disk when this returns."""
+    def add(
+        self, ids: NDArray[np.int64], vectors: NDArray[np.float16], from_thumbnails: Sequence[bool] | None = None
+    ) -> None:
+        """Add vectors, (N, D) float16 of length 1. They are on the disk when this returns; see `Reembedding.add`."""
         records = np.empty(len(ids), self._type)
         records["id"], records["vector"] = ids, vectors
-        records["checksum"] = [
-            checksum(int(id), vector.astype("<f2").tobytes()) for id, vector in zip(ids, vectors, strict=True)
-        ]
+        records["thumbnail"] = False if from_thumbnails is None else from_thumbnails
+        records["checksum"] = [_checksum(record) for record in records]
         self._file.seek(0, os.SEEK_END)
         self._file.write(records.tobytes())
         self._file.flush()
@@ -64,8 +65,22 @@ class StagedVectors:
 
     def vectors(self) -> Iterator[tuple[int, bytes]]:
         """Yield ids and the bytes of their vectors, little-endian float16."""
-        for some in self._intact():
+        for some in self._counting():
             yield from zip(some["id"].tolist(), (vector.tobytes() for vector in some["vector"]), strict=True)
+
+    def _cut(self) -> int:
+        """Cut off what follows the last intact record; returns the number of records."""
+        count = sum(len(some) for some in self._intact())
+        self._file.truncate(self._start + count * self._type.itemsize)
+        return count
+
+    def _counting(self) -> Iterator[NDArray[np.void]]:
+        """Yield the intact records but those of thumbnails from before the file was opened."""
+        place = 0
+        for some in self._intact():
+            numbers = np.arange(place, place + len(some))
+            yield some[~some["thumbnail"] | (numbers >= self._before)]
+            place += len(some)
 
     def _intact(self) -> Iterator[NDArray[np.void]]:
         """Yield the records up to the first one that is cut short or damaged."""
@@ -74,13 +89,17 @@ class StagedVectors:
             self._file.seek(place)
             data = self._file.read(RECORDS * self._type.itemsize)
             records = np.frombuffer(data[: len(data) // self._type.itemsize * self._type.itemsize], self._type)
-            good = [checksum(int(record["id"]), record["vector"].tobytes()) == record["checksum"] for record in records]
+            good = [_checksum(record) == record["checksum"] for record in records]
             intact = good.index(False) if False in good else len(good)
             if intact:
                 yield records[:intact]
             if intact < RECORDS:
                 return
             place += len(records) * self._type.itemsize
+
+
+def _checksum(record: np.void) -> int:
+    return checksum(int(record["id"]), record["thumbnail"].tobytes() + record["vector"].tobytes())
 
 
 @contextmanager
@@ -131,7 +150,7 @@ def _opened(path: Path, about: GalleryInfo) -> IO[bytes]:
     """Open the file after its header; a file of another model or with a damaged header is made anew."""
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
     file = os.fdopen(os.open(path, flags, 0o666), "r+b")
-    header = json.dumps({"fingerprint": about.fingerprint, "dim": about.dim}).encode() + b"\n"
+    header = json.dumps({"fingerprint": about.fingerprint, "dim": about.dim, "format": 2}).encode() + b"\n"
     if file.readline(MAX_HEADER) != header:
         file.seek(0)
         file.truncate()
