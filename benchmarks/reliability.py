@@ -5,8 +5,9 @@
 
 Each part runs each kind of trial `--times` times, at random places that depend on `--seed`, and counts the outcomes. A
 trial runs in its own process. It is a fault if afterwards the gallery holds neither the rows from before the operation
-nor those from after it, if something acknowledged is missing, if `verify` finds a problem that it cannot repair, if the
-same operation fails when it is repeated, if an error is a traceback, or if a process crashes or hangs. Parts:
+nor those from after it, if something acknowledged is missing, if `gallery check` finds a problem that it cannot
+repair, if the same operation fails when it is repeated, if an error is a traceback, or if a process crashes or hangs.
+Parts:
 
     kill      kill -9 at a random moment of create, create --from, add, add --sync, remove, label, compact and export
     errors    the Nth file system call of the same operations fails, once with EIO, or from there on with ENOSPC (needs
@@ -237,7 +238,7 @@ class Bench:
         return self.records[-1]
 
     def labels(self, place: Path) -> tuple[Labels, list[str]]:
-        """Return the items of a gallery by path, and the problems that `verify` cannot repair; runs in its own process.
+        """Return the items by path, and the problems that `gallery check` cannot repair; runs in its own process.
 
         Raises:
             RuntimeError: the gallery cannot be opened.
@@ -334,7 +335,7 @@ class Trial:
         if target.suffix != ".parquet":
             rows, faults = self.bench.labels(target)
             if faults:
-                raise RuntimeError(f"verify: {faults[0]}")
+                raise RuntimeError(f"check: {faults[0]}")
             return rows
 
         def read(say: Say) -> None:
@@ -504,7 +505,7 @@ def damage(bench: Bench) -> None:
                 elif child.end != "done":
                     record.count(child.end, f"{kind}: {child.last}")
                 elif child.last:
-                    record.count("named by verify")
+                    record.count("named by check")
                 elif child.said == right:
                     record.count("same answers")
                 else:
@@ -611,7 +612,7 @@ def over_http(bench: Bench) -> None:
                 one.join()
         try:
             rows, faults = bench.labels(place)
-            fault = f"verify: {faults[0]}" if faults else ""
+            fault = f"check: {faults[0]}" if faults else ""
         except RuntimeError as error:
             rows, fault = {}, str(error)
         good = kept.count(200)
@@ -711,7 +712,7 @@ def postgres(bench: Bench) -> None:
                 there = [row.path for row in store.rows()]
                 faults = [fault.what for fault in store.check() if not fault.mended]
             fault = result[0].last if result[0].end not in {"error", "done"} else ""
-            fault = fault or (f"verify: {faults[0]}" if faults else "")
+            fault = fault or (f"check: {faults[0]}" if faults else "")
             fault = fault or (f"{len(kept - {*there})} acknowledged rows are gone" if kept - {*there} else "")
             fault = fault or ("a path is there twice" if len(there) != len({*there}) else "")
             record.count(f"{result[0].end} for the writer", fault)
