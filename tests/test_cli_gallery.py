@@ -272,6 +272,9 @@ def test_reembed(filled: Path, photos: Path, tmp_path: Path) -> None:
     with Gallery.open(own, write=True) as opened:
         opened.store.add([NewItem("/gone.png", b"g" * 32, opened.vectors([1])[0])])
     assert "/gone.png" in refusal("reembed", own, "--model", third).message
+    copy = shutil.copytree(own, tmp_path / "copy.gallery")
+    good("compact", copy, "--discard-reembed")
+    assert (len(list(own.glob("reembed-*.vectors"))), len(list(copy.glob("reembed-*.vectors")))) == (1, 0)
     tree = tree_of("reembed", own, "--model", third, "--lost", "remove")
     assert (tree["items"], tree["embedded"], tree["kept"], tree["thumbnails"]) == (12, 0, 12, 0)
     assert [one["path"] for one in tree["removed"]] == ["/gone.png"]

@@ -127,7 +127,7 @@ def test_an_index_that_is_complete_is_not_made_again(
 def test_the_index_to_come_is_no_left_over(database: Database, postgres: Server) -> None:
     with database.create() as store:
         ids = store.add(new_rows(units(3)))
-        with store.reembedding(NEXT) as work, psycopg.connect(postgres.dsn) as other, ThreadPoolExecutor(1) as threads:
+        with store.reembedding(NEXT) as work, ThreadPoolExecutor(1) as threads, psycopg.connect(postgres.dsn) as other:
             work.add(ids, units(3, seed=1))
             other.execute(f"LOCK TABLE {database.name}.images IN ROW EXCLUSIVE MODE")  # the index waits for it
             switched = threads.submit(work.switch, {})

@@ -279,12 +279,18 @@ def check(
 
 
 @app.command("compact")
-def compact(location: Location) -> None:
+def compact(
+    location: Location,
+    discard_reembed: Annotated[
+        bool,
+        typer.Option("--discard-reembed", help="Also remove the vectors that a stopped 'gallery reembed' has kept."),
+    ] = False,
+) -> None:
     """Free the space of removed items and rebuild the index."""
     from lookalike.gallery.gallery import Gallery
 
     with Gallery.open(location, write=True) as gallery:
-        gallery.compact()
+        gallery.compact(discard_reembed=discard_reembed)
         echo(f"{gallery.location}: {counted(len(gallery), 'item')}")
 
 

@@ -550,9 +550,9 @@ class Gallery:
             "store": self.store.facts(),
         }
 
-    def compact(self) -> None:
-        """Free the space of removed items and rebuild the index."""
-        self.store.compact()
+    def compact(self, *, discard_reembed: bool = False) -> None:
+        """Free the space of removed items, and with `discard_reembed` of a stopped `reembed`; rebuild the index."""
+        self.store.compact(discard_reembed=discard_reembed)
 
     def export(self, path: str | Path, *, precision: Precision = "float16", progress: Progress | None = None) -> int:
         """Write all items to a Parquet file or Lance data set; see `lookalike.gallery.export.export_rows`."""

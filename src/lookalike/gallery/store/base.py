@@ -472,8 +472,16 @@ class Store(Protocol):
         """Delete the records of files that could not be added."""
         ...
 
-    def compact(self) -> None:
-        """Free the space of removed items and make the index again. The store stays usable meanwhile."""
+    def compact(self, *, discard_reembed: bool = False) -> None:
+        """Free the space of removed items and make the index again. The store stays usable meanwhile.
+
+        Args:
+            discard_reembed: also remove what stopped calls of `reembedding` have kept.
+
+        Raises:
+            InputError: the store is open for reading; another compaction is running; with `discard_reembed`, a process
+                is computing the vectors of another model.
+        """
         ...
 
     def check(self) -> list[Problem]:

@@ -171,9 +171,9 @@ class PostgresStore(BaseStore[PostgresReader]):
         """Delete the records of files that could not be added."""
         self._link.writing(lambda db: postgres_rows.forget(db, self._names, paths))
 
-    def compact(self) -> None:
+    def compact(self, *, discard_reembed: bool = False) -> None:
         """Make the index again and free the space of removed items, while others continue. Only the owner may."""
-        postgres_maintenance.compact(self._link, self._names, self.about.dim)
+        postgres_maintenance.compact(self._link, self._names, self.about.dim, discard_reembed=discard_reembed)
 
     def check(self) -> list[Problem]:
         """Check every vector, thumbnail and index."""

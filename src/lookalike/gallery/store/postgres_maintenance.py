@@ -12,7 +12,7 @@ from lookalike.gallery.store.base import Problem
 from lookalike.gallery.store.common import PAGE, checksum
 from lookalike.gallery.store.postgres_connection import READ, Connection, Link, errors, psycopg, sql
 from lookalike.gallery.store.postgres_rows import ADD_AGAIN
-from lookalike.gallery.store.postgres_schema import INDEXES, NEXT_INDEX, VECTOR_INDEX, Names, indexes_of
+from lookalike.gallery.store.postgres_schema import DROP_NEXT, INDEXES, NEXT_INDEX, VECTOR_INDEX, Names, indexes_of
 from lookalike.gallery.store.postgres_search import PostgresSearcher
 
 STORED_TOLERANCE = 2e-3  # of the length of a stored vector: float16 has 11 bits
@@ -51,7 +51,7 @@ def check(link: Link, names: Names, dim: int, searcher: PostgresSearcher) -> lis
     return problems
 
 
-def compact(link: Link, names: Names, dim: int) -> None:
+def compact(link: Link, names: Names, dim: int, *, discard_reembed: bool = False) -> None:
     """Make missing and invalid indexes and the vector index again, then vacuum the tables.
 
     Raises:
@@ -63,6 +63,8 @@ def compact(link: Link, names: Names, dim: int) -> None:
         db.execute("COMMIT; SET statement_timeout = 0")
         with suppress(errors.InvalidParameterValue):  # some systems cannot see that a client is gone
             db.execute("SET client_connection_check_interval = 1000")
+        if discard_reembed:
+            db.execute(names(DROP_NEXT))
         state = dict(db.execute(STATE, (names.schema,)).fetchall())
         for index, valid in state.items():
             left_over = index not in INDEXES and index not in CONSTRAINTS  # from an interrupted compaction

@@ -22,6 +22,7 @@ from lookalike.gallery.store.base import FailedFile, GalleryInfo
 from lookalike.gallery.store.common import checksum, unit_halves, valid_ids
 from lookalike.gallery.store.postgres_connection import Connection, Half, Link, sql
 from lookalike.gallery.store.postgres_schema import (
+    DROP_NEXT,
     INDEXES,
     MAX_DIM,
     MAX_PLAIN_DIM,
@@ -39,10 +40,6 @@ ADD_COLUMNS = """
 ALTER TABLE {s}.images ADD COLUMN vector_next {v}.halfvec({dim}), ADD COLUMN checksum_next bigint,
     ADD COLUMN thumbnail_next boolean;
 COMMENT ON COLUMN {s}.images.vector_next IS {comment};
-"""
-DROP_COLUMNS = """
-ALTER TABLE {s}.images DROP COLUMN IF EXISTS vector_next, DROP COLUMN IF EXISTS checksum_next,
-    DROP COLUMN IF EXISTS thumbnail_next
 """
 FORGET_THUMBNAILS = """
 UPDATE {s}.images SET vector_next = NULL, checksum_next = NULL, thumbnail_next = NULL WHERE thumbnail_next
@@ -93,7 +90,7 @@ class PostgresReembedding:
             if self._kept(db) == self._comment:
                 db.execute(names(FORGET_THUMBNAILS))
                 return
-            db.execute(names(DROP_COLUMNS))
+            db.execute(names(DROP_NEXT))
             db.execute(names(ADD_COLUMNS, dim=sql.Literal(about.dim), comment=sql.Literal(self._comment)))
             if before.dim + about.dim <= MAX_PLAIN_DIM:  # both fit into a page
                 db.execute(names("ALTER TABLE {s}.images ALTER COLUMN vector_next SET STORAGE PLAIN"))

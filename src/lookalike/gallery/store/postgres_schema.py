@@ -73,6 +73,12 @@ INDEXES = {
     VECTOR_INDEX: "{s}.images USING hnsw (vector {v}.halfvec_ip_ops) WITH (m = 16, ef_construction = 128)",
 }
 
+# What `postgres_reembed` keeps of another model.
+DROP_NEXT = """
+ALTER TABLE {s}.images DROP COLUMN IF EXISTS vector_next, DROP COLUMN IF EXISTS checksum_next,
+    DROP COLUMN IF EXISTS thumbnail_next
+"""
+
 
 @dataclass(frozen=True)
 class Names:

@@ -60,7 +60,7 @@ from lookalike.gallery.store.sqlite_schema import (
     plain_errors,
     read_about,
 )
-from lookalike.gallery.store.staged_vectors import StagedVectors, open_staged, remove_staged
+from lookalike.gallery.store.staged_vectors import StagedVectors, discard_staged, open_staged, remove_staged
 from lookalike.gallery.store.vector_search import VectorIndex
 
 
@@ -288,11 +288,13 @@ class SqliteStore(BaseStore[SqliteReader]):
         with self._writing() as db:
             sqlite_rows.forget(db, paths)
 
-    def compact(self) -> None:
+    def compact(self, *, discard_reembed: bool = False) -> None:
         """Free the space of removed items and make the index files again, while readers and writers continue."""
         maintenance = self._check_writes()
         with self._mutex, plain_errors(self._database):
             self._check_model(self._db)
+            if discard_reembed:
+                discard_staged(self.folder)
             maintenance.compact()
 
     def check(self) -> list[Problem]:

@@ -113,17 +113,8 @@ def open_staged(folder: Path, about: GalleryInfo) -> Iterator[StagedVectors]:
     Raises:
         InputError: another process has it open, or it cannot be written.
     """
-    lock = FileLock(folder / LOCK, thread_local=False)
     path = folder / f"reembed-{about.fingerprint[:12]}.vectors"
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise InputError(
-            f"{folder}: another process is computing new vectors for this gallery.", "Wait for it, or stop it."
-        ) from None
-    except OSError as error:
-        raise _unwritable(folder / LOCK, error) from None
-    try:
+    with _alone(folder):
         try:
             file = _opened(path, about)
         except OSError as error:
@@ -135,8 +126,16 @@ def open_staged(folder: Path, about: GalleryInfo) -> Iterator[StagedVectors]:
                 if error.filename is not None:
                     raise
                 raise _unwritable(path, error) from None
-    finally:
-        lock.release()
+
+
+def discard_staged(folder: Path) -> None:
+    """Remove the files of all models, unless a process has one open.
+
+    Raises:
+        InputError: a process has one open.
+    """
+    with _alone(folder):
+        remove_staged(folder)
 
 
 def remove_staged(folder: Path) -> None:
@@ -144,6 +143,24 @@ def remove_staged(folder: Path) -> None:
     for path in folder.glob(PATTERN):
         with suppress(OSError):
             path.unlink()
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other processes from opening a file. The operating system releases the lock of a process that was killed."""
+    lock = FileLock(folder / LOCK, thread_local=False)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise InputError(
+            f"{folder}: another process is computing new vectors for this gallery.", "Wait for it, or stop it."
+        ) from None
+    except OSError as error:
+        raise _unwritable(folder / LOCK, error) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _opened(path: Path, about: GalleryInfo) -> IO[bytes]:
