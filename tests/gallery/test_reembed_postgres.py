@@ -17,7 +17,7 @@ from lookalike.errors import InputError
 from lookalike.gallery.store.base import ReplacedError
 
 psycopg = pytest.importorskip("psycopg")
-from lookalike.gallery.store import postgres_rows  # noqa: E402
+from lookalike.gallery.store import postgres_reembed, postgres_rows  # noqa: E402
 
 NEXT = replace(ABOUT, fingerprint="cd" * 32, model="runs/next/model")  # of the same dimension
 
@@ -137,3 +137,32 @@ def test_the_index_to_come_is_no_left_over(database: Database, postgres: Server)
                 assert reader.check() == []
             other.rollback()
             assert switched.result()
+
+
+def test_searches_go_on_while_the_switch_waits_for_a_long_reader(
+    database: Database, postgres: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_reembed, "RETRY_SECONDS", 0.5)
+    with database.create() as store, database.open() as exporter, database.open() as reader:
+        ids = store.add(new_rows(units(3)))
+        link = store._link  # type: ignore[attr-defined]
+        indexed, go_on, writing = threading.Event(), threading.Event(), link.writing
+
+        def after_the_index(call: Any) -> Any:
+            indexed.set()
+            assert go_on.wait(60)
+            return writing(call)
+
+        with store.reembedding(NEXT) as work, ThreadPoolExecutor(2) as threads:
+            work.add(ids, units(3, seed=1))
+            monkeypatch.setattr(link, "writing", after_the_index)
+            switched = threads.submit(work.switch, {})
+            assert indexed.wait(60)
+            with exporter.snapshot() as everything:
+                assert len(everything) == 3
+                go_on.set()
+                until(lambda: ask(postgres, "SELECT 1 FROM pg_locks WHERE NOT granted AND locktype = 'relation'"))
+                searched = threads.submit(reader.search, units(1), 1)
+                assert searched.result(20)[0][0].id == ids[0]
+                assert not switched.done()
+            assert switched.result(60)

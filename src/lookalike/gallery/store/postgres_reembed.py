@@ -9,8 +9,9 @@ the tables may do this.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict
 
 import numpy as np
@@ -20,7 +21,7 @@ from lookalike.errors import InputError
 from lookalike.gallery.store import postgres_rows
 from lookalike.gallery.store.base import FailedFile, GalleryInfo
 from lookalike.gallery.store.common import checksum, unit_halves, valid_ids
-from lookalike.gallery.store.postgres_connection import Connection, Half, Link, sql
+from lookalike.gallery.store.postgres_connection import Connection, Half, Link, errors, sql
 from lookalike.gallery.store.postgres_schema import (
     DROP_NEXT,
     INDEXES,
@@ -32,6 +33,8 @@ from lookalike.gallery.store.postgres_schema import (
     indexes_of,
 )
 
+LOCK_SECONDS = 1  # to wait for the lock of the switch: every other transaction waits meanwhile
+RETRY_SECONDS = 5.0
 COMMENT = """
 SELECT pg_catalog.col_description(a.attrelid, a.attnum) FROM pg_catalog.pg_attribute a
 WHERE a.attrelid = %s::regclass AND a.attname = 'vector_next' AND NOT a.attisdropped
@@ -52,6 +55,10 @@ ALTER TABLE {s}.images RENAME COLUMN checksum_next TO checksum;
 ALTER TABLE {s}.images ALTER COLUMN vector SET NOT NULL, ALTER COLUMN checksum SET NOT NULL;
 COMMENT ON COLUMN {s}.images.vector IS NULL;
 """
+
+
+class _BusyError(Exception):
+    """Long transactions of others, such as an export, keep the tables from being locked."""
 
 
 class PostgresReembedding:
@@ -136,7 +143,12 @@ class PostgresReembedding:
             self._make_index()
 
         def work(db: Connection) -> bool:
-            db.execute(names("LOCK TABLE {s}.gallery, {s}.images IN ACCESS EXCLUSIVE MODE"))  # see `Link.begin`
+            db.execute("SET LOCAL statement_timeout = 0")
+            db.execute(names("SET LOCAL lock_timeout = {most}", most=sql.Literal(f"{LOCK_SECONDS}s")))
+            try:
+                db.execute(names("LOCK TABLE {s}.gallery, {s}.images IN ACCESS EXCLUSIVE MODE"))  # see `Link.begin`
+            except errors.LockNotAvailable:
+                raise _BusyError from None
             self._check(db)
             if db.execute(missing, (removed,)).fetchall()[0][0]:
                 return False
@@ -148,8 +160,12 @@ class PostgresReembedding:
             db.execute(names("UPDATE {s}.gallery SET about = %s::json"), (json.dumps(asdict(self._about)),))
             return True
 
-        if not self._link.writing(work):
-            return False
+        while True:
+            with suppress(_BusyError):
+                if not self._link.writing(work):
+                    return False
+                break
+            time.sleep(RETRY_SECONDS)
         self._link.release()
         self._on_switch()
         return True
