@@ -138,6 +138,11 @@ def test_a_pair_does_not_predict_by_itself(clip: Path, flower: Path) -> None:
         ({"model_cfg": CLIP, "preprocess_cfg": {"resize_mode": "longest"}}, "longest"),
         ({"model_cfg": {"embed_dim": 8}}, r"open_clip_config\.json"),
         ({"model_cfg": {**CLIP, "unknown": 3}}, "unknown"),
+        ({"model_cfg": {**CLIP, "embed_dim": 200_000}}, "far more weights"),
+        ({"model_cfg": CLIP, "preprocess_cfg": 3}, r"open_clip_config\.json"),
+        ({"model_cfg": CLIP, "preprocess_cfg": {"interpolation": "random"}}, r"open_clip_config\.json"),
+        ({"model_cfg": {**CLIP, "text_cfg": {**CLIP["text_cfg"], "tokenizer_kwargs": 3}}}, r"open_clip_config\.json"),
+        ({"model_cfg": {**CLIP, "text_cfg": {**CLIP["text_cfg"], "hf_tokenizer_name": 3}}}, "hf_tokenizer_name"),
     ],
 )
 def test_a_folder_that_does_not_fit_says_where(

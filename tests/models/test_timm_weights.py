@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from lookalike.errors import InputError
-from lookalike.models import importing, locate
+from lookalike.models import importing, locate, serialization
 from lookalike.models.importing import import_model
 from lookalike.models.pretrained import ImageModel, load
 from lookalike.models.registry import create_model
@@ -204,7 +206,7 @@ def test_a_folder_in_timms_format(state: dict[str, torch.Tensor], tmp_path: Path
     folder = hub_folder(tmp_path / "hub", state)
     made = import_model(folder, tmp_path / "model")
     check_hub_folder(load(made.folder).config)
-    with pytest.raises(InputError, match="timm's format") as caught:
+    with pytest.raises(InputError, match="format of timm") as caught:
         load(folder)
     assert f"lookalike models import {folder}" in caught.value.remedy
 
@@ -249,6 +251,39 @@ def test_weights_of_timm_by_name(small_timm: str, flower: Path) -> None:
     np.testing.assert_allclose(model.logits([flower]), logits.numpy(), atol=1e-4)
 
 
+CLIP_TOWER = "vit_base_patch32_clip_224.openai"  # 512 outputs
+
+
+def test_a_tower_of_clip_has_no_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lookalike.models.timm_weights._download", lambda *given: None)
+    made = timm.create_model
+    small = {"embed_dim": 64, "depth": 1, "num_heads": 1}
+    monkeypatch.setattr("timm.create_model", lambda name, pretrained, **how: made(name, **how, **small))
+    named = from_timm(CLIP_TOWER)
+    assert (named.network.num_classes, named.config.class_names) == (0, ())
+    assert any("512" in remark for remark in named.remarks)
+    names = tuple(map(str, range(512)))
+    assert from_timm(CLIP_TOWER, Changes(class_names=names)).config.class_names == names
+
+    torch.save(made(CLIP_TOWER, **small).state_dict(), tmp_path / "tower.pth")
+    read = from_file(tmp_path / "tower.pth", CLIP_TOWER)
+    assert (read.network.num_classes, read.config.class_names) == (0, ())
+    torch.save(made(CLIP_TOWER, num_classes=3, **small).state_dict(), tmp_path / "tuned.pth")
+    assert from_file(tmp_path / "tuned.pth", CLIP_TOWER).config.num_classes == 3
+
+
+def test_a_folder_of_timms_weights_is_the_same_model_as_their_name(small_timm: str, tmp_path: Path) -> None:
+    name = small_timm.removeprefix("timm/")
+    cfg = timm.get_pretrained_cfg(name).to_dict(remove_source=True, remove_null=True)
+    weights = next((tmp_path / "hub").glob("*/snapshots/*/model.safetensors"))
+    shutil.copytree(weights.parent, tmp_path / "downloaded")
+    about = {"architecture": name.partition(".")[0], "num_classes": cfg["num_classes"], "pretrained_cfg": cfg}
+    (tmp_path / "downloaded" / "config.json").write_text(json.dumps(about))
+    made = import_model(tmp_path / "downloaded", tmp_path / "model")
+    assert made.config.name == small_timm
+    assert load(made.folder).fingerprint == load(small_timm).fingerprint
+
+
 # What cannot be used
 
 
@@ -286,6 +321,64 @@ def test_weights_of_another_architecture(lite0_file: Path, state: dict[str, torc
     torch.save({**state, "layer1.0.conv1.weight": torch.zeros(1, 2, 3, 4)}, path)
     with pytest.raises(InputError, match=r"'layer1.0.conv1.weight' is \(1, 2, 3, 4\), but"):
         from_file(path, "test_resnet")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_classes": "x"}, {"input_size": 3}, {"input_size": [3, 96]}, {"crop_pct": 9.0}, {"crop_pct": "x"},
+        {"label_names": 3}, {"classifier": 3}, {"interpolation": 3},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_description_of_wrong_types(change: dict[str, Any], state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    folder = hub_folder(tmp_path / "hub", state)
+    about = json.loads((folder / "config.json").read_text())
+    about.pop("num_classes")
+    about["pretrained_cfg"] |= change
+    (folder / "config.json").write_text(json.dumps(about))
+    with pytest.raises(InputError):
+        import_model(folder, tmp_path / "model")
+
+
+@pytest.mark.parametrize("change", [{"architecture": 3}, {"model_args": 3}, {"pretrained_cfg": []}], ids=str)
+def test_a_description_that_is_none(change: dict[str, Any], state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    folder = hub_folder(tmp_path / "hub", state)
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(InputError, match=r"config\.json"):
+        import_model(folder, tmp_path / "model")
+
+
+def test_networks_far_larger_than_the_weights_are_not_built(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    folder = hub_folder(tmp_path / "hub", state)
+    path = folder / "config.json"
+    about = json.loads(path.read_text())
+    path.write_text(json.dumps({**about, "model_args": {"channels": [32, 48, 48, 300_000]}}))
+    with pytest.raises(InputError, match="far more weights"):
+        import_model(folder, tmp_path / "model")
+    path.write_text(json.dumps({**about, "num_classes": 2_000_000_000}))  # more than any tensor has rows
+    save_file({key: tensor for key, tensor in state.items() if not key.startswith("fc.")}, folder / "model.safetensors")
+    assert import_model(folder, tmp_path / "model").config.num_classes == 0
+    path.write_text(json.dumps({**about, "model_args": {"pretrained": True}}))
+    with pytest.raises(InputError, match="'pretrained'"):
+        import_model(folder, tmp_path / "other")
+
+
+def test_files_larger_than_memory(
+    state: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save(state, tmp_path / "weights.pth")
+    with zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data/0", bytes(10**7))
+    folder = hub_folder(tmp_path / "hub", state)
+    monkeypatch.setattr(serialization, "_memory", lambda: 500_000)
+    for name in ("weights.pth", "bomb.pth"):
+        with pytest.raises(InputError, match="GiB of memory"):
+            from_file(tmp_path / name, "test_resnet")
+    monkeypatch.setattr(serialization, "MAX_CONFIG_BYTES", 100)
+    with pytest.raises(InputError, match=r"config\.json: .* bytes are too many"):
+        import_model(folder, tmp_path / "model")
 
 
 class Harmful:

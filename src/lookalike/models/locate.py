@@ -6,7 +6,6 @@ Importing this module loads no PyTorch.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from pathlib import Path
@@ -29,6 +28,7 @@ from lookalike.models.serialization import (
     check_weights,
     read_bytes,
     read_config,
+    read_json,
 )
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -152,9 +152,8 @@ def _in_folder(path: Path) -> tuple[Path, Path]:
 def is_of_timm(config: Path) -> bool:
     """Whether a config.json is of timm: it names an architecture, and no format of ours."""
     try:
-        with config.open(encoding="utf-8") as file:
-            tree = json.loads(file.read(1 << 20))
-    except (ValueError, OSError, RecursionError):
+        tree = read_json(config)
+    except InputError:
         return False
     return isinstance(tree, dict) and "architecture" in tree and "format" not in tree
 

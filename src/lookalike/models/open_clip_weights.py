@@ -6,21 +6,31 @@ tokenizer.json. CLIP's is in the package of open_clip, and is converted here.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from lookalike.errors import InputError
 from lookalike.image import ResizeCrop
 from lookalike.models import locate, serialization
 from lookalike.models.open_clip import OpenClipNetwork, flat, import_open_clip
+from lookalike.models.registry import build_for
 from lookalike.models.serialization import OPEN_CLIP, TOKENIZER, ModelConfig, TextSettings
 from lookalike.models.text import TextTokenizer, fingerprint_of
-from lookalike.models.timm_weights import HUB, Changes, Imported, check_finite, license_of, misfit, read_tensors
+from lookalike.models.timm_weights import (
+    HUB,
+    Changes,
+    Imported,
+    check_finite,
+    described_in,
+    license_of,
+    misfit,
+    read_tensors,
+)
 from lookalike.recipe import validate
 
 CONFIG = locate.OPEN_CLIP_CONFIG
@@ -82,15 +92,20 @@ def from_folder(folder: Path, source: str, changes: Changes, tokenizer_folder: P
     if weights is None:
         raise InputError(f"{folder}: none of the files {', '.join(WEIGHT_FILES)}.", "Put the weights there.")
     text_cfg = dict(cfg["text_cfg"])
-    kwargs = dict(text_cfg.pop("tokenizer_kwargs", None) or {})
+    with described_in(path):
+        kwargs = dict(text_cfg.pop("tokenizer_kwargs", None) or {})
+        preprocessing = dict(_json(path).get("preprocess_cfg") or {})
     hub_tokenizer = text_cfg.pop("hf_tokenizer_name", None)
     if changes.size is not None and changes.size != cfg["vision_cfg"].get("image_size", 224):
         raise InputError(f"{folder}: its images have one size.", "Leave out --size.")
     options = flat({**cfg, "text_cfg": text_cfg})
-    network = OpenClipNetwork(**options).eval()
-    _fill(network, weights)
+    tensors, _ = read_tensors(weights)
+    network = build_for(tensors, OPEN_CLIP, 0, options, None).eval()
+    assert isinstance(network, OpenClipNetwork)
+    _fill(network, tensors, weights)
     settings, tokenizer = _tokenizer(text_cfg, hub_tokenizer, kwargs, tokenizer_folder or folder)
-    config = _describe(network, options, settings, _preprocessing(path), source, changes, folder)
+    with described_in(path):
+        config = _describe(network, options, settings, preprocessing, source, changes, folder)
     network.tokenizer = TextTokenizer(tokenizer, settings, str(folder / TOKENIZER))
     remarks = () if config.license else ("the licence of these weights is not known: --license sets it",)
     return Imported(network, config, remarks)
@@ -106,27 +121,22 @@ def _cfg(path: Path) -> dict[str, Any]:
     cfg = tree.get("model_cfg", tree)
     if not isinstance(cfg, dict) or not all(isinstance(cfg.get(key), dict) for key in ("vision_cfg", "text_cfg")):
         raise InputError(f"{path}: not open_clip's description of a pair.", "It has vision_cfg and text_cfg.")
+    if not isinstance(cfg["text_cfg"].get("hf_tokenizer_name"), str | None):
+        raise InputError(f"{path}: hf_tokenizer_name is not a name.", "Get a whole copy.")
     return cfg
 
 
-def _preprocessing(path: Path) -> dict[str, Any]:
-    return dict(_json(path).get("preprocess_cfg") or {})
-
-
 def _json(path: Path) -> dict[str, Any]:
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path.parent}: no {path.name}.", "Put it there.") from None
-    except (ValueError, OSError, RecursionError) as error:
-        raise InputError(f"{path}: not JSON ({error}).", "Get a whole copy.") from None
+    if not path.is_file():
+        raise InputError(f"{path.parent}: no {path.name}.", "Put it there.")
+    tree = serialization.read_json(path)
     if not isinstance(tree, dict):
         raise InputError(f"{path}: not a JSON object.", "Get a whole copy.")
     return tree
 
 
-def _fill(network: OpenClipNetwork, path: Path) -> None:
-    """Read the weights into the network, converted by open_clip if they are in a format that it knows.
+def _fill(network: OpenClipNetwork, tensors: dict[str, Tensor], path: Path) -> None:
+    """Copy the weights into the network, converted by open_clip if they are in a format that it knows.
 
     Raises:
         InputError: they do not fit; the first missing and the first unexpected tensor are named.
@@ -134,7 +144,6 @@ def _fill(network: OpenClipNetwork, path: Path) -> None:
     from open_clip.convert import convert_state_dict
     from open_clip.model import convert_to_custom_text_state_dict
 
-    tensors, _ = read_tensors(path)
     own = network.pair.state_dict()
     with suppress(LookupError, ValueError, RuntimeError, AssertionError):  # then the tensors are named below
         tensors = dict(convert_state_dict(network.pair, tensors))

@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import Field, model_validator
 from safetensors import SafetensorError
@@ -48,12 +48,7 @@ def read_config(cls: type[SectionT], path: Path) -> tuple[SectionT, str]:
     Raises:
         InputError: not JSON, another format version, or a key or value that is not valid.
     """
-    try:
-        if (size := path.stat().st_size) > MAX_CONFIG_BYTES:
-            raise InputError(f"{path}: {size:,} bytes are too many for the configuration of a model.", WHOLE)
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
-        raise InputError(f"{path}: not JSON ({error}).", WHOLE) from None
+    tree = read_json(path)
     if not isinstance(tree, dict) or "format" not in tree or "name" not in tree:
         raise InputError(f"{path}: not the configuration of a Lookalike model.", "Point at another folder.")
     if tree["format"] != 1:
@@ -67,6 +62,20 @@ def read_config(cls: type[SectionT], path: Path) -> tuple[SectionT, str]:
     return validate(cls, tree, str(path)), fingerprint
 
 
+def read_json(path: Path) -> Any:
+    """Read a JSON file of a model.
+
+    Raises:
+        InputError: it cannot be read, is not JSON, or larger than `MAX_CONFIG_BYTES`.
+    """
+    try:
+        if (size := path.stat().st_size) > MAX_CONFIG_BYTES:
+            raise InputError(f"{path}: {size:,} bytes are too many for the configuration of a model.", WHOLE)
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise InputError(f"{path}: not JSON ({error}).", WHOLE) from None
+
+
 def read_bytes(path: Path) -> bytes:
     """Read a file of weights.
 
@@ -74,15 +83,29 @@ def read_bytes(path: Path) -> bytes:
         InputError: it cannot be read, or the network would not fit into the memory of this machine.
     """
     try:
-        needed, memory = 2 * path.stat().st_size, _memory()  # the file and the network
-        if needed <= memory:
-            return path.read_bytes()
+        size = path.stat().st_size
+        check_memory(path, size)
+        return path.read_bytes()
     except OSError as error:
         raise damaged(path, error) from None
     except MemoryError:
-        pass
-    raise InputError(
-        f"{path}: takes {needed / 2**30:,.1f} GiB of memory, more than there is.",
+        raise too_large(path, size) from None
+
+
+def check_memory(path: Path, size: int) -> None:
+    """Check that weights of `size` bytes, as a file and as a network, fit into the memory of this machine.
+
+    Raises:
+        InputError: they do not.
+    """
+    if 2 * size > _memory():
+        raise too_large(path, size)
+
+
+def too_large(path: Path, size: int) -> InputError:
+    """Return the error for weights of `size` bytes that do not fit into memory."""
+    return InputError(
+        f"{path}: takes {2 * size / 2**30:,.1f} GiB of memory, more than there is.",
         "Use a machine with more, or a smaller model.",
     )
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import pickle
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -27,6 +29,7 @@ from lookalike.image import ResizeCrop
 from lookalike.models import serialization
 from lookalike.models.inference import run_batches, vector_view
 from lookalike.models.open_clip import OpenClipNetwork
+from lookalike.models.registry import build_for
 from lookalike.models.serialization import TIMM, ModelConfig
 from lookalike.models.timm import REFUSED, TimmNetwork, import_timm, unknown_model
 from lookalike.recipe import validate
@@ -110,9 +113,24 @@ def from_timm(name: str, changes: Changes | None = None, *, local_files_only: bo
     where = f"{HUB}/{cfg.hf_hub_id}" if cfg.hf_hub_id else str(cfg.url)
     options = {} if changes.size is None or not cfg.fixed_input_size else {"img_size": changes.size}
     _download(name, cfg, local_files_only)
-    network = TimmNetwork(name, cfg.num_classes, pretrained=True, **options)
-    config = _describe(f"{TIMM}{name}", cfg.to_dict(), cfg.num_classes, options, where, changes)
-    return Imported(network.eval(), config)
+    is_projection = changes.class_names is None and _is_projection(cfg.num_classes, cfg.label_names)
+    network = TimmNetwork(name, 0 if is_projection else cfg.num_classes, pretrained=True, **options)
+    config = _describe(f"{TIMM}{name}", cfg.to_dict(), network.num_classes, options, where, changes)
+    return Imported(network.eval(), config, (_no_classes(cfg.num_classes),) if is_projection else ())
+
+
+def _is_projection(outputs: int, label_names: Sequence[str] | None) -> bool:
+    """Whether the last layer of timm's own weights is no classifier, such as CLIP's projection into the space of texts.
+
+    timm calls it a classifier all the same; those of classifiers are classes of ImageNet, or have names.
+    """
+    from timm.data import infer_imagenet_subset
+
+    return bool(outputs) and not label_names and infer_imagenet_subset({"num_classes": outputs}) is None
+
+
+def _no_classes(outputs: int) -> str:
+    return f"the {outputs:,} outputs of its last layer are no known classes: it was left out"
 
 
 def _is_known(timm: Any, name: str) -> bool:
@@ -171,14 +189,18 @@ def from_folder(folder: Path, source: str, changes: Changes | None = None) -> Im
         InputError: a file is missing or damaged, an unknown architecture, or weights that do not fit it.
     """
     timm = import_timm(folder.name)
+    parse = timm.models._hub._parse_model_cfg
     path = folder / serialization.CONFIG
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-        cfg, name, options = timm.models._hub._parse_model_cfg(about, {})
-    except FileNotFoundError:
-        raise InputError(f"{folder}: no {path.name}, so not a folder in timm's format.", "Name the file.") from None
-    except (ValueError, OSError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"{path}: not timm's description of a model ({error!r}).", "Get a whole copy.") from None
+    if not path.is_file():
+        raise InputError(f"{folder}: no {path.name}, so not a folder in timm's format.", "Name the file.")
+    about = serialization.read_json(path)
+    with described_in(path):
+        cfg, name, options = parse(about, {})
+        if not isinstance(name, str):
+            raise TypeError(f"architecture: {name!r}")
+        tagged = f"{name}.{cfg.get('tag')}"
+        if _is_known(timm, tagged) and timm.get_pretrained_cfg(tagged).num_classes == cfg.get("num_classes"):
+            name = tagged  # as timm names these weights
     weights = next((folder / file for file in WEIGHT_FILES if (folder / file).is_file()), None)
     if weights is None:
         raise InputError(f"{folder}: none of the files {', '.join(WEIGHT_FILES)}.", "Put the weights there.")
@@ -186,6 +208,15 @@ def from_folder(folder: Path, source: str, changes: Changes | None = None) -> Im
     if changes.license is None and not cfg.get("license"):
         changes = replace(changes, license=license_of(folder))
     return from_file(weights, name, changes, cfg=cfg, options=options, source=source)
+
+
+@contextmanager
+def described_in(path: Path) -> Iterator[None]:
+    """Turn what values of wrong types in a description of a model raise into an `InputError` that names the file."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError) as error:
+        raise InputError(f"{path}: not a description of a model ({error!r:.200}).", "Get a whole copy.") from None
 
 
 def license_of(folder: Path) -> str | None:
@@ -224,22 +255,31 @@ def from_file(
     timm, changes = import_timm(name), changes or Changes()
     if not _is_known(timm, name):
         raise unknown_model(name)
-    if refused := sorted((options or {}).keys() & REFUSED):
+    if refused := sorted((options or {}).keys() & (REFUSED | {"pretrained"})):
         raise InputError(f"{path}: its config.json sets '{refused[0]}', which is not taken.", "Remove it there.")
     if not path.is_file():
         raise InputError(f"{path}: no such file.", "Name a file of weights.")
     registered = timm.get_pretrained_cfg(name, allow_unregistered=True)
     known = registered.to_dict(remove_source=True) if registered else {}
     known.pop("license", None)  # of timm's weights, which these may not be
+    description = path if cfg is None else path.with_name(serialization.CONFIG)
     cfg = {**known, **(cfg or {})}
     tensors, in_order = read_tensors(path)
+    with described_in(description):
+        counts = _possible_classes(tensors, cfg)
     given = dict(options or {})
     if changes.size is not None and cfg.get("fixed_input_size"):
         given["img_size"] = changes.size
-    network, how = _fitted(tensors, in_order, name, cfg, given, path)
-    num_classes = network.num_classes
-    config = _describe(f"{TIMM}{name}", cfg, num_classes, given, source or f"{path.name}, {_sha256(path)}", changes)
+    network, how = _fitted(tensors, in_order, name, counts, given, path)
     remarks = [how] if how else []
+    outputs = network.num_classes
+    own = changes.class_names is None and registered is not None and registered.num_classes == outputs
+    if own and _is_projection(outputs, cfg.get("label_names")):
+        network.drop_classifier()
+        remarks.append(_no_classes(outputs))
+    num_classes = network.num_classes
+    with described_in(description):
+        config = _describe(f"{TIMM}{name}", cfg, num_classes, given, source or f"{path.name}, {_sha256(path)}", changes)
     if num_classes and config.class_names[0] == _unnamed(0):
         remarks.append(f"the names of its {counted(num_classes, 'class')} are not known: --classes FILE sets them")
     if not config.license:
@@ -279,7 +319,13 @@ def _entry(content: Any, key: str) -> Any:
 
 
 def _read_pickle(path: Path) -> Any:
+    size = 0
     try:
+        size = path.stat().st_size
+        if zipfile.is_zipfile(path):  # which may be compressed
+            with zipfile.ZipFile(path) as archive:
+                size = max(size, sum(member.file_size for member in archive.infolist()))
+        serialization.check_memory(path, size)
         with torch.serialization.safe_globals([argparse.Namespace]):  # timm saves its options beside the weights
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -289,7 +335,9 @@ def _read_pickle(path: Path) -> Any:
             f"{path}: a pickle with more than weights in it ({named[1]}), which could run any code; it was not opened.",
             "Ask for the weights as safetensors, or have their owner save model.state_dict() alone.",
         ) from None
-    except (OSError, RuntimeError, ValueError, EOFError, LookupError, TypeError, AttributeError) as error:
+    except MemoryError:
+        raise serialization.too_large(path, size) from None
+    except (OSError, RuntimeError, ValueError, EOFError, LookupError, TypeError, AttributeError, BadZipFile) as error:
         first = str(error).partition("\n")[0] or type(error).__name__
         raise InputError(f"{path}: damaged, or not a file of PyTorch ({first}).", "Get a whole copy.") from None
 
@@ -301,18 +349,19 @@ def _fitted(
     tensors: Mapping[str, Tensor],
     in_order: bool,
     name: str,
-    cfg: Mapping[str, Any],
+    counts: Sequence[int],
     options: Mapping[str, Any],
     path: Path,
 ) -> tuple[TimmNetwork, str]:
-    """The network with these weights, and how they were matched if it was not by name.
+    """The network with these weights, and how they were matched if it was not by name. `counts`: of its classes.
 
     Raises:
         InputError: they do not fit; the first missing and the first unexpected tensor are named.
     """
     problem = ""
-    for num_classes in _possible_classes(tensors, cfg):
-        network = TimmNetwork(name, num_classes, **options)
+    for num_classes in counts:
+        network = build_for(tensors, f"{TIMM}{name}", num_classes, options, None)
+        assert isinstance(network, TimmNetwork)
         own = {key: tensor for key, tensor in network.network.state_dict().items() if not key.endswith(COUNTER)}
         for matched, how in _matches(network, own, tensors, in_order):
             if found := misfit(own, matched):
@@ -332,8 +381,9 @@ def _possible_classes(tensors: Mapping[str, Tensor], cfg: Mapping[str, Any]) -> 
     keys = [f"{layer}.weight" for layer in ((layers,) if isinstance(layers, str) else layers)]
     found = [len(tensors[key]) for key in keys if key in tensors and tensors[key].ndim]
     last = list(tensors.values())[-1]
-    others = [int(cfg.get("num_classes") or 0), len(last) if last.ndim == 1 else 0, 0]
-    return list(dict.fromkeys(found[:1] or others))
+    others = [int(cfg.get("num_classes") or 0), len(last) if last.ndim == 1 else 0]
+    most = max(max(tensor.shape, default=0) for tensor in tensors.values())  # a classifier has a row for each class
+    return list(dict.fromkeys(found[:1] or [*(each for each in others if 0 <= each <= most), 0]))
 
 
 def _matches(
