@@ -12,7 +12,7 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from lookalike import Gallery
+from lookalike import Gallery, image
 from lookalike.cli.predict import predict
 from lookalike.errors import InputError
 from lookalike.models.pretrained import ImageModel, load
@@ -121,6 +121,19 @@ def test_folders_are_looked_through(model: Path, tmp_path: Path) -> None:
     tree = json.loads(run("-m", model, tmp_path / "pets", one, "--json").stdout)
     expected = [tmp_path / "pets" / "b.png", tmp_path / "pets" / "deep" / "a.JPG", one]
     assert [each["image"] for each in tree["images"]] == [str(path) for path in expected]
+
+
+def test_images_are_read_a_batch_at_a_time(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(5):
+        picture(tmp_path / f"{number}.png", seed=number)
+    events: list[str] = []
+    decoded, predicted = image.decode, ImageModel.predict
+    monkeypatch.setattr("lookalike.cli.predict.BATCH_SIZE", 2)
+    monkeypatch.setattr(image, "decode", lambda *given, **how: events.append("read") or decoded(*given, **how))
+    monkeypatch.setattr(ImageModel, "predict", lambda *given, **how: events.append("run") or predicted(*given, **how))
+    result = run(tmp_path, "--model", model, "--json")
+    assert events == ["read", "read", "run", "read", "read", "run", "read", "run"]
+    assert [Path(each["image"]).name for each in json.loads(result.stdout)["images"]] == [f"{n}.png" for n in range(5)]
 
 
 def test_every_bad_picture_is_named_and_none_answered(model: Path, tmp_path: Path) -> None:

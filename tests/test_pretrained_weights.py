@@ -89,6 +89,16 @@ def test_an_export_agrees(format: str, effnet: Path, photos: Path, tmp_path: Pat
     assert out.stat().st_size > 10_000_000
 
 
+def test_the_next_command_of_an_import_is_one_that_runs(tmp_path: Path) -> None:
+    import torch
+
+    from lookalike.models.timm import import_timm
+
+    torch.save(import_timm("x").create_model("test_vit", num_classes=0).state_dict(), tmp_path / "bare.pth")
+    said = done("models", "import", tmp_path / "bare.pth", "--as", "timm/test_vit", "--out", tmp_path / "bare")
+    assert "lookalike embed IMAGE --out FOLDER --model" in said
+
+
 def test_a_model_without_classes_says_so(tmp_path: Path, flower: Path, photos: Path, album: Path) -> None:
     import torch
 

@@ -211,6 +211,12 @@ def test_a_folder_in_timms_format(state: dict[str, torch.Tensor], tmp_path: Path
     assert f"lookalike models import {folder}" in caught.value.remedy
 
 
+def test_a_long_description_is_recognised(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    path = hub_folder(tmp_path / "hub", state) / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "remark": "x" * 2_000_000}))
+    assert locate.is_of_timm(path)
+
+
 def hub_cache(home: Path, repository: str, fill: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache of the Hub that holds one repository, without a network."""
     place = home / f"models--{repository.replace('/', '--')}"

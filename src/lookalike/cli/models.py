@@ -106,7 +106,11 @@ def import_(
     named = f" of {config.dataset}" if config.dataset else ""
     what = f"{config.num_classes:,} classes{named}" if config.num_classes else "no classes"
     echo(f"{made.folder}: {config.name}, {config.image_size} × {config.image_size} pixels, {what}")
-    use = f"lookalike {'predict' if config.num_classes else 'embed'} IMAGE --model {to}"
+    use = (
+        f"lookalike predict IMAGE --model {to}"
+        if config.num_classes
+        else f"lookalike embed IMAGE --out FOLDER --model {to}"
+    )
     echo(f"Next: {use}, or: lookalike gallery create NAME.gallery --model {to}")
 
 

@@ -86,7 +86,7 @@ def predict(
         typer.Option("--submission", metavar="FILE", help="Write the challenge's file for DATA's test set."),
     ] = None,
 ) -> None:
-    """Classify images. All images are read before the first prediction; the error names those that cannot be read."""
+    """Classify images. Nothing is printed until all images are read; the error names those that cannot be read."""
     from lookalike.data.scan import sentence
     from lookalike.models.pretrained import load
     from lookalike.models.text import PROMPT, prompts_of
@@ -126,12 +126,15 @@ def predict(
             return loaded.predict(batch, k, flip=flip)
         return loaded.predict_labels(batch, names, k, prompt=prompt or PROMPT, flip=flip)
 
-    pictures = _decoded(paths, loaded.config)
     answers: list[Prediction] = []
+    faults: list[InputError] = []
     with progress_bar("predicting") as progress:
-        for start in range(0, len(pictures), BATCH_SIZE):
-            answers += answers_of(list(pictures[start : start + BATCH_SIZE]))
-            progress(len(answers), len(pictures))
+        for start in range(0, len(paths), BATCH_SIZE):
+            batch = _decoded(paths[start : start + BATCH_SIZE], loaded.config, faults)
+            if not faults:
+                answers += answers_of(batch)
+            progress(min(start + BATCH_SIZE, len(paths)), len(paths))
+    _check_readable(faults, len(paths))
     if as_json:
         print_json({**_as_tree(model, loaded, flip, paths, answers), "passed_over": dict(passed_over)})
         return
@@ -229,34 +232,37 @@ def _expanded(paths: Iterable[Path], passed_over: Counter[str]) -> Iterator[Path
         yield from found
 
 
-def _decoded(paths: list[Path], config: ModelConfig) -> NDArray[np.uint8]:
-    """All images, (N, size, size, 3).
-
-    Raises:
-        InputError: images that cannot be read, by name.
-    """
-    import numpy as np
-
+def _decoded(paths: list[Path], config: ModelConfig, faults: list[InputError]) -> list[NDArray[np.uint8]]:
+    """The images that can be read, each (size, size, 3); the errors of the others are added to `faults`."""
     from lookalike.image import decode
 
-    pictures = np.empty((len(paths), config.image_size, config.image_size, 3), np.uint8)
-    faults: list[InputError] = []
-    with progress_bar("reading") as progress:
-        for row, path in enumerate(paths):
-            try:
-                pictures[row] = decode(path, config.image_size, crop_mode=config.crop_mode)
-            except InputError as fault:
-                faults.append(fault)
-            progress(row + 1, len(paths))
+    pictures = []
+    for path in paths:
+        try:
+            pictures.append(decode(path, config.image_size, crop_mode=config.crop_mode))
+        except InputError as fault:
+            faults.append(fault)
+    return pictures
+
+
+def _check_readable(faults: list[InputError], count: int) -> None:
+    """Refuse to answer for some of the images only.
+
+    Args:
+        faults: of the images that cannot be read.
+        count: of all images.
+
+    Raises:
+        InputError: there are some; it names them.
+    """
     if len(faults) == 1:
         raise faults[0]
     if faults:
         named = " ".join(fault.message for fault in faults[:MAX_NAMED])
         more = f" And {len(faults) - MAX_NAMED} more." if len(faults) > MAX_NAMED else ""
         raise InputError(
-            f"{len(faults)} of {len(paths)} images cannot be used. {named}{more}", "Replace them or leave them out."
+            f"{len(faults)} of {count} images cannot be used. {named}{more}", "Replace them or leave them out."
         )
-    return pictures
 
 
 def _as_tree(name: str, model: ImageModel, flip: bool, paths: list[Path], answers: list[Prediction]) -> dict[str, Any]:

@@ -83,10 +83,11 @@ def fit_probe(
         seed: of the folds.
     """
     center = np.mean([view.mean(0) for view in views], axis=0, dtype=np.float64)
-    centered = [view - center for view in views]  # a linear classifier with a bias stays the same
-    scale = float(np.sqrt(np.mean([np.square(view).sum(1).mean() for view in centered]))) or 1.0
+    centered = [view - center.astype(np.float32) for view in views]  # a linear classifier with a bias stays the same
+    scale = float(np.sqrt(np.mean([np.square(view).sum(1).mean(dtype=np.float64) for view in centered]))) or 1.0
     basis = _basis(centered)
-    rotated = [np.ascontiguousarray(view @ basis) / scale for view in centered]
+    rotated = [np.ascontiguousarray((view @ basis.astype(np.float32)) / np.float32(scale)) for view in centered]
+    del centered
     held_out = folds_of(labels, np.arange(len(labels)) if groups is None else groups, seed)
     strengths = STRENGTHS[kind]
     fitted = _prototypes if kind == "prototypes" else _logistic
@@ -158,7 +159,7 @@ def folds_of(labels: NDArray[np.int64], groups: NDArray[np.int64], seed: int) ->
 
 
 def _logistic(
-    x: NDArray[np.float64], y: NDArray[np.int64], num_classes: int, strengths: Sequence[float]
+    x: NDArray[np.float32], y: NDArray[np.int64], num_classes: int, strengths: Sequence[float]
 ) -> Iterator[Weights]:
     """Logistic regression at ascending strengths, each started from the one before."""
     from sklearn.exceptions import ConvergenceWarning
@@ -177,9 +178,9 @@ def _logistic(
 
 
 def _prototypes(
-    x: NDArray[np.float64], y: NDArray[np.int64], num_classes: int, strengths: Sequence[float]
+    x: NDArray[np.float32], y: NDArray[np.int64], num_classes: int, strengths: Sequence[float]
 ) -> Iterator[Weights]:
     """Class means, with the logits scaled by each strength."""
-    means = np.stack([x[y == label].mean(0) for label in range(num_classes)])
+    means = np.stack([x[y == label].mean(0, dtype=np.float64) for label in range(num_classes)])
     for strength in strengths:
         yield strength * means, -strength * np.square(means).sum(1) / 2
