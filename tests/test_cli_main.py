@@ -22,6 +22,7 @@ VERBS = {
     "models",
     "recipes",
     "train",
+    "fit",
     "evaluate",
     "predict",
     "export",

@@ -115,13 +115,13 @@ def test_training_says_what_came_out_and_where_to_look(trained: Run, album: Path
     code, out, err = json.loads((trained.path.parent.parent / "said.json").read_text())
     assert code == 0, err
     said = trained.receipt()["results"]
-    first, temperature, second, *where = out.splitlines()
+    first, *middle, second, report, model = out.splitlines()
     assert first.startswith(f"top-1 {said['top1']:.2%}  (")  # the top 5 of four classes say nothing
     assert "(my pictures val, single crop, 32 px)" in first
-    assert temperature == "temperature 1, not fitted: 4 images are too few, it takes 100"
+    assert "temperature 1, not fitted: 4 images are too few, it takes 100" in middle
     assert second.startswith("trained ")
     assert second.endswith(" min on cpu, seed 0")
-    assert where == ["report  runs/small/report.html", "model   runs/small/model"]
+    assert (report, model) == ("report  runs/small/report.html", "model   runs/small/model")
     assert err.splitlines()[:2] == [
         "train: 28 images of my pictures at 32 pixels",
         "val: 4 images of my pictures at 32 pixels",

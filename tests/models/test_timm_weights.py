@@ -234,7 +234,7 @@ def test_a_hub_id_in_timms_format(
     made = import_model("owner/birds", tmp_path / "model")
     check_hub_folder(made.config)
     assert made.config.source == "https://huggingface.co/owner/birds"
-    with pytest.raises(InputError, match="timm's format"):
+    with pytest.raises(InputError, match="models import"):
         load("owner/birds")
 
 

@@ -162,7 +162,7 @@ def test_screen_readers_do_not_hear_the_last_result_after_an_error(sight: Sight,
 def test_an_unknown_item_shows_an_error(sight: Sight, opened: Site) -> None:
     page, sight.may_be_refused = sight.page, True
     page.goto(f"{opened.url}?id=99")
-    expect(page.locator("#trouble")).to_contain_text("There is no item 99.")
+    expect(page.locator("#trouble")).to_contain_text("no item 99")
     expect(page.locator("#wall li")).to_have_count(0)
 
 

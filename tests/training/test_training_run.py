@@ -172,12 +172,14 @@ def test_the_report_shows_the_run(finished: Run) -> None:
 def test_callbacks_are_told(finished: Run, album: Path, told: dict[str, list[Any]]) -> None:
     assert told["decode"] == [(32, 32), (12, 12)]
     assert told["record"] == [(record, STEPS) for record in finished.history()]
-    assert told["message"] == [
+    *first, hint, last = told["message"]
+    assert first == [
         "train: 32 images of album at 32 pixels",
         "val: 12 images of album at 32 pixels",
         advice(recipe_for(album), 32),
-        "measuring and writing the report",
     ]
+    assert f"lookalike fit {album}" in hint
+    assert last == "measuring and writing the report"
 
 
 def test_the_same_recipe_gives_the_same_model(finished: Run, album: Path, root: Path) -> None:
