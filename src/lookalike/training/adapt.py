@@ -6,7 +6,7 @@ from typing import Any
 
 from lookalike.errors import InputError
 from lookalike.models import locate, serialization
-from lookalike.models.serialization import DEFAULT, TIMM, ModelConfig
+from lookalike.models.serialization import ModelConfig
 from lookalike.recipe import Recipe
 
 STEPS = 500  # of an adapted run, unless that is more or fewer epochs than these
@@ -20,7 +20,6 @@ SMALL_SIZE, MANY_IMAGES = 96, 10_000
 def adapted(recipe: Recipe, images: int) -> Recipe:
     """The recipe with values for the keys that it leaves open; what it sets is kept.
 
-    A `model.name` of timm replaces the start from the model in the package by a start from timm's weights of that name.
     Network, options and preprocessing are those of `model.init`. Batch size, epochs and the number of evaluations
     follow from the number of images, and so does the image size: half as large again as that of the model, if that is
     at most 96 pixels and there are at most 10,000 images.
@@ -32,8 +31,6 @@ def adapted(recipe: Recipe, images: int) -> Recipe:
     Raises:
         InputError: `model.init` is empty, or no model.
     """
-    if recipe.model.init == DEFAULT and "name" in recipe.model.model_fields_set and recipe.model.name.startswith(TIMM):
-        recipe = recipe.with_values({"model.init": recipe.model.name})
     if not recipe.model.init:
         raise InputError(
             "model.init: training.adapt takes network and preprocessing from the model to start from.",
